@@ -1,0 +1,52 @@
+// Package admission decides whether a write that is authorized may happen, and
+// completes it. Plugins are in-process and read only from the view; their order
+// stands in one list in this package.
+package admission
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// Operation of a request, in the words of webhooks and policies.
+type Operation string
+
+const (
+	Create  Operation = "CREATE"
+	Update  Operation = "UPDATE"
+	Delete  Operation = "DELETE"
+	Connect Operation = "CONNECT"
+)
+
+// Request is one write on its way to the store. Ref.Name may still be empty
+// for a create with generateName.
+type Request struct {
+	User      user.Info
+	Operation Operation
+	Ref       kinds.Ref
+	// Object is the new state (nil for Delete); Mutate may change it. For a
+	// subresource with a body of its own (Binding, Eviction, TokenRequest) it
+	// is that body.
+	Object runtime.Object
+	// Old is the stored state for Update and Delete; never changed.
+	Old    runtime.Object
+	DryRun bool
+	Delete *metav1.DeleteOptions
+	// Warn adds a Warning header to the answer.
+	Warn func(text string)
+}
+
+// Plugin is one step. Errors are *apierrors.StatusError, as the client will
+// see them; any other error is an internal one.
+type Plugin interface {
+	Name() string // upstream's plugin name, for example "NodeRestriction"
+	// Mutate completes the object. It may run more than once.
+	Mutate(ctx context.Context, r *Request) error
+	// Validate only looks; it runs after all mutations and validation.
+	Validate(ctx context.Context, r *Request) error
+}

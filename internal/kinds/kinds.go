@@ -1,0 +1,216 @@
+// Package kinds is the table of everything that the API serves: one Kind per
+// resource with its names, scope, defaults, validation, columns, subresources
+// and selectable fields. There is one Go type per kind, the served and stored
+// one from k8s.io/api; nothing here does I/O.
+package kinds
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is what every stored kind implements. Objects that come out of a
+// cache or a view are shared and must never be changed: DeepCopyObject first.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Kind describes one resource. The zero value of an optional field means
+// "nothing to do" or "not served".
+type Kind struct {
+	GVK        schema.GroupVersionKind
+	Resource   string // plural and lower case, as in the URL: "pods"
+	Singular   string
+	ShortNames []string
+	Categories []string // "all" makes `kubectl get all` list it
+	Namespaced bool
+
+	// Prefix is the etcd key below /registry/, laid out as upstream does
+	// ("pods", "services/specs", "minions"). Empty: the kind is never stored,
+	// it is only asked for (reviews, bindings).
+	Prefix string
+
+	// StoredAs is the kind in whose form objects are stored and cached, when
+	// the same object is served under two groups or versions (Event in core/v1
+	// and events.k8s.io/v1). FromStored and ToStored convert, without aliasing.
+	StoredAs   *Kind
+	FromStored func(Object) Object
+	ToStored   func(Object) Object
+
+	New     func() Object         // nil for kinds that are not stored
+	NewBody func() runtime.Object // the request and answer of a kind that is not stored
+	NewList func() runtime.Object
+
+	// Verbs served; nil means all of create, delete, deletecollection, get,
+	// list, patch, update, watch.
+	Verbs []string
+
+	// Subresources by name: "status", "scale", "binding", "log", ...
+	Subresources map[string]Subresource
+
+	// Default fills absent fields of a decoded object, in place. It must be
+	// idempotent: it also runs on what is read from the store.
+	Default func(Object)
+	// PrepareCreate and PrepareUpdate reset what clients may not write (status
+	// on the main resource, generation) before admission and validation.
+	PrepareCreate func(obj Object)
+	PrepareUpdate func(obj, old Object)
+
+	Validate       func(obj Object) field.ErrorList
+	ValidateUpdate func(obj, old Object) field.ErrorList
+	// Warnings are returned to the client as Warning headers.
+	Warnings func(obj, old Object) []string
+
+	// Columns of the Table that kubectl get prints, after Name and before Age
+	// where the kind has no order of its own. See Column.
+	Columns []Column
+	// Fields that a fieldSelector may name besides metadata.name and
+	// metadata.namespace.
+	Fields map[string]func(Object) string
+
+	// DeleteGrace returns the grace period in seconds for a delete that asks
+	// for opts, or 0 to delete at once. nil: always 0. Only pods have one.
+	DeleteGrace func(obj Object, opts *metav1.DeleteOptions) int64
+	// DefaultPropagation is what a delete without propagationPolicy means;
+	// empty: background.
+	DefaultPropagation metav1.DeletionPropagation
+	// AllowCreateOnUpdate: PUT of an absent name creates it (leases, events,
+	// endpoints, nodes' and a few others upstream).
+	AllowCreateOnUpdate bool
+}
+
+// Subresource is a part of an object with its own URL and its own permission.
+type Subresource struct {
+	// GVK of the body; zero means the parent's.
+	GVK schema.GroupVersionKind
+	New func() runtime.Object // nil: the parent's type, or none (connect)
+	// Verbs: "get", "update", "patch", "create"; for connecting ones the
+	// verbs that upstream's discovery lists.
+	Verbs []string
+	// PrepareUpdate and ValidateUpdate apply to writes of this subresource
+	// when its body is the parent's type: status takes everything but the
+	// status from old.
+	PrepareUpdate  func(obj, old Object)
+	ValidateUpdate func(obj, old Object) field.ErrorList
+	// Scale maps the parent to and from autoscaling/v1 Scale; only for "scale".
+	Scale *Scale
+	// Connect: the request is a stream or a proxied call (exec, attach, log,
+	// portforward, proxy), handled by the apiserver's kubelet proxy.
+	Connect bool
+}
+
+// Scale reads and writes a kind's replica counts.
+type Scale struct {
+	Spec     func(Object) int32
+	Status   func(Object) int32
+	Selector func(Object) string // in the form of metav1.FormatLabelSelector
+	Set      func(Object, int32)
+}
+
+// Column is one column of a Table.
+type Column struct {
+	Name     string
+	Type     string // "string", "integer", "date"
+	Format   string // "name" for the first column
+	Wide     bool   // only with -o wide (priority 1)
+	Describe string
+	// Value of the cell; now is the server's clock, for ages.
+	Value func(obj Object, now metav1.Time) any
+}
+
+// GroupResource of the kind.
+func (k *Kind) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.GVK.Group, Resource: k.Resource}
+}
+
+// GroupVersionResource of the kind.
+func (k *Kind) GroupVersionResource() schema.GroupVersionResource {
+	return k.GVK.GroupVersion().WithResource(k.Resource)
+}
+
+// String is resource.group, as users name kinds: "deployments.apps", "pods".
+func (k *Kind) String() string { return k.GroupResource().String() }
+
+// Stored reports whether objects of the kind live in the store.
+func (k *Kind) Stored() bool { return k.Prefix != "" }
+
+// Root is the prefix of all stored keys, as upstream's --etcd-prefix.
+const Root = "/registry/"
+
+// KeyPrefix is the store prefix of all objects of the kind, or of those in one
+// namespace. It ends in a slash.
+func (k *Kind) KeyPrefix(namespace string) string {
+	p := Root + k.Prefix + "/"
+	if k.Namespaced && namespace != "" {
+		p += namespace + "/"
+	}
+	return p
+}
+
+// Key is the store key of one object.
+func (k *Kind) Key(namespace, name string) string { return k.KeyPrefix(namespace) + name }
+
+// Ref names one object, or one of its subresources.
+type Ref struct {
+	Kind      *Kind
+	Namespace string // empty for cluster-scoped kinds
+	Name      string
+	Sub       string // subresource or empty
+}
+
+// RefTo names obj.
+func RefTo(k *Kind, obj metav1.Object) Ref {
+	return Ref{Kind: k, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+}
+
+// WithSub is the same object's subresource.
+func (r Ref) WithSub(sub string) Ref { r.Sub = sub; return r }
+
+func (r Ref) String() string {
+	s := r.Kind.String() + " "
+	if r.Namespace != "" {
+		s += r.Namespace + "/"
+	}
+	s += r.Name
+	if r.Sub != "" {
+		s += "/" + r.Sub
+	}
+	return s
+}
+
+// Table is a set of kinds, indexed. It is immutable after NewTable.
+type Table struct {
+	kinds      []*Kind
+	byResource map[schema.GroupVersionResource]*Kind
+	byGVK      map[schema.GroupVersionKind]*Kind
+}
+
+// NewTable indexes kinds; it panics on two kinds of one name, which is a
+// programming error.
+func NewTable(list []*Kind) *Table {
+	t := &Table{
+		kinds:      list,
+		byResource: make(map[schema.GroupVersionResource]*Kind, len(list)),
+		byGVK:      make(map[schema.GroupVersionKind]*Kind, len(list)),
+	}
+	for _, k := range list {
+		if t.byResource[k.GroupVersionResource()] != nil || t.byGVK[k.GVK] != nil {
+			panic("kinds: two entries for " + k.GVK.String())
+		}
+		t.byResource[k.GroupVersionResource()] = k
+		t.byGVK[k.GVK] = k
+	}
+	return t
+}
+
+// All kinds in the table's order. Do not change the slice.
+func (t *Table) All() []*Kind { return t.kinds }
+
+// ByResource returns the kind served at group/version/resource, or nil.
+func (t *Table) ByResource(gvr schema.GroupVersionResource) *Kind { return t.byResource[gvr] }
+
+// ByGVK returns the kind of that group, version and kind, or nil.
+func (t *Table) ByGVK(gvk schema.GroupVersionKind) *Kind { return t.byGVK[gvk] }

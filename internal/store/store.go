@@ -1,0 +1,93 @@
+// Package store holds bytes at revisions: the seam between knarr and etcd.
+// Two implementations exist, etcd/ and mem/, and storetest/ is the one suite
+// that both pass. Objects, codecs and caches are built on top of it.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrNotFound: no value at that key.
+	ErrNotFound = errors.New("store: key not found")
+	// ErrCompacted: the asked revision is older than the history that is kept.
+	ErrCompacted = errors.New("store: revision compacted")
+	// ErrFutureRevision: the asked revision has not been reached.
+	ErrFutureRevision = errors.New("store: revision is in the future")
+	// ErrNoSpace: the store's quota is used up; deletes still work.
+	ErrNoSpace = errors.New("store: quota exceeded")
+)
+
+// Conflict is returned by a write whose expectation about the present value
+// did not hold. Current is the value that stands, with Rev 0 if there is none.
+type Conflict struct {
+	Current KV
+}
+
+func (c *Conflict) Error() string {
+	return fmt.Sprintf("store: %s is at revision %d", c.Current.Key, c.Current.Rev)
+}
+
+// KV is one value. Value must not be changed by the receiver.
+type KV struct {
+	Key   string
+	Value []byte
+	Rev   int64 // revision of the last change of this key
+}
+
+// Event is one change of one key. A delete has Value nil, Rev the revision of
+// the deletion, and Prev the last value.
+type Event struct {
+	KV
+	Delete bool
+	Prev   *KV // nil for a creation
+}
+
+// Batch is what a watch delivers: all changes up to and including Rev, in
+// revision order. Events may be empty: then it only says how far the watch is.
+type Batch struct {
+	Events []Event
+	Rev    int64
+}
+
+// ListOptions of one page.
+type ListOptions struct {
+	Rev   int64  // read at this revision; 0: the newest (linearizable)
+	After string // only keys greater than this one; empty: from the prefix on
+	Limit int    // 0: everything
+}
+
+// Page of a list. Rev is the revision that was read, More whether keys follow.
+type Page struct {
+	KVs  []KV
+	Rev  int64
+	More bool
+}
+
+// Store is a linearizable, revisioned map. All methods block until done or ctx
+// ends, and are safe for concurrent use.
+type Store interface {
+	Get(ctx context.Context, key string) (KV, error)
+	List(ctx context.Context, prefix string, o ListOptions) (Page, error)
+	// Put writes value if the key's revision is expect (0: it must not exist)
+	// and returns the new revision, or a *Conflict.
+	Put(ctx context.Context, key string, value []byte, expect int64) (int64, error)
+	// Delete removes the key if its revision is expect, and returns the
+	// revision of the deletion, or a *Conflict.
+	Delete(ctx context.Context, key string, expect int64) (int64, error)
+	// Watch delivers every change under prefix with a revision greater than
+	// after, in order, each exactly once, until ctx ends or recv returns an
+	// error, which Watch then returns. ErrCompacted if after is too old.
+	Watch(ctx context.Context, prefix string, after int64, recv func(Batch) error) error
+	// Revision is the newest committed revision (linearizable).
+	Revision(ctx context.Context) (int64, error)
+}
+
+// Transformer changes values on their way to and from the disk, for instance
+// to encrypt them. key is authenticated with the value where the cipher can.
+type Transformer interface {
+	ToStore(ctx context.Context, key string, value []byte) ([]byte, error)
+	FromStore(ctx context.Context, key string, value []byte) ([]byte, error)
+}

@@ -1,0 +1,42 @@
+package view
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// ByController files objects of k under the UID of their controlling owner.
+func ByController(k *kinds.Kind) *Index {
+	return &Index{Kind: k, Keys: func(o kinds.Object) []string {
+		if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+			return []string{string(ref.UID)}
+		}
+		return nil
+	}}
+}
+
+// The indexes that components share. A process that runs several components
+// builds its view with all of Shared.
+var (
+	PodsByOwner        = ByController(kinds.Pod)
+	ReplicaSetsByOwner = ByController(kinds.ReplicaSet)
+	// PodsByNode files pods under spec.nodeName; unbound ones under "".
+	PodsByNode = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		return []string{o.(*corev1.Pod).Spec.NodeName}
+	}}
+	// SlicesByService files endpoint slices under namespace/service.
+	SlicesByService = &Index{Kind: kinds.EndpointSlice, Keys: func(o kinds.Object) []string {
+		if svc := o.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
+			return []string{o.GetNamespace() + "/" + svc}
+		}
+		return nil
+	}}
+)
+
+// Shared are all of the above.
+func Shared() []*Index {
+	return []*Index{PodsByOwner, ReplicaSetsByOwner, PodsByNode, SlicesByService}
+}
