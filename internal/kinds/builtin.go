@@ -213,5 +213,12 @@ func Builtin() *Table {
 		Role,
 		RoleBinding,
 		PriorityClass,
+		Binding,
+		TokenReview,
+		SelfSubjectReview,
+		SubjectAccessReview,
+		LocalSubjectAccessReview,
+		SelfSubjectAccessReview,
+		SelfSubjectRulesReview,
 	})
 }

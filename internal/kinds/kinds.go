@@ -59,13 +59,17 @@ type Kind struct {
 	PrepareCreate func(obj Object)
 	PrepareUpdate func(obj, old Object)
 
+	// Validate judges a new object, ValidateUpdate a changed one; each is the
+	// only one called for its operation. Both run after defaulting, preparing
+	// and admission, with a name and, for updates, a resourceVersion in place.
 	Validate       func(obj Object) field.ErrorList
 	ValidateUpdate func(obj, old Object) field.ErrorList
-	// Warnings are returned to the client as Warning headers.
+	// Warnings are returned to the client as Warning headers; old is nil on
+	// create.
 	Warnings func(obj, old Object) []string
 
-	// Columns of the Table that kubectl get prints, after Name and before Age
-	// where the kind has no order of its own. See Column.
+	// Columns of the Table that kubectl get prints: all of them, Name and Age
+	// included, in upstream's order.
 	Columns []Column
 	// Fields that a fieldSelector may name besides metadata.name and
 	// metadata.namespace.
@@ -80,6 +84,10 @@ type Kind struct {
 	// AllowCreateOnUpdate: PUT of an absent name creates it (leases, events,
 	// endpoints, nodes' and a few others upstream).
 	AllowCreateOnUpdate bool
+	// RequireVersion: an update without resourceVersion is refused instead of
+	// being applied to whatever is there (service accounts and leases
+	// upstream).
+	RequireVersion bool
 }
 
 // Subresource is a part of an object with its own URL and its own permission.
