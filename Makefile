@@ -1,0 +1,53 @@
+# Every command a contributor needs; HACKING.md tells more.
+GO      ?= go
+VERSION ?= v1.37.2+knarr.1
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+BIN     := $(CURDIR)/bin
+TAGS    := grpcnotrace
+LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X knarr.dev/knarr/internal/version.GitCommit=$(COMMIT)
+KUBECTL_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
+export CGO_ENABLED = 0
+
+.PHONY: run build images deps check test scenario bench sim fuzz generate clean
+
+## run: install what is missing, build, start a one-node cluster with the demo
+run: deps build
+	$(BIN)/knarr up --detach --demo --images $(BIN)/images
+
+## build: bin/knarr, bin/kubectl and the images
+build:
+	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/knarr ./cmd/knarr
+	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(KUBECTL_LDFLAGS)' -o $(BIN)/kubectl ./cmd/kubectl
+	$(GO) run -tags $(TAGS) ./images/build -out $(BIN)/images
+
+## deps: what a node needs from the distribution (Debian and Ubuntu)
+deps:
+	@./hack/deps.sh
+
+## check: format, vet, arch tests and unit tests; under a minute once built
+check:
+	@test -z "$$(gofmt -l cmd internal sim images test bench)" || (gofmt -l cmd internal sim images test bench; exit 1)
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) test -tags $(TAGS) -short ./...
+
+## test: everything, as root, with real containers
+test: deps build
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) test -tags $(TAGS) -timeout 40m ./...
+
+## bench: the figures of docs/performance.md on this machine
+bench: deps build
+	$(GO) run -tags $(TAGS) ./bench -knarr $(BIN)/knarr -images $(BIN)/images
+
+## sim: the control plane under a seed: make sim SEED=42 STEPS=10000
+SEED  ?= 1
+STEPS ?= 10000
+sim:
+	$(GO) run -tags $(TAGS) ./sim/cmd -seed $(SEED) -steps $(STEPS)
+
+## generate: the OpenAPI documents, after a change of the table of kinds
+generate:
+	$(GO) generate ./internal/apiserver/openapi
+
+clean:
+	rm -rf $(BIN)

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs what a node needs and the distribution has: containerd and runc run
+# the containers, busybox-static is the base of the test image.
+set -eu
+missing=""
+command -v containerd >/dev/null || missing="$missing containerd"
+command -v runc >/dev/null || missing="$missing runc"
+[ -x /bin/busybox ] || missing="$missing busybox-static"
+command -v ip >/dev/null || missing="$missing iproute2"
+command -v nft >/dev/null || missing="$missing nftables"
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+	echo "deps: missing:$missing. Run as root, or install them yourself." >&2
+	exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "deps: missing:$missing, and this is not a Debian-like system: install them with its package tool." >&2
+	exit 1
+fi
+echo "deps: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+if ! { apt-get update -q && apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1; then
+	tail -20 "$log" >&2
+	exit 1
+fi
+rm -f "$log"
