@@ -37,9 +37,18 @@ type Action struct {
 	Data      []byte          // Patch
 
 	UID             types.UID // precondition of Delete and Patch; empty: none
-	ResourceVersion string    // precondition of Delete; empty: none
+	ResourceVersion string    // precondition of Delete and Patch; empty: none
 	Propagation     metav1.DeletionPropagation
 	GraceSeconds    *int64
+
+	// Live is asked of the server right before the write, for decisions that a
+	// view that lags would get wrong; if one does not hold, the pass ends
+	// quietly and the key is planned again later.
+	Live []Live
+	// Parallel says that neighbours in the list that are marked too do not
+	// depend on this action: the executor may run them at the same time, in
+	// waves of 1, 2, 4, ... while they succeed.
+	Parallel bool
 
 	// Tolerate lists the Status reasons that count as success: AlreadyExists
 	// for a Create, NotFound for a Delete.
@@ -50,11 +59,32 @@ type Action struct {
 	Event, Failed *Event
 }
 
+// Condition of a Live check.
+type Condition int
+
+// The live conditions.
+const (
+	// Absent: no object of that reference has the UID.
+	Absent Condition = iota
+	// Alive: the object exists, has the UID and is not being deleted.
+	Alive
+	// Empty: no object of the reference's kind exists in its namespace.
+	Empty
+)
+
+// Live is a precondition on another object than the one that is written.
+type Live struct {
+	Want Condition
+	Ref  kinds.Ref
+	UID  types.UID
+}
+
 // Event is what users read in kubectl describe. Regarding is looked up by
 // reference only.
 type Event struct {
 	Regarding kinds.Ref
 	UID       types.UID
+	FieldPath string // part of the object, as in "spec.containers{web}"; mostly empty
 	Type      string // corev1.EventTypeNormal or EventTypeWarning
 	Reason    string // UpperCamelCase, a fixed set per component
 	Message   string

@@ -9,6 +9,8 @@ package reconcile
 import (
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
 	"knarr.dev/knarr/internal/view"
@@ -36,6 +38,17 @@ type Input struct {
 	Now  time.Time
 	// Suffix returns a fresh random name suffix of five characters.
 	Suffix func() string
+	// Failure is what ended this key's last pass, nil after a clean one and
+	// after a mere conflict. Plans put it into conditions.
+	Failure *Failure
+}
+
+// Failure of a write.
+type Failure struct {
+	Verb    plan.Verb
+	Kind    *kinds.Kind
+	Reason  metav1.StatusReason
+	Message string
 }
 
 // Controller is declared, not coded: what it reads, what it writes and the

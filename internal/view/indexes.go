@@ -18,11 +18,24 @@ func ByController(k *kinds.Kind) *Index {
 	}}
 }
 
+// Orphans files objects of k that no controller owns under their namespace, so
+// that a controller finds what it may adopt without reading everything.
+func Orphans(k *kinds.Kind) *Index {
+	return &Index{Kind: k, Keys: func(o kinds.Object) []string {
+		if metav1.GetControllerOfNoCopy(o) == nil {
+			return []string{o.GetNamespace()}
+		}
+		return nil
+	}}
+}
+
 // The indexes that components share. A process that runs several components
 // builds its view with all of Shared.
 var (
 	PodsByOwner        = ByController(kinds.Pod)
 	ReplicaSetsByOwner = ByController(kinds.ReplicaSet)
+	PodOrphans         = Orphans(kinds.Pod)
+	ReplicaSetOrphans  = Orphans(kinds.ReplicaSet)
 	// PodsByNode files pods under spec.nodeName; unbound ones under "".
 	PodsByNode = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
 		return []string{o.(*corev1.Pod).Spec.NodeName}
@@ -38,5 +51,5 @@ var (
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{PodsByOwner, ReplicaSetsByOwner, PodsByNode, SlicesByService}
+	return []*Index{PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, SlicesByService}
 }

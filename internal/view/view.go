@@ -6,6 +6,7 @@ package view
 import (
 	"context"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -40,7 +41,7 @@ type Index struct {
 type View struct {
 	mu     sync.Mutex
 	tables map[*kinds.Kind]*table
-	subs   []func(Change)
+	subs   []*func(Change)
 	moved  chan struct{} // closed and replaced whenever a table moves
 	last   *Snapshot     // nil once a table has changed since it was taken
 }
@@ -85,11 +86,25 @@ func (v *View) Kinds() []*kinds.Kind {
 func (v *View) Has(k *kinds.Kind) bool { return v.tables[k] != nil }
 
 // Subscribe calls fn for every change from now on, in order, before the next
-// one is applied. fn must be quick, must not block and must not call the view.
-func (v *View) Subscribe(fn func(Change)) {
+// one is applied, until cancel is called. fn must be quick, must not block and
+// must not call the view.
+func (v *View) Subscribe(fn func(Change)) (cancel func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.subs = append(v.subs, fn)
+	v.subs = append(v.subs, &fn)
+	return func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.subs = slices.DeleteFunc(v.subs, func(p *func(Change)) bool { return p == &fn })
+	}
+}
+
+// Moved is closed when a table changes or progresses the next time. Take it
+// before the snapshot that is checked, so that no move is missed.
+func (v *View) Moved() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.moved
 }
 
 // Apply makes one change. A change at or below the kind's revision is old news
@@ -176,7 +191,7 @@ func (v *View) apply(t *table, c Change) {
 		t.objects.Delete(key)
 	}
 	for _, fn := range v.subs {
-		fn(c)
+		(*fn)(c)
 	}
 }
 
