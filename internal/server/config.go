@@ -1,0 +1,188 @@
+// Package server wires the components together: read it first, from top to
+// bottom. It decides nothing.
+package server
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Config of one knarr process. Complete fills in and checks what is missing.
+type Config struct {
+	// Roles: a server runs the control plane, an agent runs pods; `knarr up`
+	// is both.
+	Server, Agent bool
+
+	DataDir string // default /var/lib/knarr
+	// NodeName is the node's name in the cluster; default: the host name.
+	NodeName string
+	// NodeIP is the address by which other nodes reach this one; default: the
+	// source address of the default route, or that of the only interface.
+	NodeIP string
+
+	APIPort     int // default 6443
+	KubeletPort int // default 10250
+
+	ClusterCIDR   string // pods; default 10.244.0.0/16, a /24 for each node
+	ServiceCIDR   string // default 10.96.0.0/16
+	ClusterDNS    string // default: the tenth address of ServiceCIDR
+	ClusterDomain string // default cluster.local
+	TLSSANs       []string
+
+	// Join: where an agent without a server of its own finds the cluster.
+	JoinServer string // https://host:port
+	JoinToken  string // knarr1.<CA hash>.<id>.<secret>; only needed the first time
+
+	// RuntimeEndpoint is a CRI socket to use instead of knarr's own containerd.
+	RuntimeEndpoint string
+	// Mirrors of registries: registry host to base URLs, tried in order.
+	Mirrors map[string][]string
+	// InsecureRegistries may be spoken to over plain HTTP.
+	InsecureRegistries []string
+	// ImagesDir holds OCI archives that are loaded at start.
+	ImagesDir string
+
+	Log *slog.Logger
+	// Progress is told in a few words what start-up does; may be nil.
+	Progress func(string)
+}
+
+// Complete sets defaults and reports the first thing that cannot work.
+func (c *Config) Complete() error {
+	if c.DataDir == "" {
+		c.DataDir = "/var/lib/knarr"
+	}
+	if !filepath.IsAbs(c.DataDir) {
+		return fmt.Errorf("data directory %q is not an absolute path", c.DataDir)
+	}
+	defaultTo(&c.ClusterCIDR, "10.244.0.0/16")
+	defaultTo(&c.ServiceCIDR, "10.96.0.0/16")
+	defaultTo(&c.ClusterDomain, "cluster.local")
+	if c.APIPort == 0 {
+		c.APIPort = 6443
+	}
+	if c.KubeletPort == 0 {
+		c.KubeletPort = 10250
+	}
+	if c.Progress == nil {
+		c.Progress = func(string) {}
+	}
+	if c.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("cannot read the host name; give one with --node-name: %w", err)
+		}
+		c.NodeName = strings.ToLower(host)
+	}
+	if msgs := validation.IsDNS1123Subdomain(c.NodeName); len(msgs) > 0 {
+		return fmt.Errorf("node name %q cannot be used; give another with --node-name: %s", c.NodeName, strings.Join(msgs, "; "))
+	}
+	if c.NodeIP == "" {
+		ip, err := hostAddress()
+		if err != nil {
+			return err
+		}
+		c.NodeIP = ip
+	}
+	if _, err := netip.ParseAddr(c.NodeIP); err != nil {
+		return fmt.Errorf("node address: %w", err)
+	}
+	return c.completeNetworks()
+}
+
+func (c *Config) completeNetworks() error {
+	services, err := netip.ParsePrefix(c.ServiceCIDR)
+	if err != nil || !services.Addr().Is4() || services.Bits() > 24 || services.Bits() < 12 {
+		return fmt.Errorf("service CIDR %q is not an IPv4 prefix of 12 to 24 bits", c.ServiceCIDR)
+	}
+	pods, err := netip.ParsePrefix(c.ClusterCIDR)
+	if err != nil || !pods.Addr().Is4() || pods.Bits() > 24 {
+		return fmt.Errorf("cluster CIDR %q is not an IPv4 prefix of at most 24 bits", c.ClusterCIDR)
+	}
+	if pods.Overlaps(services) {
+		return fmt.Errorf("cluster CIDR %s and service CIDR %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	node := netip.MustParseAddr(c.NodeIP)
+	if pods.Contains(node) || services.Contains(node) {
+		return fmt.Errorf("node address %s lies in the cluster's own ranges %s and %s; choose others with --cluster-cidr and --service-cidr", node, c.ClusterCIDR, c.ServiceCIDR)
+	}
+	if c.ClusterDNS == "" {
+		c.ClusterDNS = nthAddress(services, 10).String()
+	}
+	dns, err := netip.ParseAddr(c.ClusterDNS)
+	if err != nil || !services.Contains(dns) {
+		return fmt.Errorf("cluster DNS address %q does not lie in the service CIDR %s", c.ClusterDNS, c.ServiceCIDR)
+	}
+	return nil
+}
+
+// ServiceIP is the address of the kubernetes service, the first of the range.
+func (c *Config) ServiceIP() string {
+	return nthAddress(netip.MustParsePrefix(c.ServiceCIDR), 1).String()
+}
+
+func nthAddress(p netip.Prefix, n int) netip.Addr {
+	a := p.Masked().Addr()
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
+
+func defaultTo(s *string, v string) {
+	if *s == "" {
+		*s = v
+	}
+}
+
+// RunDir holds sockets and the pid file. Socket paths are limited to 108
+// bytes, so it is short whatever the data directory is.
+func (c *Config) RunDir() string {
+	if c.DataDir == "/var/lib/knarr" {
+		return "/run/knarr"
+	}
+	sum := sha256.Sum256([]byte(c.DataDir))
+	return "/run/knarr-" + hex.EncodeToString(sum[:4])
+}
+
+// Dir below the data directory.
+func (c *Config) Dir(elem ...string) string {
+	return filepath.Join(append([]string{c.DataDir}, elem...)...)
+}
+
+// Kubeconfig is where a server writes the administrator's kubeconfig.
+func (c *Config) Kubeconfig() string { return c.Dir("kubeconfig") }
+
+// APIURL is the address that clients on this machine use.
+func (c *Config) APIURL() string {
+	return "https://" + net.JoinHostPort(c.NodeIP, fmt.Sprint(c.APIPort))
+}
+
+// hostAddress is the address that this machine would send from: no packet is
+// sent, the kernel only looks up the route to a documentation address.
+func hostAddress() (string, error) {
+	conn, err := net.Dial("udp4", "203.0.113.1:9")
+	if err == nil {
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("cannot find this machine's address; give it with --node-ip: %w", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String(), nil
+		}
+	}
+	return "", fmt.Errorf("this machine has no IPv4 address besides loopback; give one with --node-ip")
+}
