@@ -10,7 +10,11 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"knarr.dev/knarr/internal/kinds/defaults"
+	"knarr.dev/knarr/internal/kinds/prepare"
 )
 
 // The built-in kinds that are stored. What they decide (defaults, validation,
@@ -20,161 +24,281 @@ var (
 		GVK: corev1.SchemeGroupVersion.WithKind("ConfigMap"), Resource: "configmaps", Singular: "configmap", ShortNames: []string{"cm"},
 		Namespaced: true, Prefix: "configmaps",
 		New: func() Object { return &corev1.ConfigMap{} }, NewList: func() runtime.Object { return &corev1.ConfigMapList{} },
+		PrepareCreate: do(prepare.Create[*corev1.ConfigMap]), PrepareUpdate: doBoth(prepare.Keep[*corev1.ConfigMap]),
 	}
 	Endpoints = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Endpoints"), Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"},
 		Namespaced: true, Prefix: "services/endpoints",
 		New: func() Object { return &corev1.Endpoints{} }, NewList: func() runtime.Object { return &corev1.EndpointsList{} },
+		Default:       do(defaults.Endpoints),
+		PrepareCreate: do(prepare.Create[*corev1.Endpoints]), PrepareUpdate: doBoth(prepare.Keep[*corev1.Endpoints]),
+		AllowCreateOnUpdate: true,
 	}
 	Event = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"},
 		Namespaced: true, Prefix: "events",
 		New: func() Object { return &corev1.Event{} }, NewList: func() runtime.Object { return &corev1.EventList{} },
+		PrepareCreate: do(prepare.Create[*corev1.Event]), PrepareUpdate: doBoth(prepare.Keep[*corev1.Event]),
+		AllowCreateOnUpdate: true,
 	}
 	LimitRange = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("LimitRange"), Resource: "limitranges", Singular: "limitrange", ShortNames: []string{"limits"},
 		Namespaced: true, Prefix: "limitranges",
 		New: func() Object { return &corev1.LimitRange{} }, NewList: func() runtime.Object { return &corev1.LimitRangeList{} },
+		Default:       do(defaults.LimitRange),
+		PrepareCreate: do(prepare.Create[*corev1.LimitRange]), PrepareUpdate: doBoth(prepare.Keep[*corev1.LimitRange]),
+		AllowCreateOnUpdate: true,
 	}
 	Namespace = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Namespace"), Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"},
 		Prefix: "namespaces",
 		New:    func() Object { return &corev1.Namespace{} }, NewList: func() runtime.Object { return &corev1.NamespaceList{} },
+		Default:       do(defaults.Namespace),
+		PrepareCreate: do(prepare.NamespaceCreate), PrepareUpdate: doBoth(prepare.NamespaceUpdate),
+		Subresources: map[string]Subresource{
+			"status":   status(prepare.NamespaceStatusUpdate, always[*corev1.Namespace]),
+			"finalize": finalizeSub(),
+		},
+		Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 	}
 	Node = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Node"), Resource: "nodes", Singular: "node", ShortNames: []string{"no"},
 		Prefix: "minions",
 		New:    func() Object { return &corev1.Node{} }, NewList: func() runtime.Object { return &corev1.NodeList{} },
+		Default:       do(defaults.Node),
+		PrepareCreate: do(prepare.Create[*corev1.Node]), PrepareUpdate: doBoth(prepare.NodeUpdate),
+		Subresources: map[string]Subresource{
+			"status": status(prepare.NodeStatusUpdate, always[*corev1.Node]),
+			"proxy":  proxied("NodeProxyOptions"),
+		},
 	}
 	PersistentVolume = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PersistentVolume"), Resource: "persistentvolumes", Singular: "persistentvolume", ShortNames: []string{"pv"},
 		Prefix: "persistentvolumes",
 		New:    func() Object { return &corev1.PersistentVolume{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
+		Default:       do(defaults.PersistentVolume),
+		PrepareCreate: do(prepare.PersistentVolumeCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeStatusUpdate, always[*corev1.PersistentVolume])},
 	}
 	PersistentVolumeClaim = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
 		Namespaced: true, Prefix: "persistentvolumeclaims",
 		New: func() Object { return &corev1.PersistentVolumeClaim{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		Default:       do(defaults.PersistentVolumeClaim),
+		PrepareCreate: do(prepare.PersistentVolumeClaimCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeClaimUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeClaimStatusUpdate, always[*corev1.PersistentVolumeClaim])},
 	}
 	Pod = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Pod"), Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "pods",
 		New: func() Object { return &corev1.Pod{} }, NewList: func() runtime.Object { return &corev1.PodList{} },
+		Default:       do(defaults.Pod),
+		PrepareCreate: do(prepare.PodCreate), PrepareUpdate: doBoth(prepare.PodUpdate),
+		Subresources: map[string]Subresource{
+			"status":              status(prepare.PodStatusUpdate, always[*corev1.Pod]),
+			"binding":             bindingSub(),
+			"eviction":            evictionSub(),
+			"ephemeralcontainers": status(prepare.PodEphemeralUpdate, always[*corev1.Pod]),
+			"resize":              status(prepare.PodResizeUpdate, always[*corev1.Pod]),
+			"log":                 {Verbs: []string{"get"}, Connect: true},
+			"exec":                connect("PodExecOptions"),
+			"attach":              connect("PodAttachOptions"),
+			"portforward":         connect("PodPortForwardOptions"),
+			"proxy":               proxied("PodProxyOptions"),
+		},
+		DeleteGrace: func(o Object, opts *metav1.DeleteOptions) int64 { return prepare.PodGrace(o.(*corev1.Pod), opts) },
 	}
 	PodTemplate = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PodTemplate"), Resource: "podtemplates", Singular: "podtemplate",
 		Namespaced: true, Prefix: "podtemplates",
 		New: func() Object { return &corev1.PodTemplate{} }, NewList: func() runtime.Object { return &corev1.PodTemplateList{} },
+		Default:       do(defaults.PodTemplate),
+		PrepareCreate: do(prepare.CreateManaged[*corev1.PodTemplate]), PrepareUpdate: doBoth(prepare.PodTemplateUpdate),
 	}
 	ReplicationController = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("ReplicationController"), Resource: "replicationcontrollers", Singular: "replicationcontroller", ShortNames: []string{"rc"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "controllers",
 		New: func() Object { return &corev1.ReplicationController{} }, NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
+		Default:       do(defaults.ReplicationController),
+		PrepareCreate: do(prepare.ReplicationControllerCreate), PrepareUpdate: doBoth(prepare.ReplicationControllerUpdate),
+		Subresources: map[string]Subresource{
+			"status": status(prepare.ReplicationControllerStatusUpdate, always[*corev1.ReplicationController]),
+			"scale":  scaleOf(controllerScale),
+		},
+		DefaultPropagation: metav1.DeletePropagationOrphan,
 	}
 	ResourceQuota = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("ResourceQuota"), Resource: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"},
 		Namespaced: true, Prefix: "resourcequotas",
 		New: func() Object { return &corev1.ResourceQuota{} }, NewList: func() runtime.Object { return &corev1.ResourceQuotaList{} },
+		Default:       do(defaults.ResourceQuota),
+		PrepareCreate: do(prepare.ResourceQuotaCreate), PrepareUpdate: doBoth(prepare.ResourceQuotaUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.ResourceQuotaStatusUpdate, always[*corev1.ResourceQuota])},
 	}
 	Secret = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Secret"), Resource: "secrets", Singular: "secret",
 		Namespaced: true, Prefix: "secrets",
 		New: func() Object { return &corev1.Secret{} }, NewList: func() runtime.Object { return &corev1.SecretList{} },
+		Default:       do(defaults.Secret),
+		PrepareCreate: do(prepare.Create[*corev1.Secret]), PrepareUpdate: doBoth(prepare.SecretUpdate),
 	}
 	Service = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Service"), Resource: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "services/specs",
 		New: func() Object { return &corev1.Service{} }, NewList: func() runtime.Object { return &corev1.ServiceList{} },
+		Default:       do(defaults.Service),
+		PrepareCreate: do(prepare.ServiceCreate), PrepareUpdate: doBoth(prepare.ServiceUpdate),
+		Subresources: map[string]Subresource{
+			"status": status(prepare.ServiceStatusUpdate, always[*corev1.Service]),
+			"proxy":  proxied("ServiceProxyOptions"),
+		},
+		AllowCreateOnUpdate: true,
 	}
 	ServiceAccount = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("ServiceAccount"), Resource: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"},
 		Namespaced: true, Prefix: "serviceaccounts",
 		New: func() Object { return &corev1.ServiceAccount{} }, NewList: func() runtime.Object { return &corev1.ServiceAccountList{} },
+		PrepareCreate: do(prepare.ServiceAccountCreate), PrepareUpdate: doBoth(prepare.ServiceAccountUpdate),
+		Subresources:   map[string]Subresource{"token": tokenSub()},
+		RequireVersion: true,
 	}
 	ControllerRevision = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("ControllerRevision"), Resource: "controllerrevisions", Singular: "controllerrevision",
 		Namespaced: true, Prefix: "controllerrevisions",
 		New: func() Object { return &appsv1.ControllerRevision{} }, NewList: func() runtime.Object { return &appsv1.ControllerRevisionList{} },
+		PrepareCreate: do(prepare.Create[*appsv1.ControllerRevision]), PrepareUpdate: doBoth(prepare.Keep[*appsv1.ControllerRevision]),
 	}
 	DaemonSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Resource: "daemonsets", Singular: "daemonset", ShortNames: []string{"ds"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "daemonsets",
 		New: func() Object { return &appsv1.DaemonSet{} }, NewList: func() runtime.Object { return &appsv1.DaemonSetList{} },
+		Default:       do(defaults.DaemonSet),
+		PrepareCreate: do(prepare.DaemonSetCreate), PrepareUpdate: doBoth(prepare.DaemonSetUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.DaemonSetStatusUpdate, always[*appsv1.DaemonSet])},
 	}
 	Deployment = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("Deployment"), Resource: "deployments", Singular: "deployment", ShortNames: []string{"deploy"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "deployments",
 		New: func() Object { return &appsv1.Deployment{} }, NewList: func() runtime.Object { return &appsv1.DeploymentList{} },
+		Default:       do(defaults.Deployment),
+		PrepareCreate: do(prepare.DeploymentCreate), PrepareUpdate: doBoth(prepare.DeploymentUpdate),
+		Subresources: map[string]Subresource{
+			"status": status(prepare.DeploymentStatusUpdate, always[*appsv1.Deployment]),
+			"scale":  scaleOf(deploymentScale),
+		},
 	}
 	ReplicaSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), Resource: "replicasets", Singular: "replicaset", ShortNames: []string{"rs"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "replicasets",
 		New: func() Object { return &appsv1.ReplicaSet{} }, NewList: func() runtime.Object { return &appsv1.ReplicaSetList{} },
+		Default:       do(defaults.ReplicaSet),
+		PrepareCreate: do(prepare.ReplicaSetCreate), PrepareUpdate: doBoth(prepare.ReplicaSetUpdate),
+		Subresources: map[string]Subresource{
+			"status": status(prepare.ReplicaSetStatusUpdate, always[*appsv1.ReplicaSet]),
+			"scale":  scaleOf(replicaSetScale),
+		},
 	}
 	StatefulSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("StatefulSet"), Resource: "statefulsets", Singular: "statefulset", ShortNames: []string{"sts"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "statefulsets",
 		New: func() Object { return &appsv1.StatefulSet{} }, NewList: func() runtime.Object { return &appsv1.StatefulSetList{} },
+		Default:       do(defaults.StatefulSet),
+		PrepareCreate: do(prepare.StatefulSetCreate), PrepareUpdate: doBoth(prepare.StatefulSetUpdate),
+		Subresources: map[string]Subresource{
+			"status": status(prepare.StatefulSetStatusUpdate, always[*appsv1.StatefulSet]),
+			"scale":  scaleOf(statefulSetScale),
+		},
 	}
 	CertificateSigningRequest = &Kind{
 		GVK: certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"), Resource: "certificatesigningrequests", Singular: "certificatesigningrequest", ShortNames: []string{"csr"},
 		Prefix: "certificatesigningrequests",
 		New:    func() Object { return &certificatesv1.CertificateSigningRequest{} }, NewList: func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} },
+		PrepareCreate: do(prepare.CertificateSigningRequestCreate), PrepareUpdate: doBoth(prepare.CertificateSigningRequestUpdate),
+		Subresources: map[string]Subresource{
+			"status":   status(prepare.CertificateSigningRequestStatusUpdate, always[*certificatesv1.CertificateSigningRequest]),
+			"approval": status(prepare.CertificateSigningRequestApprovalUpdate, always[*certificatesv1.CertificateSigningRequest]),
+		},
 	}
 	Lease = &Kind{
 		GVK: coordinationv1.SchemeGroupVersion.WithKind("Lease"), Resource: "leases", Singular: "lease",
 		Namespaced: true, Prefix: "leases",
 		New: func() Object { return &coordinationv1.Lease{} }, NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
+		PrepareCreate: do(prepare.Create[*coordinationv1.Lease]), PrepareUpdate: doBoth(prepare.Keep[*coordinationv1.Lease]),
+		AllowCreateOnUpdate: true,
+		RequireVersion:      true,
 	}
 	EndpointSlice = &Kind{
 		GVK: discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), Resource: "endpointslices", Singular: "endpointslice",
 		Namespaced: true, Prefix: "endpointslices",
 		New: func() Object { return &discoveryv1.EndpointSlice{} }, NewList: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		Default:       do(defaults.EndpointSlice),
+		PrepareCreate: do(prepare.CreateManaged[*discoveryv1.EndpointSlice]), PrepareUpdate: doBoth(prepare.EndpointSliceUpdate),
 	}
 	EventsEvent = &Kind{
 		GVK: eventsv1.SchemeGroupVersion.WithKind("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"},
 		Namespaced: true,
 		New:        func() Object { return &eventsv1.Event{} }, NewList: func() runtime.Object { return &eventsv1.EventList{} },
+		PrepareCreate: do(prepare.Create[*eventsv1.Event]), PrepareUpdate: doBoth(prepare.Keep[*eventsv1.Event]),
+		AllowCreateOnUpdate: true,
+		StoredAs:            Event, FromStored: eventFromStored, ToStored: eventToStored,
 	}
 	Ingress = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("Ingress"), Resource: "ingresses", Singular: "ingress", ShortNames: []string{"ing"},
 		Namespaced: true, Prefix: "ingress",
 		New: func() Object { return &networkingv1.Ingress{} }, NewList: func() runtime.Object { return &networkingv1.IngressList{} },
+		PrepareCreate: do(prepare.IngressCreate), PrepareUpdate: doBoth(prepare.IngressUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.IngressStatusUpdate, always[*networkingv1.Ingress])},
 	}
 	IngressClass = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("IngressClass"), Resource: "ingressclasses", Singular: "ingressclass",
 		Prefix: "ingressclasses",
 		New:    func() Object { return &networkingv1.IngressClass{} }, NewList: func() runtime.Object { return &networkingv1.IngressClassList{} },
+		Default:       do(defaults.IngressClass),
+		PrepareCreate: do(prepare.CreateManaged[*networkingv1.IngressClass]), PrepareUpdate: doBoth(prepare.IngressClassUpdate),
 	}
 	NetworkPolicy = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), Resource: "networkpolicies", Singular: "networkpolicy", ShortNames: []string{"netpol"},
 		Namespaced: true, Prefix: "networkpolicies",
 		New: func() Object { return &networkingv1.NetworkPolicy{} }, NewList: func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+		Default:       do(defaults.NetworkPolicy),
+		PrepareCreate: do(prepare.CreateManaged[*networkingv1.NetworkPolicy]), PrepareUpdate: doBoth(prepare.NetworkPolicyUpdate),
 	}
 	ClusterRole = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), Resource: "clusterroles", Singular: "clusterrole",
 		Prefix: "clusterroles",
 		New:    func() Object { return &rbacv1.ClusterRole{} }, NewList: func() runtime.Object { return &rbacv1.ClusterRoleList{} },
+		PrepareCreate: do(prepare.Create[*rbacv1.ClusterRole]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.ClusterRole]),
+		AllowCreateOnUpdate: true,
 	}
 	ClusterRoleBinding = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"), Resource: "clusterrolebindings", Singular: "clusterrolebinding",
 		Prefix: "clusterrolebindings",
 		New:    func() Object { return &rbacv1.ClusterRoleBinding{} }, NewList: func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} },
+		Default:       do(defaults.ClusterRoleBinding),
+		PrepareCreate: do(prepare.Create[*rbacv1.ClusterRoleBinding]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.ClusterRoleBinding]),
+		AllowCreateOnUpdate: true,
 	}
 	Role = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("Role"), Resource: "roles", Singular: "role",
 		Namespaced: true, Prefix: "roles",
 		New: func() Object { return &rbacv1.Role{} }, NewList: func() runtime.Object { return &rbacv1.RoleList{} },
+		PrepareCreate: do(prepare.Create[*rbacv1.Role]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.Role]),
+		AllowCreateOnUpdate: true,
 	}
 	RoleBinding = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("RoleBinding"), Resource: "rolebindings", Singular: "rolebinding",
 		Namespaced: true, Prefix: "rolebindings",
 		New: func() Object { return &rbacv1.RoleBinding{} }, NewList: func() runtime.Object { return &rbacv1.RoleBindingList{} },
+		Default:       do(defaults.RoleBinding),
+		PrepareCreate: do(prepare.Create[*rbacv1.RoleBinding]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.RoleBinding]),
+		AllowCreateOnUpdate: true,
 	}
 	PriorityClass = &Kind{
 		GVK: schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"), Resource: "priorityclasses", Singular: "priorityclass", ShortNames: []string{"pc"},
 		Prefix: "priorityclasses",
 		New:    func() Object { return &schedulingv1.PriorityClass{} }, NewList: func() runtime.Object { return &schedulingv1.PriorityClassList{} },
+		Default:       do(defaults.PriorityClass),
+		PrepareCreate: do(prepare.CreateManaged[*schedulingv1.PriorityClass]), PrepareUpdate: doBoth(prepare.Keep[*schedulingv1.PriorityClass]),
 	}
 )
 

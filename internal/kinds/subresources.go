@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/internal/kinds/prepare"
 )
 
 // writable are the verbs of a subresource whose body is a whole object.
@@ -58,3 +60,10 @@ func evictionSub() Subresource {
 func tokenSub() Subresource {
 	return posted(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), func() runtime.Object { return &authenticationv1.TokenRequest{} })
 }
+
+// finalizeSub is how the namespace controller takes its finalizer away.
+func finalizeSub() Subresource {
+	return Subresource{Verbs: []string{"update"}, PrepareUpdate: doBoth(prepare.NamespaceFinalizeUpdate), ValidateUpdate: checkBoth(always[*corev1.Namespace])}
+}
+
+func always[T Object](_, _ T) field.ErrorList { return nil }

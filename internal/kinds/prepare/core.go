@@ -160,3 +160,9 @@ func bareSecrets(sa *corev1.ServiceAccount) {
 		sa.Secrets[i] = corev1.ObjectReference{Name: s.Name}
 	}
 }
+
+// PodTemplateUpdate counts changes.
+func PodTemplateUpdate(t, old *corev1.PodTemplate) {
+	Keep(t, old)
+	bump(t, old, differ(t.Template, old.Template))
+}
