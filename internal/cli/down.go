@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/internal/server"
+)
+
+func downCommand() *cobra.Command {
+	var dataDir string
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Stop knarr and every container of this node; data is kept",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in, _, err := server.ReadInstance(dataDir)
+			if errors.Is(err, server.ErrNotInstalled) {
+				fmt.Println("nothing to stop:", err)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := stop(cmd.Context(), in); err != nil {
+				return err
+			}
+			fmt.Println("stopped; `knarr up` starts it again with all its data")
+			return nil
+		},
+	}
+	dataDirFlag(cmd, &dataDir)
+	return cmd
+}
+
+func uninstallCommand() *cobra.Command {
+	var dataDir string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "uninstall --yes",
+		Short: "Stop knarr and remove everything that it made on this machine, data included",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in, _, err := server.ReadInstance(dataDir)
+			if errors.Is(err, server.ErrNotInstalled) {
+				fmt.Println("nothing to remove:", err)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if !yes {
+				return fmt.Errorf("this deletes the cluster's data in %s: say so with --yes", in.DataDir)
+			}
+			if err := stop(cmd.Context(), in); err != nil {
+				return err
+			}
+			if err := server.Remove(in); err != nil {
+				return err
+			}
+			fmt.Printf("removed %s and all links, routes, rules, mounts and cgroups of this node\n", in.DataDir)
+			return nil
+		},
+	}
+	dataDirFlag(cmd, &dataDir)
+	cmd.Flags().BoolVar(&yes, "yes", false, "really delete the data")
+	return cmd
+}
+
+// stop ends the process, if it lives, and then the node's containers.
+func stop(ctx context.Context, in *server.Instance) error {
+	if err := endProcess(ctx, in); err != nil {
+		return err
+	}
+	return server.StopNode(ctx, in)
+}
+
+// endProcess asks the process to end and waits for its lock; after a while it
+// no longer asks. The pid is ours as long as the lock is held.
+func endProcess(ctx context.Context, in *server.Instance) error {
+	deadline := time.Now().Add(20 * time.Second)
+	asked := false
+	for {
+		now, running, err := server.ReadInstance(in.DataDir)
+		if err != nil || !running {
+			return err
+		}
+		signal := unix.SIGTERM
+		if time.Now().After(deadline) {
+			signal = unix.SIGKILL
+		}
+		if !asked || signal == unix.SIGKILL {
+			if err := unix.Kill(now.PID, signal); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("cannot stop knarr (pid %d): %w", now.PID, err)
+			}
+			asked = true
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

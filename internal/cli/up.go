@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"knarr.dev/knarr/internal/server"
+)
+
+// startOptions are the flags of up, server and agent.
+type startOptions struct {
+	cfg      server.Config
+	logLevel string
+	detach   bool
+	mirrors  []string
+	demo     bool
+
+	token, tokenFile string
+}
+
+func upCommand() *cobra.Command {
+	o := &startOptions{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Make this machine a cluster: control plane and node in one process",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.cfg.Server, o.cfg.Agent = true, true
+			return o.run(cmd.Context())
+		},
+	}
+	o.commonFlags(cmd)
+	o.serverFlags(cmd)
+	o.nodeFlags(cmd)
+	cmd.Flags().BoolVar(&o.demo, "demo", false, "deploy the demo application once the cluster is up (with --detach)")
+	return cmd
+}
+
+func serverCommand() *cobra.Command {
+	o := &startOptions{}
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run the control plane only; agents join it",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.cfg.Server = true
+			return o.run(cmd.Context())
+		},
+	}
+	o.commonFlags(cmd)
+	o.serverFlags(cmd)
+	return cmd
+}
+
+func agentCommand() *cobra.Command {
+	o := &startOptions{}
+	cmd := &cobra.Command{
+		Use:   "agent --server https://HOST:6443 --token TOKEN",
+		Short: "Run a node that joins a server",
+		Long: `Run a node that joins a server. The token is what ` + "`knarr token create`" + ` prints on
+the server; it is needed the first time only. It can also be given by
+--token-file or in the environment as KNARR_TOKEN.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.cfg.Agent = true
+			if err := o.readToken(); err != nil {
+				return err
+			}
+			return o.run(cmd.Context())
+		},
+	}
+	o.commonFlags(cmd)
+	o.nodeFlags(cmd)
+	cmd.Flags().StringVar(&o.cfg.JoinServer, "server", "", "the server's address, https://HOST:PORT (required)")
+	cmd.Flags().StringVar(&o.token, "token", "", "join token")
+	cmd.Flags().StringVar(&o.tokenFile, "token-file", "", "file that holds the join token")
+	cmd.MarkFlagsMutuallyExclusive("token", "token-file")
+	_ = cmd.MarkFlagRequired("server")
+	return cmd
+}
+
+func (o *startOptions) commonFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	dataDirFlag(cmd, &o.cfg.DataDir)
+	f.StringVar(&o.cfg.NodeName, "node-name", "", "name of this node (default: the host name)")
+	f.StringVar(&o.cfg.NodeIP, "node-ip", "", "address by which other nodes reach this one (default: that of the default route)")
+	f.StringVar(&o.cfg.ClusterCIDR, "cluster-cidr", "", "addresses of pods (default 10.244.0.0/16)")
+	f.StringVar(&o.cfg.ServiceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16)")
+	f.StringVar(&o.cfg.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
+	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "domain of the cluster's DNS names (default cluster.local)")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVarP(&o.detach, "detach", "d", false, "return once it is ready and leave it running")
+}
+
+func (o *startOptions) serverFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.IntVar(&o.cfg.APIPort, "api-port", 6443, "port of the API server")
+	f.StringSliceVar(&o.cfg.TLSSANs, "tls-san", nil, "further names and addresses that clients use for the API server")
+}
+
+func (o *startOptions) nodeFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 10250, "port of the kubelet's HTTPS API")
+	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of a runtime to use instead of knarr's own containerd")
+	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
+	f.StringSliceVar(&o.cfg.InsecureRegistries, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
+	f.StringVar(&o.cfg.ImagesDir, "images", "", "directory of OCI archives to load at start (default: images beside the binary)")
+}
+
+// run starts in the foreground, or in the background with --detach.
+func (o *startOptions) run(ctx context.Context) error {
+	log, err := newLog(o.logLevel)
+	if err != nil {
+		return err
+	}
+	o.cfg.Log = log
+	o.cfg.Mirrors, err = parseMirrors(o.mirrors)
+	if err != nil {
+		return err
+	}
+	if o.cfg.ImagesDir == "" {
+		o.cfg.ImagesDir = besideBinary("images")
+	}
+	if o.demo && !o.detach {
+		return errors.New("--demo goes with --detach: it deploys once the cluster is up")
+	}
+	if o.detach && os.Getenv(childEnv) == "" {
+		return o.runDetached(ctx)
+	}
+	if err := o.cfg.Complete(); err != nil {
+		return err
+	}
+	progress, ready := progressSink()
+	o.cfg.Progress = progress
+	return server.Run(ctx, o.cfg, ready)
+}
+
+func parseMirrors(list []string) (map[string][]string, error) {
+	out := map[string][]string{}
+	for _, m := range list {
+		registry, url, ok := strings.Cut(m, "=")
+		if !ok || registry == "" || !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+			return nil, fmt.Errorf("registry mirror %q is not of the form REGISTRY=http(s)://HOST", m)
+		}
+		out[registry] = append(out[registry], url)
+	}
+	return out, nil
+}
+
+// besideBinary is the directory of that name next to this program, or empty.
+func besideBinary(name string) string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Join(filepath.Dir(exe), name)
+	if _, err := os.Stat(dir); err != nil {
+		return ""
+	}
+	return dir
+}

@@ -1,0 +1,125 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Instance is what a knarr process leaves on disk about itself, so that other
+// commands find it: <data>/instance.json, with <data>/lock held while it runs.
+type Instance struct {
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Version string    `json:"version"`
+
+	Server bool `json:"server"`
+	Agent  bool `json:"agent"`
+
+	DataDir         string `json:"dataDir"`
+	RunDir          string `json:"runDir"`
+	NodeName        string `json:"nodeName"`
+	NodeIP          string `json:"nodeIP"`
+	APIURL          string `json:"apiURL"`
+	ClusterCIDR     string `json:"clusterCIDR"`
+	ServiceCIDR     string `json:"serviceCIDR"`
+	ClusterDNS      string `json:"clusterDNS"`
+	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
+}
+
+// ErrNotInstalled: there is no knarr with that data directory.
+var ErrNotInstalled = errors.New("no knarr has been started here")
+
+// ReadInstance of a data directory; running says whether its process lives.
+func ReadInstance(dataDir string) (in *Instance, running bool, err error) {
+	data, err := os.ReadFile(filepath.Join(dataDir, "instance.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, fmt.Errorf("%w (data directory %s)", ErrNotInstalled, dataDir)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	in = new(Instance)
+	if err := json.Unmarshal(data, in); err != nil {
+		return nil, false, fmt.Errorf("%s/instance.json is broken (remove it if no knarr runs): %w", dataDir, err)
+	}
+	lock, err := lockInstance(dataDir)
+	if err == nil {
+		return in, false, lock.Close()
+	}
+	return in, true, nil
+}
+
+// AlreadyRunning says who holds the data directory.
+type AlreadyRunning struct{ DataDir string }
+
+func (e *AlreadyRunning) Error() string {
+	return fmt.Sprintf("another knarr runs with the data directory %s; stop it with `knarr down`, or choose another with --data-dir", e.DataDir)
+}
+
+// lockInstance takes the data directory; the kernel gives it back when the
+// process ends, however it ends.
+func lockInstance(dataDir string) (*os.File, error) {
+	if err := os.MkdirAll(dataDir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, &AlreadyRunning{DataDir: dataDir}
+	}
+	return f, nil
+}
+
+// writeInstance says who runs now.
+func writeInstance(c *Config, version string) error {
+	in := Instance{PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second), Version: version,
+		Server: c.Server, Agent: c.Agent, DataDir: c.DataDir, RunDir: c.RunDir(), NodeName: c.NodeName, NodeIP: c.NodeIP,
+		APIURL: c.APIURL(), ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS,
+		RuntimeEndpoint: c.RuntimeEndpoint}
+	if !c.Server {
+		in.APIURL = c.JoinServer
+	}
+	data, err := json.MarshalIndent(in, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := c.Dir(".instance.json.tmp")
+	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, c.Dir("instance.json"))
+}
+
+// MemoryOf returns the resident and the anonymous memory of a process in bytes.
+func MemoryOf(pid int) (rss, anonymous int64) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		n, _ := strconv.ParseInt(f[1], 10, 64)
+		switch f[0] {
+		case "VmRSS:":
+			rss = n << 10
+		case "RssAnon:":
+			anonymous = n << 10
+		}
+	}
+	return rss, anonymous
+}
