@@ -1,0 +1,445 @@
+package reconcile
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/plan"
+	"knarr.dev/knarr/internal/view"
+)
+
+var (
+	errPanic      = errors.New("panic while planning")
+	errUndeclared = errors.New("write is not declared by the controller")
+	// errStale ends a pass whose live preconditions do not hold.
+	errStale = errors.New("the view is behind the server")
+)
+
+// outcome of one pass.
+type outcome struct {
+	again   bool // plan again after a back-off
+	after   time.Duration
+	holds   []hold
+	failure *Failure
+	exists  bool
+}
+
+// pass plans one key and applies what the plan says.
+func (r *Runtime) pass(ctx context.Context, it *item) {
+	begin := r.now()
+	ctl, s := it.ctl, r.view.Snapshot()
+	o := outcome{exists: ctl.For == nil || view.Get[kinds.Object](s, ctl.For, it.key.Namespace, it.key.Name) != nil}
+	res, err := r.plan(ctl, Input{View: s, Key: it.key, Now: begin, Suffix: r.suffix, Failure: it.failure})
+	if err == nil {
+		o.after = res.After
+		for _, e := range res.Events {
+			ctl.events.Emit(e)
+		}
+		var applied []write
+		applied, err = r.execute.apply(ctx, ctl, res.Actions)
+		o.holds = holdsOf(r.view, applied)
+	}
+	if err != nil {
+		o.again = true
+		o.failure = r.report(ctl, it, err)
+	}
+	r.metrics.passed(ctl.Name, err)
+	r.mu.Lock()
+	r.finish(it, o)
+	r.mu.Unlock()
+}
+
+// plan calls the controller's plan; a panic is that key's error.
+func (r *Runtime) plan(ctl *controller, in Input) (res plan.Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.panicked(ctl, in.Key, p)
+			err = errPanic
+		}
+	}()
+	return ctl.Plan(in), nil
+}
+
+func (r *Runtime) panicked(ctl *controller, key Key, p any) {
+	r.metrics.panics.WithLabelValues(ctl.Name).Inc()
+	r.log.Error("controller panicked", "controller", ctl.Name, "key", key.String(), "panic", p, "stack", string(debug.Stack()))
+}
+
+// report logs what ended a pass, unless it is in the course of things, and
+// returns what the next plan is told.
+func (r *Runtime) report(ctl *controller, it *item, err error) *Failure {
+	if quiet(err) {
+		r.log.Debug("pass ended early", "controller", ctl.Name, "key", it.key.String(), "reason", err)
+		return nil
+	}
+	var f *failed
+	if errors.As(err, &f) {
+		r.log.Warn("write failed", "controller", ctl.Name, "key", it.key.String(), "error", err)
+		return &Failure{Verb: f.action.Verb, Kind: f.action.Ref.Kind, Reason: apierrors.ReasonForError(f.err), Message: f.err.Error()}
+	}
+	return nil // a panic, which is logged where it happened
+}
+
+// quiet errors mean that the plan looked at an old state, or that the world
+// it is for is going away; the next plan sees that.
+func quiet(err error) bool {
+	return errors.Is(err, errStale) || errors.Is(err, context.Canceled) ||
+		apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) ||
+		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+// failed is an action's error; it unwraps to the server's.
+type failed struct {
+	action *plan.Action
+	err    error
+}
+
+func (f *failed) Error() string {
+	return fmt.Sprintf("cannot %s %s: %v", f.action.Verb, f.action.Ref, f.err)
+}
+func (f *failed) Unwrap() error { return f.err }
+
+// suffixAlphabet is upstream's: no vowels and nothing that looks like one, so
+// that no words come out.
+const suffixAlphabet = "bcdfghjklmnpqrstvwxz2456789"
+
+func (r *Runtime) suffix() string {
+	r.randMu.Lock()
+	defer r.randMu.Unlock()
+	var b [5]byte
+	for i := range b {
+		b[i] = suffixAlphabet[r.rand.IntN(len(suffixAlphabet))]
+	}
+	return string(b[:])
+}
+
+// write is an action that was applied, with the server's answer.
+type write struct {
+	action *plan.Action
+	answer runtime.Object // nil: the write was tolerated, or its answer is unknown
+}
+
+// holdsOf lists what v must show until the writes are read: one revision per
+// kind, and the end of each deleted object.
+func holdsOf(v *view.View, writes []write) []hold {
+	var holds []hold
+	revs := map[*kinds.Kind]int64{}
+	for _, w := range writes {
+		k := w.action.Ref.Kind
+		if !v.Has(k) {
+			continue
+		}
+		if w.action.Verb == plan.Delete {
+			if w.action.UID != "" {
+				holds = append(holds, hold{kind: k, gone: w.action.Ref, uid: string(w.action.UID)})
+			}
+			continue
+		}
+		if rev := revision(w.answer); rev > revs[k] {
+			if revs[k] == 0 {
+				holds = append(holds, hold{kind: k})
+			}
+			revs[k] = rev
+		}
+	}
+	for i := range holds {
+		if holds[i].uid == "" {
+			holds[i].rev = revs[holds[i].kind]
+		}
+	}
+	return holds
+}
+
+// revision of an answer; 0 for what has none, as the Status of a binding.
+func revision(o runtime.Object) int64 {
+	if o == nil {
+		return 0
+	}
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return 0
+	}
+	rev, err := strconv.ParseInt(m.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return rev
+}
+
+// executor applies actions; it decides nothing.
+type executor struct {
+	log      *slog.Logger
+	metrics  *metrics
+	parallel int
+}
+
+// apply runs the actions in order until one fails, and returns those that
+// succeeded.
+func (e *executor) apply(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
+	var done []write
+	for len(actions) > 0 {
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		n := 1
+		if actions[0].Parallel {
+			for n < len(actions) && actions[n].Parallel {
+				n++
+			}
+		}
+		writes, err := e.waves(ctx, ctl, actions[:n])
+		done = append(done, writes...)
+		if err != nil {
+			return done, err
+		}
+		actions = actions[n:]
+	}
+	return done, nil
+}
+
+// waves runs independent actions in waves of 1, 2, 4, ...: when admission or
+// quota refuses them all, the server has seen one request, not all of them.
+func (e *executor) waves(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
+	done := make([]write, 0, len(actions))
+	for size := 1; len(actions) > 0; size *= 2 {
+		wave := actions[:min(size, len(actions))]
+		writes, err := e.wave(ctx, ctl, wave)
+		done = append(done, writes...)
+		if err != nil {
+			return done, err
+		}
+		actions = actions[len(wave):]
+	}
+	return done, nil
+}
+
+func (e *executor) wave(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
+	answers, errs := make([]runtime.Object, len(actions)), make([]error, len(actions))
+	if workers := min(e.parallel, len(actions)); workers == 1 {
+		for i := range actions {
+			answers[i], errs[i] = e.one(ctx, ctl, &actions[i])
+		}
+	} else {
+		var wg sync.WaitGroup
+		next := make(chan int, len(actions))
+		for i := range actions {
+			next <- i
+		}
+		close(next)
+		for range workers {
+			wg.Go(func() {
+				for i := range next {
+					answers[i], errs[i] = e.one(ctx, ctl, &actions[i])
+				}
+			})
+		}
+		wg.Wait()
+	}
+	done := make([]write, 0, len(actions))
+	var first error
+	for i := range actions {
+		switch {
+		case errs[i] == nil:
+			done = append(done, write{&actions[i], answers[i]})
+		case first == nil || quiet(first) && !quiet(errs[i]):
+			first = errs[i]
+		}
+	}
+	return done, first
+}
+
+// one applies a single action.
+func (e *executor) one(ctx context.Context, ctl *controller, a *plan.Action) (runtime.Object, error) {
+	if !ctl.allows(a) {
+		e.metrics.refused.WithLabelValues(ctl.Name).Inc()
+		return nil, &failed{a, errUndeclared}
+	}
+	if err := e.live(ctx, ctl, a.Live); err != nil {
+		return nil, &failed{a, err}
+	}
+	answer, err := send(ctx, ctl.client, a)
+	if err != nil && slices.Contains(a.Tolerate, apierrors.ReasonForError(err)) {
+		return nil, nil
+	}
+	if err != nil {
+		if a.Failed != nil && !quiet(err) {
+			ev := *a.Failed
+			ev.Message += err.Error()
+			ctl.events.Emit(ev)
+		}
+		return nil, &failed{a, err}
+	}
+	if a.Event != nil {
+		ctl.events.Emit(*a.Event)
+	}
+	return answer, nil
+}
+
+// live asks the server for the action's preconditions on other objects.
+func (e *executor) live(ctx context.Context, ctl *controller, conditions []plan.Live) error {
+	for _, l := range conditions {
+		ok, err := holds(ctx, ctl.client, l)
+		if err != nil {
+			return fmt.Errorf("cannot check %s: %w", l.Ref, err)
+		}
+		if !ok {
+			return errStale
+		}
+	}
+	return nil
+}
+
+func holds(ctx context.Context, c client.Client, l plan.Live) (bool, error) {
+	if l.Want == plan.Empty {
+		list, err := c.List(ctx, l.Ref.Kind, l.Ref.Namespace, metav1.ListOptions{Limit: 1})
+		if err != nil {
+			return false, err
+		}
+		return meta.LenList(list) == 0, nil
+	}
+	o, err := c.Get(ctx, l.Ref)
+	if apierrors.IsNotFound(err) {
+		return l.Want == plan.Absent, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return false, err
+	}
+	if l.Want == plan.Absent {
+		return m.GetUID() != l.UID, nil
+	}
+	return m.GetUID() == l.UID && m.GetDeletionTimestamp() == nil, nil
+}
+
+// allows reports whether the controller declared the write.
+func (ctl *controller) allows(a *plan.Action) bool {
+	return slices.ContainsFunc(ctl.Writes, func(w Write) bool {
+		return w.Kind == a.Ref.Kind && w.Sub == a.Ref.Sub && slices.Contains(w.Verbs, a.Verb)
+	})
+}
+
+func send(ctx context.Context, c client.Client, a *plan.Action) (runtime.Object, error) {
+	switch a.Verb {
+	case plan.Create:
+		return c.Create(ctx, createRef(a.Ref), a.Object)
+	case plan.Update:
+		return c.Update(ctx, a.Ref, a.Object)
+	case plan.Patch:
+		data, err := guard(a)
+		if err != nil {
+			return nil, err
+		}
+		return c.Patch(ctx, a.Ref, a.PatchType, data)
+	case plan.Delete:
+		return c.Delete(ctx, a.Ref, deleteOptions(a))
+	}
+	return nil, fmt.Errorf("unknown verb %q", a.Verb)
+}
+
+// createRef drops the name, which a create takes from the object.
+func createRef(ref kinds.Ref) kinds.Ref {
+	if ref.Sub == "" {
+		ref.Name = ""
+	}
+	return ref
+}
+
+func deleteOptions(a *plan.Action) metav1.DeleteOptions {
+	o := metav1.DeleteOptions{GracePeriodSeconds: a.GraceSeconds}
+	if a.Propagation != "" {
+		o.PropagationPolicy = &a.Propagation
+	}
+	if a.UID != "" || a.ResourceVersion != "" {
+		o.Preconditions = &metav1.Preconditions{}
+		if a.UID != "" {
+			o.Preconditions.UID = &a.UID
+		}
+		if a.ResourceVersion != "" {
+			o.Preconditions.ResourceVersion = &a.ResourceVersion
+		}
+	}
+	return o
+}
+
+// guard writes the action's preconditions into its patch, where the server
+// finds them: a patch that names another UID or an older resourceVersion is a
+// conflict.
+func guard(a *plan.Action) ([]byte, error) {
+	if a.UID == "" && a.ResourceVersion == "" {
+		return a.Data, nil
+	}
+	if a.PatchType == types.JSONPatchType {
+		return guardJSONPatch(a)
+	}
+	var body map[string]json.RawMessage
+	if err := json.Unmarshal(a.Data, &body); err != nil {
+		return nil, fmt.Errorf("cannot read patch: %w", err)
+	}
+	md := map[string]json.RawMessage{}
+	if raw, ok := body["metadata"]; ok {
+		if err := json.Unmarshal(raw, &md); err != nil {
+			return nil, fmt.Errorf("cannot read patch: %w", err)
+		}
+	}
+	if a.UID != "" {
+		md["uid"] = quote(string(a.UID))
+	}
+	if a.ResourceVersion != "" {
+		md["resourceVersion"] = quote(a.ResourceVersion)
+	}
+	raw, err := json.Marshal(md)
+	if err != nil {
+		return nil, err
+	}
+	if body == nil {
+		body = map[string]json.RawMessage{}
+	}
+	body["metadata"] = raw
+	return json.Marshal(body)
+}
+
+func guardJSONPatch(a *plan.Action) ([]byte, error) {
+	var ops []json.RawMessage
+	if err := json.Unmarshal(a.Data, &ops); err != nil {
+		return nil, fmt.Errorf("cannot read patch: %w", err)
+	}
+	var tests []json.RawMessage
+	add := func(path, value string) {
+		var b bytes.Buffer
+		fmt.Fprintf(&b, `{"op":"test","path":%s,"value":%s}`, quote(path), quote(value))
+		tests = append(tests, b.Bytes())
+	}
+	if a.UID != "" {
+		add("/metadata/uid", string(a.UID))
+	}
+	if a.ResourceVersion != "" {
+		add("/metadata/resourceVersion", a.ResourceVersion)
+	}
+	return json.Marshal(append(tests, ops...))
+}
+
+func quote(s string) json.RawMessage {
+	b, _ := json.Marshal(s) // a string always marshals
+	return b
+}
