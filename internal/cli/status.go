@@ -56,7 +56,7 @@ func status(ctx context.Context, in *server.Instance, running bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	api, err := adminClient(in)
+	api, err := remote.FromKubeconfig(filepath.Join(in.DataDir, "kubeconfig"), "knarr-cli")
 	if err != nil {
 		return err
 	}

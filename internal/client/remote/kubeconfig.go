@@ -1,23 +1,18 @@
-package cli
+package remote
 
 import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
 	"sigs.k8s.io/yaml"
-
-	"knarr.dev/knarr/internal/client/remote"
-	"knarr.dev/knarr/internal/server"
 )
 
-// adminClient talks to the instance's apiserver with the kubeconfig that the
-// server wrote: one cluster and one user, everything inline.
-func adminClient(in *server.Instance) (*remote.Client, error) {
-	file := filepath.Join(in.DataDir, "kubeconfig")
+// FromKubeconfig makes a client of a kubeconfig as knarr writes it: one
+// cluster and one user, certificates inline. It does not connect.
+func FromKubeconfig(file, userAgent string) (*Client, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -38,8 +33,6 @@ func adminClient(in *server.Instance) (*remote.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: client certificate: %w", file, err)
 	}
-	return remote.New(remote.Config{
-		Server: cluster.Server, UserAgent: "knarr-cli",
-		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{cert}},
-	})
+	return New(Config{Server: cluster.Server, UserAgent: userAgent,
+		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{cert}}})
 }

@@ -1,0 +1,335 @@
+// Command bench measures knarr on this machine and prints one line per figure,
+// "name value unit", beside the budget of the design. It starts a cluster in a
+// network namespace of its own and removes it again. It needs root.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// budgets of the design; figures without one are printed alone.
+var budgets = map[string]float64{
+	"start.ready":           0.8,
+	"restart.ready":         0.5,
+	"idle.rss":              110,
+	"idle.anonymous":        50,
+	"idle.cpu":              0.3,
+	"pod.start.p50":         250,
+	"pod.start.p99":         500,
+	"create.pods.cpu":       0.35,
+	"get.pods.cpu":          0.06,
+	"update.put.cpu":        0.5,
+	"update.merge.cpu":      0.5,
+	"update.strategic.cpu":  0.5,
+	"binary":                60,
+	"pods10k.rss":           150,
+	"schedule.bound.best1s": 2000,
+}
+
+type bench struct {
+	ctx      context.Context
+	knarr    string
+	images   string
+	apibench string // binary; empty: not measured
+	netns    string
+	dir      string
+	pods     int
+}
+
+func main() {
+	b := &bench{netns: fmt.Sprintf("kbench%d", os.Getpid())}
+	var apibenchDir string
+	var inside bool
+	flag.BoolVar(&inside, "inside", false, "measure in this network namespace (set by the program itself)")
+	flag.StringVar(&b.knarr, "knarr", "bin/knarr", "the binary to measure")
+	flag.StringVar(&b.images, "images", "bin/images", "its images")
+	flag.StringVar(&apibenchDir, "apibench", "../shared/apibench", "source of the load generator")
+	flag.IntVar(&b.pods, "n", 10000, "objects for the API workloads")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b.ctx = ctx
+	measure := b.run
+	if inside {
+		measure = b.inside
+	}
+	if err := measure(apibenchDir); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run makes the network namespace and measures inside it, in this program
+// started again: its sockets and its children must live there.
+func (b *bench) run(apibenchDir string) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("run it as root: it makes a network namespace and runs containers")
+	}
+	for _, path := range []*string{&b.knarr, &b.images, &apibenchDir} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	if err := b.network(); err != nil {
+		return err
+	}
+	defer func() {
+		_, delErr := b.sh("ip", "netns", "del", b.netns)
+		err = errors.Join(err, delErr)
+	}()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(b.ctx, "nsenter", "--net=/run/netns/"+b.netns, self, "-inside", "-knarr", b.knarr,
+		"-images", b.images, "-apibench", apibenchDir, "-n", strconv.Itoa(b.pods))
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// inside measures; it leaves nothing behind.
+func (b *bench) inside(apibenchDir string) (err error) {
+	if b.dir, err = os.MkdirTemp("", "knarr-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if err := b.buildAPIBench(apibenchDir); err != nil {
+		return err
+	}
+	defer func() {
+		b.ctx = context.WithoutCancel(b.ctx)
+		_, downErr := b.sh(b.knarr, "uninstall", "--yes", "--data-dir", b.data())
+		err = errors.Join(err, downErr)
+	}()
+	if st, err := os.Stat(b.knarr); err == nil {
+		report("binary", float64(st.Size())/1e6, "MB")
+	}
+	for _, step := range []func() error{b.starts, b.idle, b.podStarts, b.api} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) data() string { return filepath.Join(b.dir, "data") }
+
+func (b *bench) kubeconfig() string { return filepath.Join(b.data(), "kubeconfig") }
+
+// buildAPIBench is skipped where the load generator's source is not there.
+func (b *bench) buildAPIBench(src string) error {
+	if _, err := os.Stat(filepath.Join(src, "go.mod")); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: no load generator at %s: API workloads are left out\n", src)
+		return nil
+	}
+	b.apibench = filepath.Join(b.dir, "apibench")
+	cmd := exec.CommandContext(b.ctx, "go", "build", "-mod=mod", "-modfile="+filepath.Join(b.dir, "apibench.mod"), "-o", b.apibench, ".")
+	for _, f := range []string{"mod", "sum"} {
+		data, err := os.ReadFile(filepath.Join(src, "go."+f))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(b.dir, "apibench."+f), data, 0o600); err != nil {
+			return err
+		}
+	}
+	cmd.Dir = src
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build %s: %w\n%s", src, err, out)
+	}
+	return nil
+}
+
+// network makes a namespace with one address that leads nowhere.
+func (b *bench) network() error {
+	for _, args := range [][]string{
+		{"netns", "add", b.netns},
+		{"-n", b.netns, "link", "set", "lo", "up"},
+		{"-n", b.netns, "link", "add", "eth0", "type", "bridge"},
+		{"-n", b.netns, "addr", "add", "198.51.100.1/24", "dev", "eth0"},
+		{"-n", b.netns, "link", "set", "eth0", "up"},
+	} {
+		if _, err := b.sh("ip", args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) sh(name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(b.ctx, name, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// up starts the cluster and returns how long its start took until it said that
+// it is ready.
+func (b *bench) up() (time.Duration, error) {
+	began := time.Now()
+	_, err := b.sh(b.knarr, "up", "--detach", "--data-dir", b.data(), "--node-name", "bench", "--images", b.images)
+	return time.Since(began), err
+}
+
+func (b *bench) starts() error {
+	cold, err := b.up()
+	if err != nil {
+		return err
+	}
+	report("start.up", cold.Seconds(), "s")
+	if err := b.reportReady("start.ready"); err != nil {
+		return err
+	}
+	pid, err := b.pid()
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	again, err := b.up()
+	if err != nil {
+		return err
+	}
+	report("restart.up", again.Seconds(), "s")
+	return b.reportReady("restart.ready")
+}
+
+var readyLine = regexp.MustCompile(`msg="control plane is ready" .*after=([0-9.a-zµ]+)`)
+
+// reportReady reads from the log when the last start had a ready control plane.
+func (b *bench) reportReady(name string) error {
+	data, err := os.ReadFile(filepath.Join(b.data(), "knarr.log"))
+	if err != nil {
+		return err
+	}
+	all := readyLine.FindAllStringSubmatch(string(data), -1)
+	if len(all) == 0 {
+		return errors.New("the log does not say when the control plane was ready")
+	}
+	d, err := time.ParseDuration(all[len(all)-1][1])
+	if err != nil {
+		return err
+	}
+	report(name, d.Seconds(), "s")
+	return nil
+}
+
+var pidField = regexp.MustCompile(`"pid": ([0-9]+)`)
+
+func (b *bench) pid() (int, error) {
+	data, err := os.ReadFile(filepath.Join(b.data(), "instance.json"))
+	if err != nil {
+		return 0, err
+	}
+	m := pidField.FindSubmatch(data)
+	if m == nil {
+		return 0, errors.New("no pid in instance.json")
+	}
+	return strconv.Atoi(string(m[1]))
+}
+
+func (b *bench) idle() error {
+	pid, err := b.pid()
+	if err != nil {
+		return err
+	}
+	// Start-up work has to end first.
+	if err := b.pause(20 * time.Second); err != nil {
+		return err
+	}
+	before := cpuSeconds(pid)
+	if err := b.pause(time.Minute); err != nil {
+		return err
+	}
+	report("idle.cpu", cpuSeconds(pid)-before, "s/min")
+	rss, anonymous := memory(pid)
+	report("idle.rss", rss, "MiB")
+	report("idle.anonymous", anonymous, "MiB")
+	return nil
+}
+
+func (b *bench) pause(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+}
+
+// cpuSeconds used by a process so far, in user and kernel.
+func cpuSeconds(pid int) float64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	user, _ := strconv.ParseFloat(f[11], 64)
+	system, _ := strconv.ParseFloat(f[12], 64)
+	return (user + system) / 100 // USER_HZ, proc(5)
+}
+
+func memory(pid int) (rss, anonymous float64) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		if len(fields) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseFloat(fields[1], 64)
+		switch fields[0] {
+		case "VmRSS:":
+			rss = kib / 1024
+		case "RssAnon:":
+			anonymous = kib / 1024
+		}
+	}
+	return rss, anonymous
+}
+
+func report(name string, value float64, unit string) {
+	line := fmt.Sprintf("%-26s %10.3f %s", name, value, unit)
+	if want, ok := budgets[name]; ok {
+		verdict := "met"
+		if higherIsBetter(name) && value < want || !higherIsBetter(name) && value > want {
+			verdict = "MISSED"
+		}
+		line += fmt.Sprintf("  (budget %g: %s)", want, verdict)
+	}
+	fmt.Println(line)
+}
+
+func higherIsBetter(name string) bool { return strings.HasPrefix(name, "schedule.") }
+
+func percentile(sorted []float64, p float64) float64 {
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
+}
+
+func sortedCopy(v []float64) []float64 {
+	out := slices.Clone(v)
+	slices.Sort(out)
+	return out
+}
