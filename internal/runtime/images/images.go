@@ -1,0 +1,215 @@
+// Package images loads OCI archives into the node's containerd, so that what
+// knarr brings along needs no registry.
+package images
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/runtime/containerd"
+)
+
+// knownTimeout bounds the wait for the CRI to notice a loaded image.
+const knownTimeout = 20 * time.Second
+
+// maxMetadata bounds the JSON documents of an archive; registries allow 4 MiB.
+const maxMetadata = 4 << 20
+
+// Image that an archive holds.
+type Image struct {
+	Name   string // registry.knarr.dev/pause:1
+	Config string // digest of the image's configuration: what CRI calls its ID
+}
+
+// Import loads an archive into the containerd behind socket and returns what
+// it holds. An archive whose images are all present costs one look at its
+// first kilobytes.
+func Import(ctx context.Context, socket, archive string) ([]Image, error) {
+	list, err := Inspect(archive)
+	if err != nil {
+		return nil, err
+	}
+	present, err := havesAll(ctx, socket, list)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask containerd for its images: %w", err)
+	}
+	if present {
+		return list, nil
+	}
+	ctr, err := containerd.Find("ctr")
+	if err != nil {
+		return nil, fmt.Errorf("cannot load images: %w; install it: apt-get install containerd", err)
+	}
+	cmd := exec.CommandContext(ctx, ctr, "--address", socket, "--namespace", "k8s.io", "images", "import", archive)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it has no use without us
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("cannot load %s: %w: %s", archive, err, lastLine(out))
+	}
+	// The CRI learns of new images by an event; wait until it knows them.
+	return list, await(ctx, socket, list)
+}
+
+// ImportDir loads every archive (*.tar) of a directory. A missing directory
+// holds none.
+func ImportDir(ctx context.Context, socket, dir string) ([]Image, error) {
+	archives, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(archives)
+	var all []Image
+	for _, a := range archives {
+		list, err := Import(ctx, socket, a)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+func lastLine(out []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	line := lines[len(lines)-1]
+	return line[:min(len(line), 500)]
+}
+
+func connect(socket string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// havesAll reports whether the runtime has every image with that content.
+func havesAll(ctx context.Context, socket string, list []Image) (bool, error) {
+	conn, err := connect(socket)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	cri := runtimeapi.NewImageServiceClient(conn)
+	for _, im := range list {
+		st, err := cri.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: im.Name}})
+		if err != nil {
+			return false, err
+		}
+		if st.Image == nil || st.Image.Id != im.Config {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Inspect reads which images an archive holds. Archives of images/build have
+// their metadata first, so only their beginning is read.
+func Inspect(archive string) ([]Image, error) {
+	f, err := os.Open(archive)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	list, err := inspect(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", archive, err)
+	}
+	return list, nil
+}
+
+type descriptor struct {
+	Digest      string            `json:"digest"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+func inspect(f io.ReadSeeker) ([]Image, error) {
+	var index struct {
+		Manifests []descriptor `json:"manifests"`
+	}
+	if err := findJSON(f, "index.json", &index); err != nil {
+		return nil, err
+	}
+	var list []Image
+	for _, d := range index.Manifests {
+		name := d.Annotations["io.containerd.image.name"]
+		if name == "" {
+			name = d.Annotations["org.opencontainers.image.ref.name"]
+		}
+		if name == "" {
+			return nil, errors.New("an image of the archive has no name")
+		}
+		algorithm, hex, ok := strings.Cut(d.Digest, ":")
+		if !ok {
+			return nil, fmt.Errorf("image %s: digest %q is malformed", name, d.Digest)
+		}
+		var manifest struct {
+			Config    descriptor   `json:"config"`
+			Manifests []descriptor `json:"manifests"`
+		}
+		if err := findJSON(f, path.Join("blobs", algorithm, hex), &manifest); err != nil {
+			return nil, fmt.Errorf("image %s: %w", name, err)
+		}
+		list = append(list, Image{Name: name, Config: manifest.Config.Digest})
+	}
+	if len(list) == 0 {
+		return nil, errors.New("not an OCI archive: its index names no image")
+	}
+	return list, nil
+}
+
+// findJSON decodes the archive's file of that name. Tar has no directory, so
+// the search starts anew for each; what is skipped is seeked over.
+func findJSON(f io.ReadSeeker, name string, into any) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("not an OCI archive: it has no %s", name)
+		}
+		if err != nil {
+			return fmt.Errorf("not an OCI archive: %w", err)
+		}
+		if path.Clean(h.Name) != name {
+			continue
+		}
+		if h.Size > maxMetadata {
+			return fmt.Errorf("%s has %d bytes, more than %d", name, h.Size, maxMetadata)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(data, into)
+	}
+}
+
+// await polls until the CRI knows the images; ctr returns a moment earlier.
+func await(ctx context.Context, socket string, list []Image) error {
+	ctx, cancel := context.WithTimeout(ctx, knownTimeout)
+	defer cancel()
+	for {
+		ok, err := havesAll(ctx, socket, list)
+		if ok {
+			return nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("containerd does not show %s after loading it", list[0].Name), err)
+		}
+	}
+}
