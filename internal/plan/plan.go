@@ -24,6 +24,10 @@ const (
 	Update Verb = "update"
 	Patch  Verb = "patch"
 	Delete Verb = "delete"
+	// DeleteAll deletes what it finds of Ref.Kind in Ref.Namespace, some at a
+	// time; for kinds that no view holds because there are too many of them.
+	// A Live check for Empty on what follows tells whether anything is left.
+	DeleteAll Verb = "deletecollection"
 )
 
 // Action is one write.

@@ -353,8 +353,34 @@ func send(ctx context.Context, c client.Client, a *plan.Action) (runtime.Object,
 		return c.Patch(ctx, a.Ref, a.PatchType, data)
 	case plan.Delete:
 		return c.Delete(ctx, a.Ref, deleteOptions(a))
+	case plan.DeleteAll:
+		return nil, deleteSome(ctx, c, a)
 	}
 	return nil, fmt.Errorf("unknown verb %q", a.Verb)
+}
+
+// someObjects is how many objects a DeleteAll deletes in one pass.
+const someObjects = 500
+
+// deleteSome deletes the first objects of a kind in a namespace.
+func deleteSome(ctx context.Context, c client.Client, a *plan.Action) error {
+	list, err := c.List(ctx, a.Ref.Kind, a.Ref.Namespace, metav1.ListOptions{Limit: someObjects})
+	if err != nil {
+		return err
+	}
+	return meta.EachListItem(list, func(o runtime.Object) error {
+		m, err := meta.Accessor(o)
+		if err != nil || m.GetDeletionTimestamp() != nil {
+			return err
+		}
+		one := *a
+		one.UID = m.GetUID()
+		_, err = c.Delete(ctx, kinds.RefTo(a.Ref.Kind, m), deleteOptions(&one))
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil // somebody was faster
+		}
+		return err
+	})
 }
 
 // createRef drops the name, which a create takes from the object.

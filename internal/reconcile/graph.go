@@ -43,6 +43,10 @@ func Permissions(c Controller) []Permission {
 	}
 	for _, w := range c.Writes {
 		for _, v := range w.Verbs {
+			if v == plan.DeleteAll { // done by these two
+				add(w.Kind, w.Sub, "list", "delete")
+				continue
+			}
 			add(w.Kind, w.Sub, string(v))
 		}
 	}
@@ -147,7 +151,7 @@ func Check(cs []Controller) error {
 				return fmt.Errorf("%w: %s writes a kind that is nil", errDeclaration, c.Name)
 			}
 			for _, v := range w.Verbs {
-				if !slices.Contains([]plan.Verb{plan.Create, plan.Update, plan.Patch, plan.Delete}, v) {
+				if !slices.Contains([]plan.Verb{plan.Create, plan.Update, plan.Patch, plan.Delete, plan.DeleteAll}, v) {
 					return fmt.Errorf("%w: %s: no plan has the verb %q", errDeclaration, c.Name, v)
 				}
 			}
