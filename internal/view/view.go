@@ -44,6 +44,7 @@ type View struct {
 	subs   []*func(Change)
 	moved  chan struct{} // closed and replaced whenever a table moves
 	last   *Snapshot     // nil once a table has changed since it was taken
+	floor  int64         // every kind is complete up to here
 }
 
 type table struct {
@@ -160,6 +161,17 @@ func (v *View) Progress(k *kinds.Kind, rev int64) {
 	}
 }
 
+// ProgressAll says that every kind is complete up to rev; for a single feed of
+// all kinds, which has delivered everything up to rev. It costs no copies.
+func (v *View) ProgressAll(rev int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if rev > v.floor {
+		v.floor, v.last = rev, nil
+		v.wake()
+	}
+}
+
 // apply changes the table; the caller holds the lock.
 func (v *View) apply(t *table, c Change) {
 	o := c.Object()
@@ -204,7 +216,7 @@ func (v *View) wake() {
 func (v *View) Rev(k *kinds.Kind) int64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.tables[k].rev
+	return max(v.tables[k].rev, v.floor)
 }
 
 // WaitSynced blocks until every kind has had its first complete list.
@@ -221,7 +233,7 @@ func (v *View) WaitSynced(ctx context.Context) error {
 
 // WaitRev blocks until the view knows everything of the kind up to rev.
 func (v *View) WaitRev(ctx context.Context, k *kinds.Kind, rev int64) error {
-	return v.wait(ctx, func() bool { return v.tables[k].rev >= rev })
+	return v.wait(ctx, func() bool { return max(v.tables[k].rev, v.floor) >= rev })
 }
 
 func (v *View) wait(ctx context.Context, done func() bool) error {
@@ -248,7 +260,7 @@ func (v *View) Snapshot() *Snapshot {
 	if v.last != nil {
 		return v.last
 	}
-	s := &Snapshot{tables: make(map[*kinds.Kind]*frozenTable, len(v.tables))}
+	s := &Snapshot{tables: make(map[*kinds.Kind]*frozenTable, len(v.tables)), floor: v.floor}
 	for k, t := range v.tables {
 		if t.frozen == nil {
 			t.frozen = &frozenTable{objects: t.objects.Copy(), rev: t.rev, indexes: make(map[*Index]*btree.Map[string, kinds.Object], len(t.indexes))}
@@ -265,10 +277,14 @@ func (v *View) Snapshot() *Snapshot {
 // Snapshot is the view at one moment. All methods are safe for concurrent use.
 type Snapshot struct {
 	tables map[*kinds.Kind]*frozenTable
+	floor  int64
 }
 
+// Has reports whether the snapshot holds k.
+func (s *Snapshot) Has(k *kinds.Kind) bool { return s.tables[k] != nil }
+
 // Rev is the revision up to which the snapshot knows everything of the kind.
-func (s *Snapshot) Rev(k *kinds.Kind) int64 { return s.tables[k].rev }
+func (s *Snapshot) Rev(k *kinds.Kind) int64 { return max(s.tables[k].rev, s.floor) }
 
 // Len is the number of objects of the kind.
 func (s *Snapshot) Len(k *kinds.Kind) int { return s.tables[k].objects.Len() }
