@@ -1,0 +1,139 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/plan"
+)
+
+// result of a write.
+type result struct {
+	bound *queued // nil: a condition was written
+	pod   *corev1.Pod
+	node  string
+	err   error
+}
+
+// schedule decides about one pod and starts the write that follows.
+func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)) {
+	begin := s.now()
+	d, err := s.decide(w.pod)
+	s.metrics.decided(s.now().Sub(begin), d, err)
+	if err != nil {
+		s.queue.retry(w, s.now())
+		return
+	}
+	if d.node == nil {
+		s.queue.failed(w, d.refused, s.now())
+		s.tell(w.pod.obj, corev1.PodReasonUnschedulable, d.why, start)
+		return
+	}
+	// Assumed from here on: the next decision sees it.
+	obj, placed := w.pod.obj, *w.pod
+	s.assumed[obj.UID] = &placed
+	e := &event{what: podCame, pod: &placed}
+	e.node = s.cluster.place(&placed, d.node.name)
+	s.happened(e)
+	s.inFlight++
+	node := d.node.name
+	start(func(ctx context.Context) result {
+		return result{bound: w, pod: obj, node: node, err: s.bind(ctx, obj, node)}
+	})
+}
+
+// decide contains a panic to the pod that causes it.
+func (s *Scheduler) decide(p *pod) (d decision, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("scheduler panicked", "pod", keyOf(p.obj), "panic", r, "stack", string(debug.Stack()))
+			err = errPanic
+		}
+	}()
+	return s.decider.decide(s.cluster, p), nil
+}
+
+func (s *Scheduler) bind(ctx context.Context, p *corev1.Pod, node string) error {
+	_, err := s.client.Create(ctx, kinds.RefTo(kinds.Pod, p).WithSub("binding"), &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	})
+	return err
+}
+
+// settle takes in the outcome of a write.
+func (s *Scheduler) settle(r result) {
+	s.inFlight--
+	if r.bound == nil {
+		if r.err != nil && !inCourse(r.err) {
+			s.log.Warn("cannot write condition", "pod", keyOf(r.pod), "error", r.err)
+		}
+		return
+	}
+	if r.err == nil {
+		s.queue.remove(r.pod.UID)
+		s.events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", keyOf(r.pod), r.node)))
+		return
+	}
+	// Unless the view shows it bound all the same, it is not.
+	if p := s.assumed[r.pod.UID]; p != nil {
+		delete(s.assumed, r.pod.UID)
+		s.lift(p)
+	}
+	if s.queue.all[r.pod.UID] != r.bound {
+		return // deleted, or bound by somebody else
+	}
+	s.queue.retry(r.bound, s.now())
+	if inCourse(r.err) {
+		return // it is gone or taken, and the view will say so
+	}
+	s.log.Warn("cannot bind pod", "pod", keyOf(r.pod), "node", r.node, "error", r.err)
+	s.events.Emit(eventOf(r.pod, corev1.EventTypeWarning, "FailedScheduling", fmt.Sprintf("cannot bind to %s: %v", r.node, r.err)))
+}
+
+func inCourse(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+// tell says why a pod has no node: in an event, and in its condition if that
+// does not say so yet.
+func (s *Scheduler) tell(p *corev1.Pod, reason, why string, start func(func(context.Context) result)) {
+	s.events.Emit(eventOf(p, corev1.EventTypeWarning, "FailedScheduling", why))
+	now := metav1.NewTime(s.now())
+	next := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: why,
+		LastTransitionTime: now, ObservedGeneration: p.Generation,
+	}
+	if old := condition(p, corev1.PodScheduled); old != nil && old.Status == next.Status {
+		if old.Reason == reason && old.Message == why {
+			return
+		}
+		next.LastTransitionTime = old.LastTransitionTime
+	}
+	s.inFlight++
+	start(func(ctx context.Context) result { return result{pod: p, err: s.patch(ctx, p, next)} })
+}
+
+func (s *Scheduler) patch(ctx context.Context, p *corev1.Pod, c corev1.PodCondition) error {
+	data, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": p.UID},
+		"status":   map[string]any{"conditions": []corev1.PodCondition{c}},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = s.client.Patch(ctx, kinds.RefTo(kinds.Pod, p).WithSub("status"), types.StrategicMergePatchType, data)
+	return err
+}
+
+func eventOf(p *corev1.Pod, kind, reason, message string) plan.Event {
+	return plan.Event{Regarding: kinds.RefTo(kinds.Pod, p), UID: p.UID, Type: kind, Reason: reason, Message: message}
+}

@@ -1,0 +1,41 @@
+package scheduler
+
+import corev1 "k8s.io/api/core/v1"
+
+// what happened in the cluster, as far as a waiting pod may care.
+type what int
+
+const (
+	nodeChanged      what = iota // came, went or changed
+	podCame                      // a pod counts on a node from now on
+	podLeft                      // a pod no longer counts on a node
+	podChanged                   // labels of a pod on a node, or it is being deleted
+	claimChanged                 // name is namespace/name
+	volumeChanged                // name
+	namespaceChanged             // labels of a namespace
+)
+
+// event is something after which waiting pods may fit.
+type event struct {
+	what what
+	node *node
+	pod  *pod        // as it is now, or was last
+	old  *corev1.Pod // before a change
+	name string
+}
+
+// touches reports whether fn is true of the pod, before or after.
+func (e *event) touches(fn func(*corev1.Pod) bool) bool {
+	return fn(e.pod.obj) || e.old != nil && fn(e.old)
+}
+
+// keptAway reports whether the event's pod had a term that keeps the waiting
+// one away.
+func (e *event) keptAway(c *cycle) bool {
+	for _, a := range e.pod.carried {
+		if a.kind == keepsAway && a.selector.finds(c.cluster, c.pod.obj) {
+			return true
+		}
+	}
+	return false
+}

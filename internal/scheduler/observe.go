@@ -1,0 +1,173 @@
+package scheduler
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/view"
+)
+
+// fill reads everything. Pods that wait are taken in by age, so that a restart
+// does not turn the queue around.
+func (s *Scheduler) fill(snap *view.Snapshot) {
+	for _, k := range Kinds() {
+		if k == kinds.Pod {
+			continue
+		}
+		for o := range view.List[kinds.Object](snap, k, "") {
+			s.observe(view.Change{Kind: k, New: o})
+		}
+	}
+	pods := slices.Collect(view.List[*corev1.Pod](snap, kinds.Pod, ""))
+	slices.SortStableFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(keyOf(a), keyOf(b)))
+	})
+	for _, p := range pods {
+		s.observe(view.Change{Kind: kinds.Pod, New: p})
+	}
+}
+
+// observe takes in one change and wakes the pods that it may help.
+func (s *Scheduler) observe(c view.Change) {
+	gone := c.New == nil
+	switch o := c.Object().(type) {
+	case *corev1.Pod:
+		s.observePod(c)
+	case *corev1.Node:
+		s.observeNode(o, gone)
+	case *corev1.Service:
+		s.cluster.setService(o, gone)
+	case *corev1.Namespace:
+		if gone {
+			delete(s.cluster.namespaces, o.Name)
+		} else if s.cluster.setNamespace(o.Name, o.Labels) {
+			s.happened(&event{what: namespaceChanged, name: o.Name})
+		}
+	case *corev1.PersistentVolumeClaim:
+		if gone {
+			delete(s.cluster.claims, keyOf(o))
+		} else {
+			s.cluster.claims[keyOf(o)] = o
+		}
+		s.happened(&event{what: claimChanged, name: keyOf(o)})
+	case *corev1.PersistentVolume:
+		if gone {
+			delete(s.cluster.volumes, o.Name)
+		} else {
+			s.cluster.volumes[o.Name] = o
+		}
+		s.happened(&event{what: volumeChanged, name: o.Name})
+	default:
+		s.cluster.setOwner(o, gone)
+	}
+}
+
+func (s *Scheduler) happened(e *event) {
+	s.queue.happened(s.now(), func(p *pod, refused uint32) bool {
+		return s.decider.helps(s.cluster, p, refused, e)
+	})
+}
+
+func (s *Scheduler) observeNode(o *corev1.Node, gone bool) {
+	if gone {
+		if n := s.cluster.dropNode(o.Name); n != nil {
+			s.happened(&event{what: nodeChanged, node: n, name: n.name})
+		}
+		return
+	}
+	var old *corev1.Node
+	if n := s.cluster.byName[o.Name]; n != nil {
+		old = n.obj
+	}
+	n, _ := s.cluster.setNode(o)
+	if old == nil || !sameNode(old, o) {
+		s.happened(&event{what: nodeChanged, node: n, name: n.name})
+	}
+}
+
+// sameNode: a node's status changes often, but seldom in what pods ask for.
+func sameNode(a, b *corev1.Node) bool {
+	return a.Spec.Unschedulable == b.Spec.Unschedulable && maps.Equal(a.Labels, b.Labels) &&
+		apiequality.Semantic.DeepEqual(a.Spec.Taints, b.Spec.Taints) &&
+		apiequality.Semantic.DeepEqual(a.Status.Allocatable, b.Status.Allocatable)
+}
+
+func (s *Scheduler) observePod(c view.Change) {
+	if c.Old != nil && (c.New == nil || c.Old.GetUID() != c.New.GetUID()) {
+		s.forgetPod(c.Old.(*corev1.Pod))
+	}
+	if c.New == nil {
+		return
+	}
+	p := c.New.(*corev1.Pod)
+	switch {
+	case ended(p):
+		s.forgetPod(p)
+	case p.Spec.NodeName != "":
+		s.observePlaced(p)
+	default:
+		s.observePending(p)
+	}
+}
+
+// forgetPod: it holds nothing any more, and wants nothing.
+func (s *Scheduler) forgetPod(p *corev1.Pod) {
+	s.queue.remove(p.UID)
+	delete(s.assumed, p.UID)
+	s.lift(s.cluster.pods[p.UID])
+}
+
+// lift takes a pod off its node.
+func (s *Scheduler) lift(p *pod) {
+	if p == nil {
+		return
+	}
+	n := p.node
+	s.cluster.remove(p)
+	s.happened(&event{what: podLeft, node: n, pod: p})
+}
+
+func (s *Scheduler) observePlaced(obj *corev1.Pod) {
+	s.queue.remove(obj.UID)
+	delete(s.assumed, obj.UID)
+	have := s.cluster.pods[obj.UID]
+	switch {
+	case have != nil && have.node.name != obj.Spec.NodeName:
+		s.lift(have) // somebody else bound it elsewhere
+		have = nil
+	case have != nil && sameForUs(have.obj, obj):
+		have.obj = obj
+		return
+	}
+	e := &event{what: podCame}
+	if have != nil {
+		e.what, e.old = podChanged, have.obj
+		s.cluster.remove(have)
+	}
+	e.pod = placed(obj)
+	e.node = s.cluster.place(e.pod, obj.Spec.NodeName)
+	s.happened(e)
+}
+
+func (s *Scheduler) observePending(obj *corev1.Pod) {
+	w := s.queue.all[obj.UID]
+	if w == nil && s.assumed[obj.UID] != nil {
+		return // bound; the view is about to show it
+	}
+	if obj.Spec.SchedulerName != s.name || obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
+		s.queue.remove(obj.UID)
+		return
+	}
+	if w != nil && sameForUs(w.pod.obj, obj) {
+		next := *w.pod
+		next.obj = obj // with its newest conditions
+		w.pod = &next
+		return
+	}
+	s.queue.add(pending(obj), s.now())
+}

@@ -1,0 +1,142 @@
+package scheduler
+
+import (
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// spread holds topology spread constraints with DoNotSchedule.
+type spread struct{}
+
+// spreadCheck is one constraint with the counts that decide about each node.
+type spreadCheck struct {
+	*spreadRule
+	topology *topology
+	counts   []int32 // per domain
+	least    int32   // the smallest of them, or 0 with fewer domains than minDomains
+	self     int32   // 1 if the pod counts itself
+}
+
+func (spread) Name() string { return "PodTopologySpread" }
+
+func (c *cycle) prepareSpread() {
+	var hard []*spreadRule
+	for i := range c.pod.spread {
+		if c.pod.spread[i].hard {
+			hard = append(hard, &c.pod.spread[i])
+		}
+	}
+	for _, r := range hard {
+		c.spread = append(c.spread, c.spreadCheck(r, hard))
+	}
+}
+
+func (c *cycle) spreadCheck(r *spreadRule, all []*spreadRule) spreadCheck {
+	k := c.counter(true, r.selector)
+	s := spreadCheck{spreadRule: r, topology: c.topology(r.topologyKey)}
+	if r.selector.finds(c.cluster, c.pod.obj) {
+		s.self = 1
+	}
+	nodes := s.topology.sizes // how many nodes of each domain count
+	if c.allCount(r, all) {
+		s.counts = k.tally(c.cluster, r.topologyKey).counts
+	} else {
+		s.counts, nodes = make([]int32, len(s.topology.sizes)), make([]int32, len(s.topology.sizes))
+		for _, n := range c.candidates() {
+			if id := s.topology.of(n); id >= 0 && c.included(r, all, n) {
+				nodes[id]++
+				s.counts[id] += k.on(n)
+			}
+		}
+	}
+	s.least = math.MaxInt32
+	domains := int32(0)
+	for id, size := range nodes {
+		if size > 0 {
+			domains++
+			s.least = min(s.least, s.counts[id])
+		}
+	}
+	if domains < r.minDomains || domains == 0 {
+		s.least = 0
+	}
+	return s
+}
+
+// allCount reports whether every node with the label counts, so that the
+// running counts can be taken as they are.
+func (c *cycle) allCount(r *spreadRule, all []*spreadRule) bool {
+	if r.honorTaints || r.honorNodes && c.pod.nodeAffinity != nil {
+		return false
+	}
+	for _, other := range all {
+		if other.topologyKey != r.topologyKey && !c.sameNodes(r.topologyKey, other.topologyKey) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameNodes reports whether every node has both labels, as is usual.
+func (c *cycle) sameNodes(a, b string) bool {
+	all := len(c.candidates())
+	return c.topology(a).nodes == all && c.topology(b).nodes == all
+}
+
+// included reports whether a node and its pods count for a constraint.
+func (c *cycle) included(r *spreadRule, all []*spreadRule, n *node) bool {
+	for _, other := range all {
+		if c.topology(other.topologyKey).of(n) < 0 {
+			return false
+		}
+	}
+	if r.honorNodes && !(nodeAffinity{}).Fits(c, n) {
+		return false
+	}
+	return !r.honorTaints || taints{}.Fits(c, n)
+}
+
+func (s *spreadCheck) fits(n *node) bool {
+	id := s.topology.of(n)
+	return id >= 0 && s.counts[id]+s.self-s.least <= s.maxSkew
+}
+
+func (spread) Fits(c *cycle, n *node) bool {
+	for i := range c.spread {
+		if !c.spread[i].fits(n) {
+			return false
+		}
+	}
+	return true
+}
+
+func (spread) Explain(c *cycle, n *node) []string {
+	for i := range c.spread {
+		if c.spread[i].topology.of(n) < 0 {
+			return []string{"node(s) didn't match pod topology spread constraints (missing required label)"}
+		}
+		if !c.spread[i].fits(n) {
+			break
+		}
+	}
+	return []string{"node(s) didn't match pod topology spread constraints"}
+}
+
+// Helps: a pod that counts came, went or changed, or the domains did.
+func (spread) Helps(c *cycle, e *event) bool {
+	switch e.what {
+	case nodeChanged:
+		return true
+	case podCame, podLeft, podChanged:
+		return e.touches(func(other *corev1.Pod) bool {
+			for i := range c.pod.spread {
+				if r := &c.pod.spread[i]; r.hard && r.selector.finds(c.cluster, other) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	return false
+}
