@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -16,11 +17,38 @@ func doBoth[T Object](f func(obj, old T)) func(obj, old Object) {
 }
 
 func check[T Object](f func(T) field.ErrorList) func(Object) field.ErrorList {
-	return func(o Object) field.ErrorList { return f(o.(T)) }
+	return func(o Object) field.ErrorList { return bounded(f(o.(T))) }
 }
 
 func checkBoth[T Object](f func(obj, old T) field.ErrorList) func(obj, old Object) field.ErrorList {
-	return func(obj, old Object) field.ErrorList { return f(obj.(T), old.(T)) }
+	return func(obj, old Object) field.ErrorList { return bounded(f(obj.(T), old.(T))) }
+}
+
+func checkBody[T runtime.Object](f func(T) field.ErrorList) func(runtime.Object) field.ErrorList {
+	return func(o runtime.Object) field.ErrorList { return bounded(f(o.(T))) }
+}
+
+// An answer must stay smaller than the request that caused it, however many
+// mistakes were packed into that: so many errors are told, with so much of
+// each value.
+const (
+	maxErrors = 100
+	maxValue  = 1024
+)
+
+func bounded(errs field.ErrorList) field.ErrorList {
+	if len(errs) > maxErrors {
+		errs = append(errs[:maxErrors:maxErrors], &field.Error{
+			Type: field.ErrorTypeTooMany, Field: "", BadValue: len(errs),
+			Detail: "too many errors: only the first ones are listed",
+		})
+	}
+	for _, e := range errs {
+		if s, ok := e.BadValue.(string); ok && len(s) > maxValue {
+			e.BadValue = s[:maxValue] + "..."
+		}
+	}
+	return errs
 }
 
 // warn passes the zero T for old on create.

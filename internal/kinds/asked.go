@@ -5,6 +5,8 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"knarr.dev/knarr/internal/kinds/validate"
 )
 
 // The kinds that are only asked for: a client posts one and the answer is the
@@ -13,36 +15,43 @@ var (
 	Binding = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Binding"), Resource: "bindings", Singular: "binding",
 		Namespaced: true, Verbs: []string{"create"},
-		NewBody: func() runtime.Object { return &corev1.Binding{} },
+		NewBody:  func() runtime.Object { return &corev1.Binding{} },
+		Validate: check(validate.Binding),
 	}
 	TokenReview = &Kind{
 		GVK: authenticationv1.SchemeGroupVersion.WithKind("TokenReview"), Resource: "tokenreviews", Singular: "tokenreview",
-		Verbs:   []string{"create"},
-		NewBody: func() runtime.Object { return &authenticationv1.TokenReview{} },
+		Verbs:    []string{"create"},
+		NewBody:  func() runtime.Object { return &authenticationv1.TokenReview{} },
+		Validate: check(validate.TokenReview),
 	}
 	SelfSubjectReview = &Kind{
 		GVK: authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), Resource: "selfsubjectreviews", Singular: "selfsubjectreview",
-		Verbs:   []string{"create"},
-		NewBody: func() runtime.Object { return &authenticationv1.SelfSubjectReview{} },
+		Verbs:    []string{"create"},
+		NewBody:  func() runtime.Object { return &authenticationv1.SelfSubjectReview{} },
+		Validate: check(validate.SelfSubjectReview),
 	}
 	SubjectAccessReview = &Kind{
 		GVK: authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"), Resource: "subjectaccessreviews", Singular: "subjectaccessreview",
-		Verbs:   []string{"create"},
-		NewBody: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} },
+		Verbs:    []string{"create"},
+		NewBody:  func() runtime.Object { return &authorizationv1.SubjectAccessReview{} },
+		Validate: check(validate.SubjectAccessReview),
 	}
 	LocalSubjectAccessReview = &Kind{
 		GVK: authorizationv1.SchemeGroupVersion.WithKind("LocalSubjectAccessReview"), Resource: "localsubjectaccessreviews", Singular: "localsubjectaccessreview",
 		Namespaced: true, Verbs: []string{"create"},
-		NewBody: func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} },
+		NewBody:  func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} },
+		Validate: check(validate.LocalSubjectAccessReview),
 	}
 	SelfSubjectAccessReview = &Kind{
 		GVK: authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), Resource: "selfsubjectaccessreviews", Singular: "selfsubjectaccessreview",
-		Verbs:   []string{"create"},
-		NewBody: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} },
+		Verbs:    []string{"create"},
+		NewBody:  func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} },
+		Validate: check(validate.SelfSubjectAccessReview),
 	}
 	SelfSubjectRulesReview = &Kind{
 		GVK: authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectRulesReview"), Resource: "selfsubjectrulesreviews", Singular: "selfsubjectrulesreview",
-		Verbs:   []string{"create"},
-		NewBody: func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} },
+		Verbs:    []string{"create"},
+		NewBody:  func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} },
+		Validate: check(validate.SelfSubjectRulesReview),
 	}
 )

@@ -15,6 +15,7 @@ import (
 
 	"knarr.dev/knarr/internal/kinds/defaults"
 	"knarr.dev/knarr/internal/kinds/prepare"
+	"knarr.dev/knarr/internal/kinds/validate"
 )
 
 // The built-in kinds that are stored. What they decide (defaults, validation,
@@ -25,6 +26,7 @@ var (
 		Namespaced: true, Prefix: "configmaps",
 		New: func() Object { return &corev1.ConfigMap{} }, NewList: func() runtime.Object { return &corev1.ConfigMapList{} },
 		PrepareCreate: do(prepare.Create[*corev1.ConfigMap]), PrepareUpdate: doBoth(prepare.Keep[*corev1.ConfigMap]),
+		Validate: check(validate.ConfigMap), ValidateUpdate: checkBoth(validate.ConfigMapUpdate),
 	}
 	Endpoints = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Endpoints"), Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"},
@@ -32,6 +34,7 @@ var (
 		New: func() Object { return &corev1.Endpoints{} }, NewList: func() runtime.Object { return &corev1.EndpointsList{} },
 		Default:       do(defaults.Endpoints),
 		PrepareCreate: do(prepare.Create[*corev1.Endpoints]), PrepareUpdate: doBoth(prepare.Keep[*corev1.Endpoints]),
+		Validate: check(validate.Endpoints), ValidateUpdate: checkBoth(validate.EndpointsUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	Event = &Kind{
@@ -39,6 +42,7 @@ var (
 		Namespaced: true, Prefix: "events",
 		New: func() Object { return &corev1.Event{} }, NewList: func() runtime.Object { return &corev1.EventList{} },
 		PrepareCreate: do(prepare.Create[*corev1.Event]), PrepareUpdate: doBoth(prepare.Keep[*corev1.Event]),
+		Validate: check(validate.Event), ValidateUpdate: checkBoth(validate.EventUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	LimitRange = &Kind{
@@ -47,6 +51,7 @@ var (
 		New: func() Object { return &corev1.LimitRange{} }, NewList: func() runtime.Object { return &corev1.LimitRangeList{} },
 		Default:       do(defaults.LimitRange),
 		PrepareCreate: do(prepare.Create[*corev1.LimitRange]), PrepareUpdate: doBoth(prepare.Keep[*corev1.LimitRange]),
+		Validate: check(validate.LimitRange), ValidateUpdate: checkBoth(validate.LimitRangeUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	Namespace = &Kind{
@@ -55,8 +60,9 @@ var (
 		New:    func() Object { return &corev1.Namespace{} }, NewList: func() runtime.Object { return &corev1.NamespaceList{} },
 		Default:       do(defaults.Namespace),
 		PrepareCreate: do(prepare.NamespaceCreate), PrepareUpdate: doBoth(prepare.NamespaceUpdate),
+		Validate: check(validate.Namespace), ValidateUpdate: checkBoth(validate.NamespaceUpdate),
 		Subresources: map[string]Subresource{
-			"status":   status(prepare.NamespaceStatusUpdate, always[*corev1.Namespace]),
+			"status":   status(prepare.NamespaceStatusUpdate, validate.NamespaceStatusUpdate),
 			"finalize": finalizeSub(),
 		},
 		Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
@@ -67,8 +73,9 @@ var (
 		New:    func() Object { return &corev1.Node{} }, NewList: func() runtime.Object { return &corev1.NodeList{} },
 		Default:       do(defaults.Node),
 		PrepareCreate: do(prepare.Create[*corev1.Node]), PrepareUpdate: doBoth(prepare.NodeUpdate),
+		Validate: check(validate.Node), ValidateUpdate: checkBoth(validate.NodeUpdate),
 		Subresources: map[string]Subresource{
-			"status": status(prepare.NodeStatusUpdate, always[*corev1.Node]),
+			"status": status(prepare.NodeStatusUpdate, validate.NodeStatusUpdate),
 			"proxy":  proxied("NodeProxyOptions"),
 		},
 	}
@@ -78,7 +85,8 @@ var (
 		New:    func() Object { return &corev1.PersistentVolume{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
 		Default:       do(defaults.PersistentVolume),
 		PrepareCreate: do(prepare.PersistentVolumeCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeUpdate),
-		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeStatusUpdate, always[*corev1.PersistentVolume])},
+		Validate: check(validate.PersistentVolume), ValidateUpdate: checkBoth(validate.PersistentVolumeUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeStatusUpdate, validate.PersistentVolumeStatusUpdate)},
 	}
 	PersistentVolumeClaim = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
@@ -86,7 +94,8 @@ var (
 		New: func() Object { return &corev1.PersistentVolumeClaim{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
 		Default:       do(defaults.PersistentVolumeClaim),
 		PrepareCreate: do(prepare.PersistentVolumeClaimCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeClaimUpdate),
-		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeClaimStatusUpdate, always[*corev1.PersistentVolumeClaim])},
+		Validate: check(validate.PersistentVolumeClaim), ValidateUpdate: checkBoth(validate.PersistentVolumeClaimUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeClaimStatusUpdate, validate.PersistentVolumeClaimStatusUpdate)},
 	}
 	Pod = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Pod"), Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
@@ -94,12 +103,13 @@ var (
 		New: func() Object { return &corev1.Pod{} }, NewList: func() runtime.Object { return &corev1.PodList{} },
 		Default:       do(defaults.Pod),
 		PrepareCreate: do(prepare.PodCreate), PrepareUpdate: doBoth(prepare.PodUpdate),
+		Validate: check(validate.Pod), ValidateUpdate: checkBoth(validate.PodUpdate),
 		Subresources: map[string]Subresource{
-			"status":              status(prepare.PodStatusUpdate, always[*corev1.Pod]),
+			"status":              status(prepare.PodStatusUpdate, validate.PodStatusUpdate),
 			"binding":             bindingSub(),
 			"eviction":            evictionSub(),
-			"ephemeralcontainers": status(prepare.PodEphemeralUpdate, always[*corev1.Pod]),
-			"resize":              status(prepare.PodResizeUpdate, always[*corev1.Pod]),
+			"ephemeralcontainers": status(prepare.PodEphemeralUpdate, validate.PodEphemeralUpdate),
+			"resize":              status(prepare.PodResizeUpdate, validate.PodResizeUpdate),
 			"log":                 {Verbs: []string{"get"}, Connect: true},
 			"exec":                connect("PodExecOptions"),
 			"attach":              connect("PodAttachOptions"),
@@ -114,6 +124,7 @@ var (
 		New: func() Object { return &corev1.PodTemplate{} }, NewList: func() runtime.Object { return &corev1.PodTemplateList{} },
 		Default:       do(defaults.PodTemplate),
 		PrepareCreate: do(prepare.CreateManaged[*corev1.PodTemplate]), PrepareUpdate: doBoth(prepare.PodTemplateUpdate),
+		Validate: check(validate.PodTemplate), ValidateUpdate: checkBoth(validate.PodTemplateUpdate),
 	}
 	ReplicationController = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("ReplicationController"), Resource: "replicationcontrollers", Singular: "replicationcontroller", ShortNames: []string{"rc"}, Categories: []string{"all"},
@@ -121,8 +132,9 @@ var (
 		New: func() Object { return &corev1.ReplicationController{} }, NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
 		Default:       do(defaults.ReplicationController),
 		PrepareCreate: do(prepare.ReplicationControllerCreate), PrepareUpdate: doBoth(prepare.ReplicationControllerUpdate),
+		Validate: check(validate.ReplicationController), ValidateUpdate: checkBoth(validate.ReplicationControllerUpdate),
 		Subresources: map[string]Subresource{
-			"status": status(prepare.ReplicationControllerStatusUpdate, always[*corev1.ReplicationController]),
+			"status": status(prepare.ReplicationControllerStatusUpdate, validate.ReplicationControllerStatusUpdate),
 			"scale":  scaleOf(controllerScale),
 		},
 		DefaultPropagation: metav1.DeletePropagationOrphan,
@@ -133,7 +145,8 @@ var (
 		New: func() Object { return &corev1.ResourceQuota{} }, NewList: func() runtime.Object { return &corev1.ResourceQuotaList{} },
 		Default:       do(defaults.ResourceQuota),
 		PrepareCreate: do(prepare.ResourceQuotaCreate), PrepareUpdate: doBoth(prepare.ResourceQuotaUpdate),
-		Subresources: map[string]Subresource{"status": status(prepare.ResourceQuotaStatusUpdate, always[*corev1.ResourceQuota])},
+		Validate: check(validate.ResourceQuota), ValidateUpdate: checkBoth(validate.ResourceQuotaUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.ResourceQuotaStatusUpdate, validate.ResourceQuotaStatusUpdate)},
 	}
 	Secret = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Secret"), Resource: "secrets", Singular: "secret",
@@ -141,6 +154,7 @@ var (
 		New: func() Object { return &corev1.Secret{} }, NewList: func() runtime.Object { return &corev1.SecretList{} },
 		Default:       do(defaults.Secret),
 		PrepareCreate: do(prepare.Create[*corev1.Secret]), PrepareUpdate: doBoth(prepare.SecretUpdate),
+		Validate: check(validate.Secret), ValidateUpdate: checkBoth(validate.SecretUpdate),
 	}
 	Service = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Service"), Resource: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"},
@@ -148,8 +162,9 @@ var (
 		New: func() Object { return &corev1.Service{} }, NewList: func() runtime.Object { return &corev1.ServiceList{} },
 		Default:       do(defaults.Service),
 		PrepareCreate: do(prepare.ServiceCreate), PrepareUpdate: doBoth(prepare.ServiceUpdate),
+		Validate: check(validate.Service), ValidateUpdate: checkBoth(validate.ServiceUpdate),
 		Subresources: map[string]Subresource{
-			"status": status(prepare.ServiceStatusUpdate, always[*corev1.Service]),
+			"status": status(prepare.ServiceStatusUpdate, validate.ServiceStatusUpdate),
 			"proxy":  proxied("ServiceProxyOptions"),
 		},
 		AllowCreateOnUpdate: true,
@@ -159,6 +174,7 @@ var (
 		Namespaced: true, Prefix: "serviceaccounts",
 		New: func() Object { return &corev1.ServiceAccount{} }, NewList: func() runtime.Object { return &corev1.ServiceAccountList{} },
 		PrepareCreate: do(prepare.ServiceAccountCreate), PrepareUpdate: doBoth(prepare.ServiceAccountUpdate),
+		Validate: check(validate.ServiceAccount), ValidateUpdate: checkBoth(validate.ServiceAccountUpdate),
 		Subresources:   map[string]Subresource{"token": tokenSub()},
 		RequireVersion: true,
 	}
@@ -167,6 +183,7 @@ var (
 		Namespaced: true, Prefix: "controllerrevisions",
 		New: func() Object { return &appsv1.ControllerRevision{} }, NewList: func() runtime.Object { return &appsv1.ControllerRevisionList{} },
 		PrepareCreate: do(prepare.Create[*appsv1.ControllerRevision]), PrepareUpdate: doBoth(prepare.Keep[*appsv1.ControllerRevision]),
+		Validate: check(validate.ControllerRevision), ValidateUpdate: checkBoth(validate.ControllerRevisionUpdate),
 	}
 	DaemonSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Resource: "daemonsets", Singular: "daemonset", ShortNames: []string{"ds"}, Categories: []string{"all"},
@@ -174,7 +191,8 @@ var (
 		New: func() Object { return &appsv1.DaemonSet{} }, NewList: func() runtime.Object { return &appsv1.DaemonSetList{} },
 		Default:       do(defaults.DaemonSet),
 		PrepareCreate: do(prepare.DaemonSetCreate), PrepareUpdate: doBoth(prepare.DaemonSetUpdate),
-		Subresources: map[string]Subresource{"status": status(prepare.DaemonSetStatusUpdate, always[*appsv1.DaemonSet])},
+		Validate: check(validate.DaemonSet), ValidateUpdate: checkBoth(validate.DaemonSetUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.DaemonSetStatusUpdate, validate.DaemonSetStatusUpdate)},
 	}
 	Deployment = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("Deployment"), Resource: "deployments", Singular: "deployment", ShortNames: []string{"deploy"}, Categories: []string{"all"},
@@ -182,8 +200,9 @@ var (
 		New: func() Object { return &appsv1.Deployment{} }, NewList: func() runtime.Object { return &appsv1.DeploymentList{} },
 		Default:       do(defaults.Deployment),
 		PrepareCreate: do(prepare.DeploymentCreate), PrepareUpdate: doBoth(prepare.DeploymentUpdate),
+		Validate: check(validate.Deployment), ValidateUpdate: checkBoth(validate.DeploymentUpdate),
 		Subresources: map[string]Subresource{
-			"status": status(prepare.DeploymentStatusUpdate, always[*appsv1.Deployment]),
+			"status": status(prepare.DeploymentStatusUpdate, validate.DeploymentStatusUpdate),
 			"scale":  scaleOf(deploymentScale),
 		},
 	}
@@ -193,8 +212,9 @@ var (
 		New: func() Object { return &appsv1.ReplicaSet{} }, NewList: func() runtime.Object { return &appsv1.ReplicaSetList{} },
 		Default:       do(defaults.ReplicaSet),
 		PrepareCreate: do(prepare.ReplicaSetCreate), PrepareUpdate: doBoth(prepare.ReplicaSetUpdate),
+		Validate: check(validate.ReplicaSet), ValidateUpdate: checkBoth(validate.ReplicaSetUpdate),
 		Subresources: map[string]Subresource{
-			"status": status(prepare.ReplicaSetStatusUpdate, always[*appsv1.ReplicaSet]),
+			"status": status(prepare.ReplicaSetStatusUpdate, validate.ReplicaSetStatusUpdate),
 			"scale":  scaleOf(replicaSetScale),
 		},
 	}
@@ -204,8 +224,9 @@ var (
 		New: func() Object { return &appsv1.StatefulSet{} }, NewList: func() runtime.Object { return &appsv1.StatefulSetList{} },
 		Default:       do(defaults.StatefulSet),
 		PrepareCreate: do(prepare.StatefulSetCreate), PrepareUpdate: doBoth(prepare.StatefulSetUpdate),
+		Validate: check(validate.StatefulSet), ValidateUpdate: checkBoth(validate.StatefulSetUpdate),
 		Subresources: map[string]Subresource{
-			"status": status(prepare.StatefulSetStatusUpdate, always[*appsv1.StatefulSet]),
+			"status": status(prepare.StatefulSetStatusUpdate, validate.StatefulSetStatusUpdate),
 			"scale":  scaleOf(statefulSetScale),
 		},
 	}
@@ -214,9 +235,10 @@ var (
 		Prefix: "certificatesigningrequests",
 		New:    func() Object { return &certificatesv1.CertificateSigningRequest{} }, NewList: func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} },
 		PrepareCreate: do(prepare.CertificateSigningRequestCreate), PrepareUpdate: doBoth(prepare.CertificateSigningRequestUpdate),
+		Validate: check(validate.CertificateSigningRequest), ValidateUpdate: checkBoth(validate.CertificateSigningRequestUpdate),
 		Subresources: map[string]Subresource{
-			"status":   status(prepare.CertificateSigningRequestStatusUpdate, always[*certificatesv1.CertificateSigningRequest]),
-			"approval": status(prepare.CertificateSigningRequestApprovalUpdate, always[*certificatesv1.CertificateSigningRequest]),
+			"status":   status(prepare.CertificateSigningRequestStatusUpdate, validate.CertificateSigningRequestStatusUpdate),
+			"approval": status(prepare.CertificateSigningRequestApprovalUpdate, validate.CertificateSigningRequestApprovalUpdate),
 		},
 	}
 	Lease = &Kind{
@@ -224,6 +246,7 @@ var (
 		Namespaced: true, Prefix: "leases",
 		New: func() Object { return &coordinationv1.Lease{} }, NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
 		PrepareCreate: do(prepare.Create[*coordinationv1.Lease]), PrepareUpdate: doBoth(prepare.Keep[*coordinationv1.Lease]),
+		Validate: check(validate.Lease), ValidateUpdate: checkBoth(validate.LeaseUpdate),
 		AllowCreateOnUpdate: true,
 		RequireVersion:      true,
 	}
@@ -233,12 +256,14 @@ var (
 		New: func() Object { return &discoveryv1.EndpointSlice{} }, NewList: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 		Default:       do(defaults.EndpointSlice),
 		PrepareCreate: do(prepare.CreateManaged[*discoveryv1.EndpointSlice]), PrepareUpdate: doBoth(prepare.EndpointSliceUpdate),
+		Validate: check(validate.EndpointSlice), ValidateUpdate: checkBoth(validate.EndpointSliceUpdate),
 	}
 	EventsEvent = &Kind{
 		GVK: eventsv1.SchemeGroupVersion.WithKind("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"},
 		Namespaced: true,
 		New:        func() Object { return &eventsv1.Event{} }, NewList: func() runtime.Object { return &eventsv1.EventList{} },
 		PrepareCreate: do(prepare.Create[*eventsv1.Event]), PrepareUpdate: doBoth(prepare.Keep[*eventsv1.Event]),
+		Validate: check(validate.EventsEvent), ValidateUpdate: checkBoth(validate.EventsEventUpdate),
 		AllowCreateOnUpdate: true,
 		StoredAs:            Event, FromStored: eventFromStored, ToStored: eventToStored,
 	}
@@ -247,7 +272,8 @@ var (
 		Namespaced: true, Prefix: "ingress",
 		New: func() Object { return &networkingv1.Ingress{} }, NewList: func() runtime.Object { return &networkingv1.IngressList{} },
 		PrepareCreate: do(prepare.IngressCreate), PrepareUpdate: doBoth(prepare.IngressUpdate),
-		Subresources: map[string]Subresource{"status": status(prepare.IngressStatusUpdate, always[*networkingv1.Ingress])},
+		Validate: check(validate.Ingress), ValidateUpdate: checkBoth(validate.IngressUpdate),
+		Subresources: map[string]Subresource{"status": status(prepare.IngressStatusUpdate, validate.IngressStatusUpdate)},
 	}
 	IngressClass = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("IngressClass"), Resource: "ingressclasses", Singular: "ingressclass",
@@ -255,6 +281,7 @@ var (
 		New:    func() Object { return &networkingv1.IngressClass{} }, NewList: func() runtime.Object { return &networkingv1.IngressClassList{} },
 		Default:       do(defaults.IngressClass),
 		PrepareCreate: do(prepare.CreateManaged[*networkingv1.IngressClass]), PrepareUpdate: doBoth(prepare.IngressClassUpdate),
+		Validate: check(validate.IngressClass), ValidateUpdate: checkBoth(validate.IngressClassUpdate),
 	}
 	NetworkPolicy = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), Resource: "networkpolicies", Singular: "networkpolicy", ShortNames: []string{"netpol"},
@@ -262,12 +289,14 @@ var (
 		New: func() Object { return &networkingv1.NetworkPolicy{} }, NewList: func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
 		Default:       do(defaults.NetworkPolicy),
 		PrepareCreate: do(prepare.CreateManaged[*networkingv1.NetworkPolicy]), PrepareUpdate: doBoth(prepare.NetworkPolicyUpdate),
+		Validate: check(validate.NetworkPolicy), ValidateUpdate: checkBoth(validate.NetworkPolicyUpdate),
 	}
 	ClusterRole = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), Resource: "clusterroles", Singular: "clusterrole",
 		Prefix: "clusterroles",
 		New:    func() Object { return &rbacv1.ClusterRole{} }, NewList: func() runtime.Object { return &rbacv1.ClusterRoleList{} },
 		PrepareCreate: do(prepare.Create[*rbacv1.ClusterRole]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.ClusterRole]),
+		Validate: check(validate.ClusterRole), ValidateUpdate: checkBoth(validate.ClusterRoleUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	ClusterRoleBinding = &Kind{
@@ -276,6 +305,7 @@ var (
 		New:    func() Object { return &rbacv1.ClusterRoleBinding{} }, NewList: func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} },
 		Default:       do(defaults.ClusterRoleBinding),
 		PrepareCreate: do(prepare.Create[*rbacv1.ClusterRoleBinding]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.ClusterRoleBinding]),
+		Validate: check(validate.ClusterRoleBinding), ValidateUpdate: checkBoth(validate.ClusterRoleBindingUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	Role = &Kind{
@@ -283,6 +313,7 @@ var (
 		Namespaced: true, Prefix: "roles",
 		New: func() Object { return &rbacv1.Role{} }, NewList: func() runtime.Object { return &rbacv1.RoleList{} },
 		PrepareCreate: do(prepare.Create[*rbacv1.Role]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.Role]),
+		Validate: check(validate.Role), ValidateUpdate: checkBoth(validate.RoleUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	RoleBinding = &Kind{
@@ -291,6 +322,7 @@ var (
 		New: func() Object { return &rbacv1.RoleBinding{} }, NewList: func() runtime.Object { return &rbacv1.RoleBindingList{} },
 		Default:       do(defaults.RoleBinding),
 		PrepareCreate: do(prepare.Create[*rbacv1.RoleBinding]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.RoleBinding]),
+		Validate: check(validate.RoleBinding), ValidateUpdate: checkBoth(validate.RoleBindingUpdate),
 		AllowCreateOnUpdate: true,
 	}
 	PriorityClass = &Kind{
@@ -299,6 +331,7 @@ var (
 		New:    func() Object { return &schedulingv1.PriorityClass{} }, NewList: func() runtime.Object { return &schedulingv1.PriorityClassList{} },
 		Default:       do(defaults.PriorityClass),
 		PrepareCreate: do(prepare.CreateManaged[*schedulingv1.PriorityClass]), PrepareUpdate: doBoth(prepare.Keep[*schedulingv1.PriorityClass]),
+		Validate: check(validate.PriorityClass), ValidateUpdate: checkBoth(validate.PriorityClassUpdate),
 	}
 )
 

@@ -103,6 +103,10 @@ type Subresource struct {
 	// status from old.
 	PrepareUpdate  func(obj, old Object)
 	ValidateUpdate func(obj, old Object) field.ErrorList
+	// DefaultBody and ValidateBody apply where the body has a type of its own
+	// (Binding, Eviction, TokenRequest, Scale).
+	DefaultBody  func(runtime.Object)
+	ValidateBody func(runtime.Object) field.ErrorList
 	// Scale maps the parent to and from autoscaling/v1 Scale; only for "scale".
 	Scale *Scale
 	// Connect: the request is a stream or a proxied call (exec, attach, log,

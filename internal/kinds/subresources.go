@@ -9,7 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"knarr.dev/knarr/internal/kinds/defaults"
 	"knarr.dev/knarr/internal/kinds/prepare"
+	"knarr.dev/knarr/internal/kinds/validate"
 )
 
 // writable are the verbs of a subresource whose body is a whole object.
@@ -25,7 +27,7 @@ func scaleOf(s *Scale) Subresource {
 	return Subresource{
 		GVK:   autoscalingv1.SchemeGroupVersion.WithKind("Scale"),
 		New:   func() runtime.Object { return &autoscalingv1.Scale{} },
-		Verbs: writable, Scale: s,
+		Verbs: writable, Scale: s, ValidateBody: checkBody(validate.Scale),
 	}
 }
 
@@ -45,25 +47,25 @@ func proxied(kind string) Subresource {
 }
 
 // posted has a body and an answer of its own.
-func posted(gvk schema.GroupVersionKind, body func() runtime.Object) Subresource {
-	return Subresource{GVK: gvk, New: body, Verbs: []string{"create"}}
+func posted[T runtime.Object](gvk schema.GroupVersionKind, body func() runtime.Object, validate func(T) field.ErrorList) Subresource {
+	return Subresource{GVK: gvk, New: body, Verbs: []string{"create"}, ValidateBody: checkBody(validate)}
 }
 
 func bindingSub() Subresource {
-	return posted(corev1.SchemeGroupVersion.WithKind("Binding"), func() runtime.Object { return &corev1.Binding{} })
+	return posted(corev1.SchemeGroupVersion.WithKind("Binding"), func() runtime.Object { return &corev1.Binding{} }, validate.Binding)
 }
 
 func evictionSub() Subresource {
-	return posted(policyv1.SchemeGroupVersion.WithKind("Eviction"), func() runtime.Object { return &policyv1.Eviction{} })
+	return posted(policyv1.SchemeGroupVersion.WithKind("Eviction"), func() runtime.Object { return &policyv1.Eviction{} }, validate.Eviction)
 }
 
 func tokenSub() Subresource {
-	return posted(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), func() runtime.Object { return &authenticationv1.TokenRequest{} })
+	s := posted(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), func() runtime.Object { return &authenticationv1.TokenRequest{} }, validate.TokenRequest)
+	s.DefaultBody = func(o runtime.Object) { defaults.TokenRequest(o.(*authenticationv1.TokenRequest)) }
+	return s
 }
 
 // finalizeSub is how the namespace controller takes its finalizer away.
 func finalizeSub() Subresource {
-	return Subresource{Verbs: []string{"update"}, PrepareUpdate: doBoth(prepare.NamespaceFinalizeUpdate), ValidateUpdate: checkBoth(always[*corev1.Namespace])}
+	return Subresource{Verbs: []string{"update"}, PrepareUpdate: doBoth(prepare.NamespaceFinalizeUpdate), ValidateUpdate: checkBoth(validate.NamespaceFinalizeUpdate)}
 }
-
-func always[T Object](_, _ T) field.ErrorList { return nil }

@@ -17,16 +17,34 @@ func Namespace(ns *corev1.Namespace) {
 	}
 }
 
-// Node offers its whole capacity unless it says otherwise.
+// Node offers its whole capacity unless it says otherwise, and names its pods'
+// network both in the list and in the older field.
 func Node(node *corev1.Node) {
+	spec := &node.Spec
+	if spec.PodCIDR != "" && (len(spec.PodCIDRs) == 0 || spec.PodCIDRs[0] != spec.PodCIDR) {
+		spec.PodCIDRs = []string{spec.PodCIDR}
+	} else if len(spec.PodCIDRs) > 0 {
+		spec.PodCIDR = spec.PodCIDRs[0]
+	}
 	resourceList(node.Status.Capacity, node.Status.Allocatable)
 	if node.Status.Allocatable == nil && node.Status.Capacity != nil {
 		node.Status.Allocatable = node.Status.Capacity.DeepCopy()
 	}
 }
 
-// Secret without a type is opaque.
-func Secret(s *corev1.Secret) { or(&s.Type, corev1.SecretTypeOpaque) }
+// Secret without a type is opaque. stringData is only a way to write data.
+func Secret(s *corev1.Secret) {
+	or(&s.Type, corev1.SecretTypeOpaque)
+	if len(s.StringData) > 0 {
+		if s.Data == nil {
+			s.Data = make(map[string][]byte, len(s.StringData))
+		}
+		for k, v := range s.StringData {
+			s.Data[k] = []byte(v)
+		}
+	}
+	s.StringData = nil
+}
 
 // Endpoints use TCP unless they say otherwise.
 func Endpoints(e *corev1.Endpoints) {

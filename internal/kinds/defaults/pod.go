@@ -22,6 +22,12 @@ func Pod(pod *corev1.Pod) {
 		}
 	}
 	set(&pod.Spec.EnableServiceLinks, true)
+	st := &pod.Status
+	if st.PodIP != "" && (len(st.PodIPs) == 0 || st.PodIPs[0].IP != st.PodIP) {
+		st.PodIPs = []corev1.PodIP{{IP: st.PodIP}}
+	} else if len(st.PodIPs) > 0 {
+		st.PodIP = st.PodIPs[0].IP
+	}
 }
 
 // PodTemplate fills a stored pod template.

@@ -1,0 +1,128 @@
+package validate
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// StatefulSet judges a new stateful set. Its name becomes the host name of its
+// pods.
+func StatefulSet(sts *appsv1.StatefulSet) field.ErrorList {
+	e := meta(&sts.ObjectMeta, true, label)
+	e.statefulSet(&sts.Spec)
+	return e.list
+}
+
+// StatefulSetUpdate judges a changed one.
+func StatefulSetUpdate(sts, old *appsv1.StatefulSet) field.ErrorList {
+	e := metaUpdate(&sts.ObjectMeta, &old.ObjectMeta)
+	e.statefulSet(&sts.Spec)
+	rest := sts.Spec.DeepCopy()
+	was := &old.Spec
+	rest.Replicas, rest.Ordinals, rest.Template = was.Replicas, was.Ordinals, was.Template
+	rest.UpdateStrategy, rest.MinReadySeconds, rest.RevisionHistoryLimit = was.UpdateStrategy, was.MinReadySeconds, was.RevisionHistoryLimit
+	rest.PersistentVolumeClaimRetentionPolicy = was.PersistentVolumeClaimRetentionPolicy
+	if !same(rest, was) {
+		e.forbid(specPath, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', "+
+			"'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")
+	}
+	return e.list
+}
+
+func (e *errors) statefulSet(spec *appsv1.StatefulSetSpec) {
+	switch spec.PodManagementPolicy {
+	case "":
+		e.required(specPath.Child("podManagementPolicy"))
+	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
+	default:
+		e.invalid(specPath.Child("podManagementPolicy"), spec.PodManagementPolicy,
+			fmt.Sprintf("must be '%s' or '%s'", appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement))
+	}
+	e.statefulStrategy(specPath.Child("updateStrategy"), &spec.UpdateStrategy)
+	if r := spec.PersistentVolumeClaimRetentionPolicy; r != nil {
+		p := specPath.Child("persistentVolumeClaimRetentionPolicy")
+		const retain, remove = appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+		oneOf(e, p.Child("whenDeleted"), r.WhenDeleted, retain, remove)
+		oneOf(e, p.Child("whenScaled"), r.WhenScaled, retain, remove)
+	}
+	e.replicas(spec.Replicas)
+	e.notNegative(specPath.Child("minReadySeconds"), int64(spec.MinReadySeconds))
+	if n := spec.RevisionHistoryLimit; n != nil {
+		e.notNegative(specPath.Child("revisionHistoryLimit"), int64(*n))
+	}
+	if spec.Ordinals != nil {
+		e.notNegative(specPath.Child("ordinals", "start"), int64(spec.Ordinals.Start))
+	}
+	if spec.ServiceName != "" {
+		e.msgs(specPath.Child("serviceName"), spec.ServiceName, subdomain(spec.ServiceName, false))
+	}
+	e.selected(spec.Selector, &spec.Template, "statefulset")
+	e.statefulTemplate(spec)
+	e.longRunningTemplate(specPath.Child("template"), &spec.Template, "StatefulSet")
+}
+
+// statefulTemplate may mount the volumes that its claims will make. Those are
+// no volumes of the template yet, so it is judged with stand-ins for them.
+func (e *errors) statefulTemplate(spec *appsv1.StatefulSetSpec) {
+	t := spec.Template
+	if n := len(spec.VolumeClaimTemplates); n > 0 {
+		own := make(map[string]bool, len(t.Spec.Volumes))
+		for i := range t.Spec.Volumes {
+			own[t.Spec.Volumes[i].Name] = true
+		}
+		t.Spec.Volumes = t.Spec.Volumes[:len(t.Spec.Volumes):len(t.Spec.Volumes)]
+		for i := range spec.VolumeClaimTemplates {
+			name := spec.VolumeClaimTemplates[i].Name
+			if own[name] {
+				continue
+			}
+			own[name] = true
+			t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{
+				Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+			})
+		}
+		e.forbid(specPath.Child("volumeClaimTemplates"), "persistentVolumeClaim volumes are "+notYet)
+	}
+	e.template(specPath.Child("template"), &t)
+}
+
+func (e *errors) statefulStrategy(p *field.Path, s *appsv1.StatefulSetUpdateStrategy) {
+	switch s.Type {
+	case "":
+		e.required(p)
+	case appsv1.OnDeleteStatefulSetStrategyType:
+		if s.RollingUpdate != nil {
+			e.invalid(p.Child("rollingUpdate"), s.RollingUpdate.String(), fmt.Sprintf("only allowed for updateStrategy '%s'", appsv1.RollingUpdateStatefulSetStrategyType))
+		}
+	case appsv1.RollingUpdateStatefulSetStrategyType:
+		r, at := s.RollingUpdate, p.Child("rollingUpdate")
+		if r == nil {
+			return
+		}
+		if r.Partition != nil {
+			e.notNegative(at.Child("partition"), int64(*r.Partition))
+		}
+		if r.MaxUnavailable != nil {
+			e.portion(at.Child("maxUnavailable"), r.MaxUnavailable)
+			e.atMostAll(at.Child("maxUnavailable"), r.MaxUnavailable)
+			if zero(r.MaxUnavailable) {
+				e.invalid(at.Child("maxUnavailable"), words(r.MaxUnavailable), "cannot be 0")
+			}
+		}
+	default:
+		e.invalid(p, s.Type, fmt.Sprintf("must be '%s' or '%s'", appsv1.RollingUpdateStatefulSetStrategyType, appsv1.OnDeleteStatefulSetStrategyType))
+	}
+}
+
+// StatefulSetStatusUpdate judges the counts.
+func StatefulSetStatusUpdate(sts, old *appsv1.StatefulSet) field.ErrorList {
+	e := metaUpdate(&sts.ObjectMeta, &old.ObjectMeta)
+	st := &sts.Status
+	e.notNegative(statusPath.Child("observedGeneration"), st.ObservedGeneration)
+	e.counts(st.Replicas, st.ReadyReplicas, st.AvailableReplicas, count{"currentReplicas", st.CurrentReplicas}, count{"updatedReplicas", st.UpdatedReplicas})
+	e.collisions(st.CollisionCount, old.Status.CollisionCount)
+	return e.list
+}
