@@ -239,6 +239,9 @@ func (c *Cache) apply(b store.Batch, events bool) {
 		}
 	}
 	c.rev = max(c.rev, b.Rev)
+	for _, v := range c.feeds {
+		v.ProgressAll(c.rev) // quiet kinds are complete up to here too
+	}
 	for _, t := range c.byKind {
 		if !events {
 			t.floor = c.rev
