@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"strings"
+
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -44,11 +46,20 @@ func bounded(errs field.ErrorList) field.ErrorList {
 		})
 	}
 	for _, e := range errs {
-		if s, ok := e.BadValue.(string); ok && len(s) > maxValue {
-			e.BadValue = s[:maxValue] + "..."
+		e.Field, e.Detail = clip(e.Field), clip(e.Detail)
+		if s, ok := e.BadValue.(string); ok {
+			e.BadValue = clip(s)
 		}
 	}
 	return errs
+}
+
+// clip cuts without leaving half a rune behind.
+func clip(s string) string {
+	if len(s) <= maxValue {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxValue], "") + "..."
 }
 
 // warn passes the zero T for old on create.

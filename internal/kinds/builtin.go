@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/internal/kinds/defaults"
 	"knarr.dev/knarr/internal/kinds/prepare"
 	"knarr.dev/knarr/internal/kinds/validate"
+	"knarr.dev/knarr/internal/kinds/warnings"
 )
 
 // The built-in kinds that are stored. What they decide (defaults, validation,
@@ -27,6 +28,7 @@ var (
 		New: func() Object { return &corev1.ConfigMap{} }, NewList: func() runtime.Object { return &corev1.ConfigMapList{} },
 		PrepareCreate: do(prepare.Create[*corev1.ConfigMap]), PrepareUpdate: doBoth(prepare.Keep[*corev1.ConfigMap]),
 		Validate: check(validate.ConfigMap), ValidateUpdate: checkBoth(validate.ConfigMapUpdate),
+		Columns: configMapColumns,
 	}
 	Endpoints = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Endpoints"), Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"},
@@ -35,6 +37,8 @@ var (
 		Default:       do(defaults.Endpoints),
 		PrepareCreate: do(prepare.Create[*corev1.Endpoints]), PrepareUpdate: doBoth(prepare.Keep[*corev1.Endpoints]),
 		Validate: check(validate.Endpoints), ValidateUpdate: checkBoth(validate.EndpointsUpdate),
+		Warnings:            warn(warnings.Endpoints),
+		Columns:             endpointsColumns,
 		AllowCreateOnUpdate: true,
 	}
 	Event = &Kind{
@@ -43,6 +47,8 @@ var (
 		New: func() Object { return &corev1.Event{} }, NewList: func() runtime.Object { return &corev1.EventList{} },
 		PrepareCreate: do(prepare.Create[*corev1.Event]), PrepareUpdate: doBoth(prepare.Keep[*corev1.Event]),
 		Validate: check(validate.Event), ValidateUpdate: checkBoth(validate.EventUpdate),
+		Columns:             eventColumns,
+		Fields:              eventFields,
 		AllowCreateOnUpdate: true,
 	}
 	LimitRange = &Kind{
@@ -52,6 +58,7 @@ var (
 		Default:       do(defaults.LimitRange),
 		PrepareCreate: do(prepare.Create[*corev1.LimitRange]), PrepareUpdate: doBoth(prepare.Keep[*corev1.LimitRange]),
 		Validate: check(validate.LimitRange), ValidateUpdate: checkBoth(validate.LimitRangeUpdate),
+		Columns:             limitRangeColumns,
 		AllowCreateOnUpdate: true,
 	}
 	Namespace = &Kind{
@@ -65,7 +72,9 @@ var (
 			"status":   status(prepare.NamespaceStatusUpdate, validate.NamespaceStatusUpdate),
 			"finalize": finalizeSub(),
 		},
-		Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
+		Columns: namespaceColumns,
+		Fields:  namespaceFields,
+		Verbs:   []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 	}
 	Node = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Node"), Resource: "nodes", Singular: "node", ShortNames: []string{"no"},
@@ -74,10 +83,13 @@ var (
 		Default:       do(defaults.Node),
 		PrepareCreate: do(prepare.Create[*corev1.Node]), PrepareUpdate: doBoth(prepare.NodeUpdate),
 		Validate: check(validate.Node), ValidateUpdate: checkBoth(validate.NodeUpdate),
+		Warnings: warn(warnings.Node),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.NodeStatusUpdate, validate.NodeStatusUpdate),
 			"proxy":  proxied("NodeProxyOptions"),
 		},
+		Columns: nodeColumns,
+		Fields:  nodeFields,
 	}
 	PersistentVolume = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PersistentVolume"), Resource: "persistentvolumes", Singular: "persistentvolume", ShortNames: []string{"pv"},
@@ -86,7 +98,9 @@ var (
 		Default:       do(defaults.PersistentVolume),
 		PrepareCreate: do(prepare.PersistentVolumeCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeUpdate),
 		Validate: check(validate.PersistentVolume), ValidateUpdate: checkBoth(validate.PersistentVolumeUpdate),
+		Warnings:     warn(warnings.PersistentVolume),
 		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeStatusUpdate, validate.PersistentVolumeStatusUpdate)},
+		Columns:      persistentVolumeColumns,
 	}
 	PersistentVolumeClaim = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
@@ -96,6 +110,7 @@ var (
 		PrepareCreate: do(prepare.PersistentVolumeClaimCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeClaimUpdate),
 		Validate: check(validate.PersistentVolumeClaim), ValidateUpdate: checkBoth(validate.PersistentVolumeClaimUpdate),
 		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeClaimStatusUpdate, validate.PersistentVolumeClaimStatusUpdate)},
+		Columns:      persistentVolumeClaimColumns,
 	}
 	Pod = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Pod"), Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
@@ -104,6 +119,7 @@ var (
 		Default:       do(defaults.Pod),
 		PrepareCreate: do(prepare.PodCreate), PrepareUpdate: doBoth(prepare.PodUpdate),
 		Validate: check(validate.Pod), ValidateUpdate: checkBoth(validate.PodUpdate),
+		Warnings: warn(warnings.Pod),
 		Subresources: map[string]Subresource{
 			"status":              status(prepare.PodStatusUpdate, validate.PodStatusUpdate),
 			"binding":             bindingSub(),
@@ -116,6 +132,8 @@ var (
 			"portforward":         connect("PodPortForwardOptions"),
 			"proxy":               proxied("PodProxyOptions"),
 		},
+		Columns:     podColumns,
+		Fields:      podFields,
 		DeleteGrace: func(o Object, opts *metav1.DeleteOptions) int64 { return prepare.PodGrace(o.(*corev1.Pod), opts) },
 	}
 	PodTemplate = &Kind{
@@ -125,6 +143,7 @@ var (
 		Default:       do(defaults.PodTemplate),
 		PrepareCreate: do(prepare.CreateManaged[*corev1.PodTemplate]), PrepareUpdate: doBoth(prepare.PodTemplateUpdate),
 		Validate: check(validate.PodTemplate), ValidateUpdate: checkBoth(validate.PodTemplateUpdate),
+		Columns: podTemplateColumns,
 	}
 	ReplicationController = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("ReplicationController"), Resource: "replicationcontrollers", Singular: "replicationcontroller", ShortNames: []string{"rc"}, Categories: []string{"all"},
@@ -137,6 +156,8 @@ var (
 			"status": status(prepare.ReplicationControllerStatusUpdate, validate.ReplicationControllerStatusUpdate),
 			"scale":  scaleOf(controllerScale),
 		},
+		Columns:            replicationControllerColumns,
+		Fields:             replicationControllerFields,
 		DefaultPropagation: metav1.DeletePropagationOrphan,
 	}
 	ResourceQuota = &Kind{
@@ -147,6 +168,7 @@ var (
 		PrepareCreate: do(prepare.ResourceQuotaCreate), PrepareUpdate: doBoth(prepare.ResourceQuotaUpdate),
 		Validate: check(validate.ResourceQuota), ValidateUpdate: checkBoth(validate.ResourceQuotaUpdate),
 		Subresources: map[string]Subresource{"status": status(prepare.ResourceQuotaStatusUpdate, validate.ResourceQuotaStatusUpdate)},
+		Columns:      resourceQuotaColumns,
 	}
 	Secret = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Secret"), Resource: "secrets", Singular: "secret",
@@ -155,6 +177,8 @@ var (
 		Default:       do(defaults.Secret),
 		PrepareCreate: do(prepare.Create[*corev1.Secret]), PrepareUpdate: doBoth(prepare.SecretUpdate),
 		Validate: check(validate.Secret), ValidateUpdate: checkBoth(validate.SecretUpdate),
+		Columns: secretColumns,
+		Fields:  secretFields,
 	}
 	Service = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Service"), Resource: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"},
@@ -163,10 +187,13 @@ var (
 		Default:       do(defaults.Service),
 		PrepareCreate: do(prepare.ServiceCreate), PrepareUpdate: doBoth(prepare.ServiceUpdate),
 		Validate: check(validate.Service), ValidateUpdate: checkBoth(validate.ServiceUpdate),
+		Warnings: warn(warnings.Service),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.ServiceStatusUpdate, validate.ServiceStatusUpdate),
 			"proxy":  proxied("ServiceProxyOptions"),
 		},
+		Columns:             serviceColumns,
+		Fields:              serviceFields,
 		AllowCreateOnUpdate: true,
 	}
 	ServiceAccount = &Kind{
@@ -176,6 +203,7 @@ var (
 		PrepareCreate: do(prepare.ServiceAccountCreate), PrepareUpdate: doBoth(prepare.ServiceAccountUpdate),
 		Validate: check(validate.ServiceAccount), ValidateUpdate: checkBoth(validate.ServiceAccountUpdate),
 		Subresources:   map[string]Subresource{"token": tokenSub()},
+		Columns:        serviceAccountColumns,
 		RequireVersion: true,
 	}
 	ControllerRevision = &Kind{
@@ -184,6 +212,7 @@ var (
 		New: func() Object { return &appsv1.ControllerRevision{} }, NewList: func() runtime.Object { return &appsv1.ControllerRevisionList{} },
 		PrepareCreate: do(prepare.Create[*appsv1.ControllerRevision]), PrepareUpdate: doBoth(prepare.Keep[*appsv1.ControllerRevision]),
 		Validate: check(validate.ControllerRevision), ValidateUpdate: checkBoth(validate.ControllerRevisionUpdate),
+		Columns: controllerRevisionColumns,
 	}
 	DaemonSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Resource: "daemonsets", Singular: "daemonset", ShortNames: []string{"ds"}, Categories: []string{"all"},
@@ -192,7 +221,9 @@ var (
 		Default:       do(defaults.DaemonSet),
 		PrepareCreate: do(prepare.DaemonSetCreate), PrepareUpdate: doBoth(prepare.DaemonSetUpdate),
 		Validate: check(validate.DaemonSet), ValidateUpdate: checkBoth(validate.DaemonSetUpdate),
+		Warnings:     warn(warnings.DaemonSet),
 		Subresources: map[string]Subresource{"status": status(prepare.DaemonSetStatusUpdate, validate.DaemonSetStatusUpdate)},
+		Columns:      daemonSetColumns,
 	}
 	Deployment = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("Deployment"), Resource: "deployments", Singular: "deployment", ShortNames: []string{"deploy"}, Categories: []string{"all"},
@@ -201,10 +232,12 @@ var (
 		Default:       do(defaults.Deployment),
 		PrepareCreate: do(prepare.DeploymentCreate), PrepareUpdate: doBoth(prepare.DeploymentUpdate),
 		Validate: check(validate.Deployment), ValidateUpdate: checkBoth(validate.DeploymentUpdate),
+		Warnings: warn(warnings.Deployment),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.DeploymentStatusUpdate, validate.DeploymentStatusUpdate),
 			"scale":  scaleOf(deploymentScale),
 		},
+		Columns: deploymentColumns,
 	}
 	ReplicaSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), Resource: "replicasets", Singular: "replicaset", ShortNames: []string{"rs"}, Categories: []string{"all"},
@@ -213,10 +246,13 @@ var (
 		Default:       do(defaults.ReplicaSet),
 		PrepareCreate: do(prepare.ReplicaSetCreate), PrepareUpdate: doBoth(prepare.ReplicaSetUpdate),
 		Validate: check(validate.ReplicaSet), ValidateUpdate: checkBoth(validate.ReplicaSetUpdate),
+		Warnings: warn(warnings.ReplicaSet),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.ReplicaSetStatusUpdate, validate.ReplicaSetStatusUpdate),
 			"scale":  scaleOf(replicaSetScale),
 		},
+		Columns: replicaSetColumns,
+		Fields:  replicaSetFields,
 	}
 	StatefulSet = &Kind{
 		GVK: appsv1.SchemeGroupVersion.WithKind("StatefulSet"), Resource: "statefulsets", Singular: "statefulset", ShortNames: []string{"sts"}, Categories: []string{"all"},
@@ -225,10 +261,12 @@ var (
 		Default:       do(defaults.StatefulSet),
 		PrepareCreate: do(prepare.StatefulSetCreate), PrepareUpdate: doBoth(prepare.StatefulSetUpdate),
 		Validate: check(validate.StatefulSet), ValidateUpdate: checkBoth(validate.StatefulSetUpdate),
+		Warnings: warn(warnings.StatefulSet),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.StatefulSetStatusUpdate, validate.StatefulSetStatusUpdate),
 			"scale":  scaleOf(statefulSetScale),
 		},
+		Columns: statefulSetColumns,
 	}
 	CertificateSigningRequest = &Kind{
 		GVK: certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"), Resource: "certificatesigningrequests", Singular: "certificatesigningrequest", ShortNames: []string{"csr"},
@@ -240,6 +278,8 @@ var (
 			"status":   status(prepare.CertificateSigningRequestStatusUpdate, validate.CertificateSigningRequestStatusUpdate),
 			"approval": status(prepare.CertificateSigningRequestApprovalUpdate, validate.CertificateSigningRequestApprovalUpdate),
 		},
+		Columns: certificateSigningRequestColumns,
+		Fields:  certificateSigningRequestFields,
 	}
 	Lease = &Kind{
 		GVK: coordinationv1.SchemeGroupVersion.WithKind("Lease"), Resource: "leases", Singular: "lease",
@@ -247,6 +287,7 @@ var (
 		New: func() Object { return &coordinationv1.Lease{} }, NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
 		PrepareCreate: do(prepare.Create[*coordinationv1.Lease]), PrepareUpdate: doBoth(prepare.Keep[*coordinationv1.Lease]),
 		Validate: check(validate.Lease), ValidateUpdate: checkBoth(validate.LeaseUpdate),
+		Columns:             leaseColumns,
 		AllowCreateOnUpdate: true,
 		RequireVersion:      true,
 	}
@@ -257,6 +298,7 @@ var (
 		Default:       do(defaults.EndpointSlice),
 		PrepareCreate: do(prepare.CreateManaged[*discoveryv1.EndpointSlice]), PrepareUpdate: doBoth(prepare.EndpointSliceUpdate),
 		Validate: check(validate.EndpointSlice), ValidateUpdate: checkBoth(validate.EndpointSliceUpdate),
+		Columns: endpointSliceColumns,
 	}
 	EventsEvent = &Kind{
 		GVK: eventsv1.SchemeGroupVersion.WithKind("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"},
@@ -264,6 +306,8 @@ var (
 		New:        func() Object { return &eventsv1.Event{} }, NewList: func() runtime.Object { return &eventsv1.EventList{} },
 		PrepareCreate: do(prepare.Create[*eventsv1.Event]), PrepareUpdate: doBoth(prepare.Keep[*eventsv1.Event]),
 		Validate: check(validate.EventsEvent), ValidateUpdate: checkBoth(validate.EventsEventUpdate),
+		Columns:             eventsEventColumns,
+		Fields:              eventsEventFields,
 		AllowCreateOnUpdate: true,
 		StoredAs:            Event, FromStored: eventFromStored, ToStored: eventToStored,
 	}
@@ -274,6 +318,7 @@ var (
 		PrepareCreate: do(prepare.IngressCreate), PrepareUpdate: doBoth(prepare.IngressUpdate),
 		Validate: check(validate.Ingress), ValidateUpdate: checkBoth(validate.IngressUpdate),
 		Subresources: map[string]Subresource{"status": status(prepare.IngressStatusUpdate, validate.IngressStatusUpdate)},
+		Columns:      ingressColumns,
 	}
 	IngressClass = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("IngressClass"), Resource: "ingressclasses", Singular: "ingressclass",
@@ -282,6 +327,7 @@ var (
 		Default:       do(defaults.IngressClass),
 		PrepareCreate: do(prepare.CreateManaged[*networkingv1.IngressClass]), PrepareUpdate: doBoth(prepare.IngressClassUpdate),
 		Validate: check(validate.IngressClass), ValidateUpdate: checkBoth(validate.IngressClassUpdate),
+		Columns: ingressClassColumns,
 	}
 	NetworkPolicy = &Kind{
 		GVK: networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), Resource: "networkpolicies", Singular: "networkpolicy", ShortNames: []string{"netpol"},
@@ -290,6 +336,7 @@ var (
 		Default:       do(defaults.NetworkPolicy),
 		PrepareCreate: do(prepare.CreateManaged[*networkingv1.NetworkPolicy]), PrepareUpdate: doBoth(prepare.NetworkPolicyUpdate),
 		Validate: check(validate.NetworkPolicy), ValidateUpdate: checkBoth(validate.NetworkPolicyUpdate),
+		Columns: networkPolicyColumns,
 	}
 	ClusterRole = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), Resource: "clusterroles", Singular: "clusterrole",
@@ -297,6 +344,7 @@ var (
 		New:    func() Object { return &rbacv1.ClusterRole{} }, NewList: func() runtime.Object { return &rbacv1.ClusterRoleList{} },
 		PrepareCreate: do(prepare.Create[*rbacv1.ClusterRole]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.ClusterRole]),
 		Validate: check(validate.ClusterRole), ValidateUpdate: checkBoth(validate.ClusterRoleUpdate),
+		Columns:             clusterRoleColumns,
 		AllowCreateOnUpdate: true,
 	}
 	ClusterRoleBinding = &Kind{
@@ -306,6 +354,7 @@ var (
 		Default:       do(defaults.ClusterRoleBinding),
 		PrepareCreate: do(prepare.Create[*rbacv1.ClusterRoleBinding]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.ClusterRoleBinding]),
 		Validate: check(validate.ClusterRoleBinding), ValidateUpdate: checkBoth(validate.ClusterRoleBindingUpdate),
+		Columns:             clusterRoleBindingColumns,
 		AllowCreateOnUpdate: true,
 	}
 	Role = &Kind{
@@ -314,6 +363,7 @@ var (
 		New: func() Object { return &rbacv1.Role{} }, NewList: func() runtime.Object { return &rbacv1.RoleList{} },
 		PrepareCreate: do(prepare.Create[*rbacv1.Role]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.Role]),
 		Validate: check(validate.Role), ValidateUpdate: checkBoth(validate.RoleUpdate),
+		Columns:             roleColumns,
 		AllowCreateOnUpdate: true,
 	}
 	RoleBinding = &Kind{
@@ -323,6 +373,7 @@ var (
 		Default:       do(defaults.RoleBinding),
 		PrepareCreate: do(prepare.Create[*rbacv1.RoleBinding]), PrepareUpdate: doBoth(prepare.Keep[*rbacv1.RoleBinding]),
 		Validate: check(validate.RoleBinding), ValidateUpdate: checkBoth(validate.RoleBindingUpdate),
+		Columns:             roleBindingColumns,
 		AllowCreateOnUpdate: true,
 	}
 	PriorityClass = &Kind{
@@ -332,6 +383,7 @@ var (
 		Default:       do(defaults.PriorityClass),
 		PrepareCreate: do(prepare.CreateManaged[*schedulingv1.PriorityClass]), PrepareUpdate: doBoth(prepare.Keep[*schedulingv1.PriorityClass]),
 		Validate: check(validate.PriorityClass), ValidateUpdate: checkBoth(validate.PriorityClassUpdate),
+		Columns: priorityClassColumns,
 	}
 )
 

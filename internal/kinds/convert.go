@@ -27,8 +27,10 @@ func eventFromStored(o Object) Object {
 	return out
 }
 
-func eventToStored(o Object) Object {
-	in := o.(*eventsv1.Event).DeepCopy()
+func eventToStored(o Object) Object { return coreEvent(o.(*eventsv1.Event).DeepCopy()) }
+
+// coreEvent shares what it points to with in.
+func coreEvent(in *eventsv1.Event) *corev1.Event {
 	out := &corev1.Event{
 		ObjectMeta: in.ObjectMeta,
 		EventTime:  in.EventTime,

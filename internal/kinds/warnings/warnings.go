@@ -1,0 +1,146 @@
+// Package warnings tells clients of what works, but not as they may think.
+// Each warning becomes a Warning header; kubectl prints it.
+package warnings
+
+import (
+	"fmt"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// most warnings that one answer carries.
+const most = 10
+
+// seccomp annotations have done nothing since Kubernetes 1.27.
+const (
+	seccompPod       = "seccomp.security.alpha.kubernetes.io/pod"
+	seccompContainer = "container.seccomp.security.alpha.kubernetes.io/"
+)
+
+// oldNodeLabels were replaced by stable names.
+var oldNodeLabels = map[string]string{
+	corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
+	corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
+	corev1.LabelInstanceType:            corev1.LabelInstanceTypeStable,
+	"beta.kubernetes.io/os":             corev1.LabelOSStable,
+	"beta.kubernetes.io/arch":           corev1.LabelArchStable,
+}
+
+type list []string
+
+func (l *list) addf(format string, args ...any) {
+	if len(*l) < most {
+		*l = append(*l, fmt.Sprintf(format, args...))
+	}
+}
+
+// Pod on create only: what runs cannot be mended.
+func Pod(pod, old *corev1.Pod) []string {
+	if old != nil {
+		return nil
+	}
+	var l list
+	if pod.Name != "" && len(validation.IsDNS1123Label(pod.Name)) > 0 {
+		l.addf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", validation.IsDNS1123Label(pod.Name))
+	}
+	l.podSpec(nil, &pod.Spec, pod.Annotations)
+	return l
+}
+
+// Deployment looks at the template.
+func Deployment(d, _ *appsv1.Deployment) []string { return template(&d.Spec.Template) }
+
+// ReplicaSet looks at the template.
+func ReplicaSet(rs, _ *appsv1.ReplicaSet) []string { return template(&rs.Spec.Template) }
+
+// DaemonSet looks at the template.
+func DaemonSet(ds, _ *appsv1.DaemonSet) []string { return template(&ds.Spec.Template) }
+
+// StatefulSet looks at the template.
+func StatefulSet(sts, _ *appsv1.StatefulSet) []string { return template(&sts.Spec.Template) }
+
+func template(t *corev1.PodTemplateSpec) []string {
+	var l list
+	l.podSpec(field.NewPath("spec", "template"), &t.Spec, t.Annotations)
+	return l
+}
+
+func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[string]string) {
+	at := func(name string, more ...string) *field.Path {
+		if p == nil {
+			return field.NewPath(name, more...)
+		}
+		return p.Child(name, more...)
+	}
+	for key := range annotations {
+		switch {
+		case key == seccompPod || strings.HasPrefix(key, seccompContainer):
+			l.addf("%s: non-functional in v1.27+; use the \"seccompProfile\" field instead", at("metadata", "annotations").Key(key))
+		case strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix):
+			l.addf("%s: deprecated since v1.30; use the \"appArmorProfile\" field instead", at("metadata", "annotations").Key(key))
+		}
+	}
+	for key := range spec.NodeSelector {
+		if now, ok := oldNodeLabels[key]; ok {
+			l.addf("%s: deprecated since v1.14; use %q instead", at("spec", "nodeSelector").Key(key), now)
+		}
+	}
+	containers := func(name string, list []corev1.Container) {
+		for i := range list {
+			seen := make(map[string]bool, len(list[i].Env))
+			for j, v := range list[i].Env {
+				if seen[v.Name] {
+					l.addf("%s: hides previous definition of %q, which may be dropped when using apply", at("spec", name).Index(i).Child("env").Index(j), v.Name)
+				}
+				seen[v.Name] = true
+			}
+		}
+	}
+	containers("initContainers", spec.InitContainers)
+	containers("containers", spec.Containers)
+}
+
+// Service warns of what no component does.
+func Service(svc, _ *corev1.Service) []string {
+	var l list
+	if svc.Spec.LoadBalancerIP != "" {
+		l.addf("spec.loadBalancerIP: deprecated in v1.24+; use a provider-specific annotation instead")
+	}
+	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && len(svc.Spec.ClusterIPs) == 1 && svc.Spec.ClusterIPs[0] == corev1.ClusterIPNone {
+		l.addf("spec.SessionAffinity is ignored for headless services")
+	}
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		l.addf("spec.type: no load balancer is part of this cluster; the service is reachable by its node ports only, unless one is installed")
+	}
+	return l
+}
+
+// Endpoints are the old form of endpoint slices.
+func Endpoints(*corev1.Endpoints, *corev1.Endpoints) []string {
+	return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
+}
+
+// Node warns of fields that nothing reads.
+func Node(n, _ *corev1.Node) []string {
+	var l list
+	if n.Spec.DoNotUseExternalID != "" {
+		l.addf("spec.externalID: this field is deprecated, and is unused by Kubernetes")
+	}
+	return l
+}
+
+// PersistentVolume warns of what is on its way out.
+func PersistentVolume(pv, _ *corev1.PersistentVolume) []string {
+	var l list
+	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		l.addf("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	if _, ok := pv.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+		l.addf("metadata.annotations[%s]: deprecated since v1.8; use \"storageClassName\" attribute instead", corev1.BetaStorageClassAnnotation)
+	}
+	return l
+}
