@@ -69,7 +69,11 @@ func warn[T Object](f func(obj, old T) []string) func(obj, old Object) []string 
 		if old != nil {
 			before = old.(T)
 		}
-		return f(obj.(T), before)
+		texts := f(obj.(T), before)
+		for i := range texts {
+			texts[i] = clip(texts[i])
+		}
+		return texts
 	}
 }
 
