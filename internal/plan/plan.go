@@ -68,7 +68,8 @@ type Condition int
 
 // The live conditions.
 const (
-	// Absent: no object of that reference has the UID.
+	// Absent: no object of that reference has the UID; with an empty UID: there
+	// is no object of that reference at all.
 	Absent Condition = iota
 	// Alive: the object exists, has the UID and is not being deleted.
 	Alive

@@ -327,7 +327,7 @@ func holds(ctx context.Context, c client.Client, l plan.Live) (bool, error) {
 		return false, err
 	}
 	if l.Want == plan.Absent {
-		return m.GetUID() != l.UID, nil
+		return l.UID != "" && m.GetUID() != l.UID, nil
 	}
 	return m.GetUID() == l.UID && m.GetDeletionTimestamp() == nil, nil
 }

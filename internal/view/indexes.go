@@ -40,6 +40,13 @@ var (
 	PodsByNode = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
 		return []string{o.(*corev1.Pod).Spec.NodeName}
 	}}
+	// FinishedPods files the pods that have ended under "".
+	FinishedPods = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		if p := o.(*corev1.Pod).Status.Phase; p == corev1.PodSucceeded || p == corev1.PodFailed {
+			return []string{""}
+		}
+		return nil
+	}}
 	// SlicesByService files endpoint slices under namespace/service.
 	SlicesByService = &Index{Kind: kinds.EndpointSlice, Keys: func(o kinds.Object) []string {
 		if svc := o.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
@@ -51,5 +58,5 @@ var (
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, SlicesByService}
+	return []*Index{PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, SlicesByService}
 }
