@@ -82,7 +82,7 @@ var layers = []layer{
 	{"internal/apiserver", []string{"internal/kinds", "internal/store", "internal/codec", "internal/view", "internal/client", "internal/admission", "internal/auth", "internal/version", "internal/plan"}},
 	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version"}},
 	{"internal/runtime", []string{"internal/version"}},
-	{"internal/network/cni", nil},
+	{"internal/network/cni", []string{"internal/network/nft", "internal/network/nettest"}},
 	{"internal/network", []string{"internal/kinds", "internal/view", "internal/plan"}},
 }
 
