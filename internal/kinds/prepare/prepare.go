@@ -1,7 +1,8 @@
 // Package prepare resets what a client may not write before an object is
 // admitted and validated: the status on the main resource, everything but the
 // status on the status subresource, the generation, and fields that the server
-// computes. What needs a user, a clock or an allocation is the apiserver's.
+// computes. What needs a user, a clock or an allocation is the apiserver's. What
+// is kept is shared with the old object: replace it, never change it in place.
 package prepare
 
 import (

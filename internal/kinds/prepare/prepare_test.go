@@ -1,0 +1,250 @@
+package prepare
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func TestPodCreate(t *testing.T) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Generation: 7, DeletionTimestamp: &metav1.Time{}},
+		Spec: corev1.PodSpec{
+			SchedulingGates: []corev1.PodSchedulingGate{{Name: "g"}},
+			Containers:      []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}}}},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "1.2.3.4"},
+	}
+	PodCreate(pod)
+	if pod.Generation != 1 || pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodPending || pod.Status.PodIP != "" || pod.Status.QOSClass != corev1.PodQOSBurstable {
+		t.Errorf("got %+v", pod)
+	}
+	if c := pod.Status.Conditions; len(c) != 1 || c[0].Reason != "SchedulingGated" {
+		t.Errorf("conditions: %+v", c)
+	}
+}
+
+func TestPodUpdates(t *testing.T) {
+	old := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 3, CreationTimestamp: metav1.Unix(1, 0), OwnerReferences: []metav1.OwnerReference{{Name: "rs"}}, Labels: map[string]string{"a": "b"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, QOSClass: corev1.PodQOSBestEffort},
+	}
+	changed := func() *corev1.Pod {
+		p := old.DeepCopy()
+		p.UID, p.Generation, p.OwnerReferences = "", 99, nil
+		p.Spec.Containers[0].Image = "j"
+		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}}
+		p.Status.Phase, p.Status.QOSClass = corev1.PodFailed, corev1.PodQOSGuaranteed
+		return p
+	}
+	p := changed()
+	if PodUpdate(p, old); p.Status.Phase != corev1.PodRunning || p.Generation != 4 || p.UID != "u" || p.Spec.Containers[0].Image != "j" {
+		t.Errorf("update: %+v", p)
+	}
+	p = changed()
+	if PodStatusUpdate(p, old); p.Status.Phase != corev1.PodFailed || p.Status.QOSClass != corev1.PodQOSBestEffort || p.Generation != 3 || p.Spec.Containers[0].Image != "i" || len(p.OwnerReferences) != 1 {
+		t.Errorf("status: %+v", p)
+	}
+	p = changed()
+	p.Labels = nil
+	if PodEphemeralUpdate(p, old); len(p.Spec.EphemeralContainers) != 1 || p.Spec.Containers[0].Image != "i" || p.Labels["a"] != "b" || p.Status.Phase != corev1.PodRunning || p.Generation != 4 {
+		t.Errorf("ephemeral: %+v", p)
+	}
+	p = changed()
+	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("1")}
+	if PodResizeUpdate(p, old); p.Spec.Containers[0].Image != "i" || p.Spec.Containers[0].Resources.Requests.Cpu().Value() != 1 || p.Spec.EphemeralContainers != nil {
+		t.Errorf("resize: %+v", p)
+	}
+}
+
+func TestPodGrace(t *testing.T) {
+	for name, tc := range map[string]struct {
+		node  string
+		phase corev1.PodPhase
+		spec  int64
+		opts  *metav1.DeleteOptions
+		want  int64
+	}{
+		"its own":          {node: "n", spec: 30, want: 30},
+		"asked":            {node: "n", spec: 30, opts: &metav1.DeleteOptions{GracePeriodSeconds: ptr(int64(5))}, want: 5},
+		"at once":          {node: "n", spec: 30, opts: &metav1.DeleteOptions{GracePeriodSeconds: ptr(int64(0))}, want: 0},
+		"nothing asked":    {node: "n", spec: 30, opts: &metav1.DeleteOptions{}, want: 30},
+		"negative":         {node: "n", spec: 30, opts: &metav1.DeleteOptions{GracePeriodSeconds: ptr(int64(-1))}, want: 1},
+		"not scheduled":    {spec: 30, want: 0},
+		"already finished": {node: "n", phase: corev1.PodFailed, spec: 30, want: 0},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{NodeName: tc.node, TerminationGracePeriodSeconds: &tc.spec}, Status: corev1.PodStatus{Phase: tc.phase}}
+		if got := PodGrace(pod, tc.opts); got != tc.want {
+			t.Errorf("%s: %d, want %d", name, got, tc.want)
+		}
+	}
+}
+
+func TestLabelKeys(t *testing.T) {
+	term := corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{}, MatchLabelKeys: []string{"rev", "absent"}, MismatchLabelKeys: []string{"team"}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"rev": "1", "team": "x"}}, Spec: corev1.PodSpec{
+		Affinity: &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{term}}},
+	}}
+	PodCreate(pod)
+	got := pod.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution[0].LabelSelector.MatchExpressions
+	want := []metav1.LabelSelectorRequirement{{Key: "rev", Operator: "In", Values: []string{"1"}}, {Key: "team", Operator: "NotIn", Values: []string{"x"}}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestDeployment(t *testing.T) {
+	old := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Generation: 2, Labels: map[string]string{"a": "b"}}, Spec: appsv1.DeploymentSpec{Replicas: ptr(int32(1))}, Status: appsv1.DeploymentStatus{Replicas: 1}}
+	d := old.DeepCopy()
+	d.Status.Replicas, d.Labels = 9, nil
+	if DeploymentUpdate(d, old); d.Status.Replicas != 1 || d.Generation != 2 {
+		t.Errorf("labels only: %+v", d)
+	}
+	d.Spec.Replicas = ptr(int32(2))
+	if DeploymentUpdate(d, old); d.Generation != 3 {
+		t.Errorf("spec: generation %d", d.Generation)
+	}
+	d = old.DeepCopy()
+	d.Annotations = map[string]string{"x": "y"}
+	if DeploymentUpdate(d, old); d.Generation != 3 {
+		t.Errorf("annotations: generation %d", d.Generation)
+	}
+	d = old.DeepCopy()
+	d.Spec.Replicas, d.Status.Replicas, d.Labels = ptr(int32(5)), 5, nil
+	if DeploymentStatusUpdate(d, old); *d.Spec.Replicas != 1 || d.Status.Replicas != 5 || d.Labels["a"] != "b" {
+		t.Errorf("status: %+v", d)
+	}
+}
+
+func TestNamespace(t *testing.T) {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceTerminating}}
+	NamespaceCreate(ns)
+	NamespaceCreate(ns)
+	if len(ns.Spec.Finalizers) != 1 || ns.Spec.Finalizers[0] != "kubernetes" || ns.Status.Phase != corev1.NamespaceActive || ns.Labels[corev1.LabelMetadataName] != "n" {
+		t.Errorf("got %+v", ns)
+	}
+	freed := ns.DeepCopy()
+	freed.Spec.Finalizers, freed.Status.Phase = nil, corev1.NamespaceTerminating
+	if NamespaceFinalizeUpdate(freed, ns); len(freed.Spec.Finalizers) != 0 || freed.Status.Phase != corev1.NamespaceActive {
+		t.Errorf("finalize: %+v", freed)
+	}
+	freed.Spec.Finalizers = nil
+	if NamespaceUpdate(freed, ns); len(freed.Spec.Finalizers) != 1 {
+		t.Errorf("update: %+v", freed)
+	}
+}
+
+func service(do func(*corev1.ServiceSpec)) *corev1.Service {
+	s := &corev1.Service{Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeNodePort, ClusterIP: "10.96.0.7", ClusterIPs: []string{"10.96.0.7"}, ExternalTrafficPolicy: "Cluster",
+		IPFamilies: []corev1.IPFamily{"IPv4"}, IPFamilyPolicy: ptr(corev1.IPFamilyPolicySingleStack),
+		Ports: []corev1.ServicePort{{Name: "a", Port: 80, NodePort: 30080, Protocol: "TCP"}, {Name: "b", Port: 81, NodePort: 30081, Protocol: "TCP"}},
+	}}
+	if do != nil {
+		do(&s.Spec)
+	}
+	return s
+}
+
+func TestServiceUpdate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*corev1.ServiceSpec)
+		check  func(*corev1.ServiceSpec) bool
+	}{
+		"address left out": {
+			func(s *corev1.ServiceSpec) { s.ClusterIP, s.ClusterIPs = "", nil },
+			func(s *corev1.ServiceSpec) bool { return s.ClusterIP == "10.96.0.7" && len(s.ClusterIPs) == 1 },
+		},
+		"address cleared in the old field": {
+			func(s *corev1.ServiceSpec) { s.ClusterIP = "" },
+			func(s *corev1.ServiceSpec) bool { return s.ClusterIP == "10.96.0.7" && len(s.ClusterIPs) == 1 },
+		},
+		"address changed in the old field": {
+			func(s *corev1.ServiceSpec) { s.ClusterIP = "10.96.0.8" },
+			func(s *corev1.ServiceSpec) bool { return s.ClusterIPs[0] == "10.96.0.8" },
+		},
+		"node ports left out": {
+			func(s *corev1.ServiceSpec) { s.Ports[0].NodePort, s.Ports[1].NodePort = 0, 0 },
+			func(s *corev1.ServiceSpec) bool { return s.Ports[0].NodePort == 30080 && s.Ports[1].NodePort == 30081 },
+		},
+		"node port given to another port": {
+			func(s *corev1.ServiceSpec) { s.Ports[0].NodePort, s.Ports[1].NodePort = 0, 30080 },
+			func(s *corev1.ServiceSpec) bool { return s.Ports[0].NodePort == 0 && s.Ports[1].NodePort == 30080 },
+		},
+		"to a cluster service": {
+			func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeClusterIP },
+			func(s *corev1.ServiceSpec) bool {
+				return s.Ports[0].NodePort == 0 && s.ExternalTrafficPolicy == "" && s.ClusterIP == "10.96.0.7"
+			},
+		},
+		"to a cluster service with a new node port": {
+			func(s *corev1.ServiceSpec) { s.Type, s.Ports[0].NodePort = corev1.ServiceTypeClusterIP, 30099 },
+			func(s *corev1.ServiceSpec) bool { return s.Ports[0].NodePort == 30099 },
+		},
+		"to an external name": {
+			func(s *corev1.ServiceSpec) { s.Type, s.ExternalName = corev1.ServiceTypeExternalName, "a.example" },
+			func(s *corev1.ServiceSpec) bool {
+				return s.ClusterIP == "" && s.ClusterIPs == nil && s.IPFamilies == nil && s.Ports[0].NodePort == 0
+			},
+		},
+	} {
+		svc, old := service(tc.change), service(nil)
+		old.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "1.2.3.4"}}
+		if ServiceUpdate(svc, old); !tc.check(&svc.Spec) {
+			t.Errorf("%s: %+v", name, svc.Spec)
+		}
+		if len(svc.Status.LoadBalancer.Ingress) != 1 {
+			t.Errorf("%s: status lost", name)
+		}
+	}
+	fresh := service(func(s *corev1.ServiceSpec) { s.ClusterIPs = nil })
+	if ServiceCreate(fresh); len(fresh.Spec.ClusterIPs) != 1 {
+		t.Errorf("create: %+v", fresh.Spec)
+	}
+}
+
+func TestCertificateSigningRequest(t *testing.T) {
+	old := &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{Username: "node"}, Status: certificatesv1.CertificateSigningRequestStatus{Certificate: []byte("x")}}
+	changed := func() *certificatesv1.CertificateSigningRequest {
+		c := old.DeepCopy()
+		c.Spec.Username = "admin"
+		c.Status.Certificate = nil
+		c.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: "Approved"}}
+		return c
+	}
+	c := changed()
+	if CertificateSigningRequestUpdate(c, old); c.Spec.Username != "node" || c.Status.Certificate == nil || c.Status.Conditions != nil {
+		t.Errorf("update: %+v", c)
+	}
+	c = changed()
+	if CertificateSigningRequestApprovalUpdate(c, old); c.Spec.Username != "node" || c.Status.Certificate == nil || len(c.Status.Conditions) != 1 {
+		t.Errorf("approval: %+v", c)
+	}
+	c = changed()
+	if CertificateSigningRequestStatusUpdate(c, old); c.Spec.Username != "node" || c.Status.Certificate != nil {
+		t.Errorf("status: %+v", c)
+	}
+}
+
+func TestKeep(t *testing.T) {
+	deleted := metav1.NewTime(time.Unix(5, 0))
+	old := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 1, CreationTimestamp: metav1.Unix(1, 0), DeletionTimestamp: &deleted, DeletionGracePeriodSeconds: ptr(int64(3))}}
+	c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Generation: 9}}
+	Keep(c, old)
+	if c.UID != "u" || c.Generation != 1 || !c.CreationTimestamp.Equal(&old.CreationTimestamp) || !c.DeletionTimestamp.Equal(&deleted) || *c.DeletionGracePeriodSeconds != 3 {
+		t.Errorf("got %+v", c.ObjectMeta)
+	}
+	other := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{UID: "v"}}
+	if Keep(other, old); other.UID != "v" {
+		t.Error("a wrong uid must reach validation")
+	}
+}
