@@ -228,3 +228,7 @@ func inheritedMTU(h *netlink.Handle) int {
 	}
 	return defaultMTU
 }
+
+// IsHostEnd reports whether a link with this hardware address is one that the
+// plugin made.
+func IsHostEnd(a net.HardwareAddr) bool { return a.String() == hostMAC.String() }
