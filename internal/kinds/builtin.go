@@ -58,6 +58,7 @@ var (
 		Default:       do(defaults.LimitRange),
 		PrepareCreate: do(prepare.Create[*corev1.LimitRange]), PrepareUpdate: doBoth(prepare.Keep[*corev1.LimitRange]),
 		Validate: check(validate.LimitRange), ValidateUpdate: checkBoth(validate.LimitRangeUpdate),
+		Warnings:            warn(warnings.LimitRange),
 		Columns:             limitRangeColumns,
 		AllowCreateOnUpdate: true,
 	}
@@ -109,6 +110,7 @@ var (
 		Default:       do(defaults.PersistentVolumeClaim),
 		PrepareCreate: do(prepare.PersistentVolumeClaimCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeClaimUpdate),
 		Validate: check(validate.PersistentVolumeClaim), ValidateUpdate: checkBoth(validate.PersistentVolumeClaimUpdate),
+		Warnings:     warn(warnings.PersistentVolumeClaim),
 		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeClaimStatusUpdate, validate.PersistentVolumeClaimStatusUpdate)},
 		Columns:      persistentVolumeClaimColumns,
 	}
@@ -152,6 +154,7 @@ var (
 		Default:       do(defaults.ReplicationController),
 		PrepareCreate: do(prepare.ReplicationControllerCreate), PrepareUpdate: doBoth(prepare.ReplicationControllerUpdate),
 		Validate: check(validate.ReplicationController), ValidateUpdate: checkBoth(validate.ReplicationControllerUpdate),
+		Warnings: warn(warnings.ReplicationController),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.ReplicationControllerStatusUpdate, validate.ReplicationControllerStatusUpdate),
 			"scale":  scaleOf(controllerScale),
@@ -167,6 +170,7 @@ var (
 		Default:       do(defaults.ResourceQuota),
 		PrepareCreate: do(prepare.ResourceQuotaCreate), PrepareUpdate: doBoth(prepare.ResourceQuotaUpdate),
 		Validate: check(validate.ResourceQuota), ValidateUpdate: checkBoth(validate.ResourceQuotaUpdate),
+		Warnings:     warn(warnings.ResourceQuota),
 		Subresources: map[string]Subresource{"status": status(prepare.ResourceQuotaStatusUpdate, validate.ResourceQuotaStatusUpdate)},
 		Columns:      resourceQuotaColumns,
 	}
@@ -317,6 +321,7 @@ var (
 		New: func() Object { return &networkingv1.Ingress{} }, NewList: func() runtime.Object { return &networkingv1.IngressList{} },
 		PrepareCreate: do(prepare.IngressCreate), PrepareUpdate: doBoth(prepare.IngressUpdate),
 		Validate: check(validate.Ingress), ValidateUpdate: checkBoth(validate.IngressUpdate),
+		Warnings:     warn(warnings.Ingress),
 		Subresources: map[string]Subresource{"status": status(prepare.IngressStatusUpdate, validate.IngressStatusUpdate)},
 		Columns:      ingressColumns,
 	}
@@ -336,7 +341,8 @@ var (
 		Default:       do(defaults.NetworkPolicy),
 		PrepareCreate: do(prepare.CreateManaged[*networkingv1.NetworkPolicy]), PrepareUpdate: doBoth(prepare.NetworkPolicyUpdate),
 		Validate: check(validate.NetworkPolicy), ValidateUpdate: checkBoth(validate.NetworkPolicyUpdate),
-		Columns: networkPolicyColumns,
+		Warnings: warn(warnings.NetworkPolicy),
+		Columns:  networkPolicyColumns,
 	}
 	ClusterRole = &Kind{
 		GVK: rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), Resource: "clusterroles", Singular: "clusterrole",

@@ -147,7 +147,7 @@ func filler(seed int64) *randfill.Filler {
 // everyObject runs fn on random objects of every stored kind, half of them
 // defaulted, and gives a second one as the old state.
 func everyObject(t *testing.T, fn func(t *testing.T, k *Kind, obj, old Object)) {
-	const seeds = 60
+	const seeds = 30
 	for _, k := range Builtin().All() {
 		if k.New == nil {
 			continue

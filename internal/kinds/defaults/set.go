@@ -16,7 +16,8 @@ func or[T comparable](p *T, value T) {
 // set fills a pointer that is nil.
 func set[T any](p **T, value T) {
 	if *p == nil {
-		*p = &value
+		v := value // so that nothing is allocated where the field is there
+		*p = &v
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -58,10 +59,51 @@ func Deployment(d, _ *appsv1.Deployment) []string { return template(&d.Spec.Temp
 func ReplicaSet(rs, _ *appsv1.ReplicaSet) []string { return template(&rs.Spec.Template) }
 
 // DaemonSet looks at the template.
-func DaemonSet(ds, _ *appsv1.DaemonSet) []string { return template(&ds.Spec.Template) }
+func DaemonSet(ds, old *appsv1.DaemonSet) []string {
+	return append(inert("DaemonSet", old == nil), template(&ds.Spec.Template)...)
+}
 
 // StatefulSet looks at the template.
-func StatefulSet(sts, _ *appsv1.StatefulSet) []string { return template(&sts.Spec.Template) }
+func StatefulSet(sts, old *appsv1.StatefulSet) []string {
+	return append(inert("StatefulSet", old == nil), template(&sts.Spec.Template)...)
+}
+
+// ReplicationController looks at the template.
+func ReplicationController(rc, old *corev1.ReplicationController) []string {
+	l := inert("ReplicationController", old == nil)
+	if rc.Spec.Template != nil {
+		l = append(l, template(rc.Spec.Template)...)
+	}
+	return l
+}
+
+// inert says of a new object that it is kept, but nothing acts on it yet. A
+// user who creates a policy or a quota must not believe that it holds.
+func inert(kind string, created bool) []string {
+	if !created {
+		return nil
+	}
+	return []string{"this version of knarr stores " + kind + " objects but does not act on them yet"}
+}
+
+// NetworkPolicy is not enforced yet.
+func NetworkPolicy(_, old *networkingv1.NetworkPolicy) []string {
+	return inert("NetworkPolicy", old == nil)
+}
+
+// Ingress is not served yet.
+func Ingress(_, old *networkingv1.Ingress) []string { return inert("Ingress", old == nil) }
+
+// ResourceQuota is not enforced yet.
+func ResourceQuota(_, old *corev1.ResourceQuota) []string { return inert("ResourceQuota", old == nil) }
+
+// LimitRange is not applied yet.
+func LimitRange(_, old *corev1.LimitRange) []string { return inert("LimitRange", old == nil) }
+
+// PersistentVolumeClaim is not bound yet.
+func PersistentVolumeClaim(_, old *corev1.PersistentVolumeClaim) []string {
+	return inert("PersistentVolumeClaim", old == nil)
+}
 
 func template(t *corev1.PodTemplateSpec) []string {
 	var l list
