@@ -296,7 +296,7 @@ func (t *table) apply(p pending) *Event {
 	case p.item == nil && !had:
 		return nil
 	case p.item == nil:
-		e.Type, e.Item = Deleted, prev.deletedAt(p.rev)
+		e.Type, e.Item = Deleted, prev.At(p.rev)
 		t.items.Delete(p.key)
 	case had && prev.Rev >= p.rev:
 		return nil // old news

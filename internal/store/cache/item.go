@@ -45,8 +45,17 @@ func newItem(t *table, key string, kv store.KV, set *encodedSet) (*Item, error) 
 	return it, nil
 }
 
-// deletedAt is the item as the event of its deletion shows it.
-func (it *Item) deletedAt(rev int64) *Item {
+// NewItem is an item outside of any cache: an object of the past.
+func NewItem(k *kinds.Kind, key string, kv store.KV) (*Item, error) {
+	it, err := newItem(&table{kind: stored(k), decoded: true}, key, kv, &encodedSet{})
+	if err != nil {
+		return nil, err
+	}
+	return it.as(k), nil
+}
+
+// At is the item at a later revision, as the event of its deletion shows it.
+func (it *Item) At(rev int64) *Item {
 	return &Item{Kind: it.Kind, Namespace: it.Namespace, Name: it.Name, Rev: rev, base: it, set: it.set}
 }
 

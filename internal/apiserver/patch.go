@@ -1,0 +1,114 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/internal/codec"
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// maxPatchOps is upstream's bound of a JSON patch.
+const maxPatchOps = 10000
+
+// patch applies a patch to the object, or to its Scale.
+func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (runtime.Object, error) {
+	if err := checkPatch(t, data); err != nil {
+		return nil, err
+	}
+	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
+		return s.updateScale(c, sub.Scale, func(old runtime.Object) (runtime.Object, error) {
+			return applyPatch(old, sub.New(), t, data, v, c)
+		})
+	}
+	return s.update(c, func(old kinds.Object) (kinds.Object, error) {
+		out, err := applyPatch(old, c.ref.Kind.New(), t, data, v, c)
+		if err != nil {
+			return nil, err
+		}
+		obj := out.(kinds.Object)
+		if obj.GetName() != c.ref.Name || obj.GetNamespace() != c.ref.Namespace {
+			return nil, badRequest("the name or the namespace of the object cannot be changed by a patch")
+		}
+		return obj, nil
+	})
+}
+
+func checkPatch(t types.PatchType, data []byte) error {
+	switch t {
+	case types.JSONPatchType:
+		var ops []json.RawMessage
+		if err := json.Unmarshal(data, &ops); err != nil {
+			return badRequest("error decoding patch: %v", err)
+		}
+		if len(ops) > maxPatchOps {
+			return apierrors.NewRequestEntityTooLargeError("The allowed maximum operations in a JSON patch is 10000, got " + itoa(len(ops)))
+		}
+	case types.MergePatchType, types.StrategicMergePatchType:
+		var m map[string]any
+		if err := json.Unmarshal(data, &m); err != nil {
+			return badRequest("error decoding patch: %v", err)
+		}
+	case types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
+		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+			"server-side apply is not supported by this version: use kubectl apply without --server-side")
+	default:
+		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+			"the body of the request was in an unknown format - accepted media types include: %s",
+			strings.Join([]string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}, ", "))
+	}
+	return nil
+}
+
+// applyPatch returns a new object; old is not changed.
+func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fieldPolicy, c *call) (runtime.Object, error) {
+	before, err := codec.Encode(codec.JSON, old)
+	if err != nil {
+		return nil, err
+	}
+	var after []byte
+	switch t {
+	case types.JSONPatchType:
+		p, err := jsonpatch.DecodePatch(data)
+		if err != nil {
+			return nil, badRequest("%v", err)
+		}
+		if after, err = p.Apply(before); err != nil {
+			return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
+		}
+	case types.MergePatchType:
+		if after, err = jsonpatch.MergePatch(before, data); err != nil {
+			return nil, badRequest("%v", err)
+		}
+	default:
+		after, err = strategicpatch.StrategicMergePatch(before, data, into)
+		if err != nil {
+			if errors.Is(err, mergepatch.ErrBadJSONDoc) || mergepatch.IsPreconditionFailed(err) {
+				return nil, badRequest("%v", err)
+			}
+			return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
+		}
+	}
+	if len(after) > maxBody {
+		return nil, apierrors.NewRequestEntityTooLargeError("the patched object is larger than 3 MiB")
+	}
+	unknown, err := codec.DecodeBody(codec.JSON, after, into)
+	if err != nil {
+		return nil, invalid(c.ref.Kind, c.ref.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(data[:min(len(data), 1024)]), err.Error())})
+	}
+	if err := v.judge(unknown, c.warn); err != nil {
+		return nil, err
+	}
+	return into, nil
+}

@@ -1,0 +1,365 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"knarr.dev/knarr/internal/codec"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store"
+	"knarr.dev/knarr/internal/store/cache"
+)
+
+const (
+	// freshWait bounds how long a read waits for the cache to reach a revision.
+	freshWait = 3 * time.Second
+	// pagesKept and pageAge bound the past snapshots that continued lists read.
+	pagesKept = 64
+	pageAge   = 5 * time.Minute
+)
+
+// item reads one object. An empty resourceVersion means the newest, "0" any,
+// a number at least that one.
+func (s *Server) item(ctx context.Context, ref kinds.Ref, rv string) (*cache.Item, error) {
+	if err := s.fresh(ctx, rv, ""); err != nil {
+		return nil, err
+	}
+	it := s.cfg.Cache.Get(ref.Kind, ref.Namespace, ref.Name)
+	if it == nil {
+		return nil, notFound(ref)
+	}
+	return it, nil
+}
+
+// fresh waits until the cache may answer a read of rv.
+func (s *Server) fresh(ctx context.Context, rv string, match metav1.ResourceVersionMatch) error {
+	if rv == "0" {
+		return nil
+	}
+	var want int64
+	var err error
+	if rv == "" {
+		want, err = s.cfg.Store.Revision(ctx)
+	} else if want, err = parseRevision(rv); err == nil && match == metav1.ResourceVersionMatchExact {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if s.cfg.Cache.Rev() >= want {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, freshWait)
+	defer cancel()
+	if err := s.cfg.Cache.WaitRev(wait, want); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		st := statusError(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, "Too large resource version: %d, current: %d", want, s.cfg.Cache.Rev())
+		return withCause(st, metav1.CauseTypeResourceVersionTooLarge, "Too large resource version")
+	}
+	return nil
+}
+
+func withCause(err error, cause metav1.CauseType, message string) error {
+	st := statusOf(err)
+	st.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: cause, Message: message}}, RetryAfterSeconds: 1}
+	return &statusErr{st}
+}
+
+// statusErr is an error that is nothing but a Status.
+type statusErr struct{ status *metav1.Status }
+
+func (e *statusErr) Error() string         { return e.status.Message }
+func (e *statusErr) Status() metav1.Status { return *e.status }
+
+func parseRevision(rv string) (int64, error) {
+	n, err := strconv.ParseInt(rv, 10, 64)
+	if err != nil || n < 0 {
+		return 0, badRequest("resourceVersion: Invalid value: %q: strconv.ParseUint: parsing %q: invalid syntax", rv, rv)
+	}
+	return n, nil
+}
+
+// selection is what a list or watch lets through.
+type selection struct {
+	labels labels.Selector
+	fields fields.Selector
+}
+
+func (sel selection) everything() bool {
+	return (sel.labels == nil || sel.labels.Empty()) && (sel.fields == nil || sel.fields.Empty())
+}
+
+func (sel selection) matches(it *cache.Item) bool {
+	if sel.fields != nil && !sel.fields.Empty() && !it.Matches(sel.fields) {
+		return false
+	}
+	return sel.labels == nil || sel.labels.Empty() || sel.labels.Matches(labels.Set(it.Labels()))
+}
+
+// checkSelection refuses fields that the kind does not have.
+func checkSelection(k *kinds.Kind, in *info) (selection, error) {
+	if in.labelErr != nil {
+		return selection{}, badRequest("unable to parse requirement: %v", in.labelErr)
+	}
+	if in.fieldErr != nil {
+		return selection{}, badRequest("unable to parse field selector: %v", in.fieldErr)
+	}
+	for _, r := range in.fields.Requirements() {
+		if r.Field == "metadata.name" || r.Field == "metadata.namespace" && k.Namespaced || k.Fields[r.Field] != nil {
+			continue
+		}
+		return selection{}, badRequest("field label not supported: %s", r.Field)
+	}
+	return selection{labels: in.labels, fields: in.fields}, nil
+}
+
+// listing is the answer to a list.
+type listing struct {
+	rev       int64
+	items     []*cache.Item
+	next      string // continue token
+	remaining *int64
+}
+
+// token is where a continued list goes on.
+type token struct {
+	Rev   int64  `json:"rv"`
+	Start string `json:"start"` // last key that was sent
+}
+
+func (t token) encode() string {
+	data, _ := json.Marshal(t) // two plain fields
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+func decodeToken(s string) (token, error) {
+	var t token
+	data, err := base64.RawURLEncoding.DecodeString(s)
+	if err == nil {
+		err = json.Unmarshal(data, &t)
+	}
+	if err != nil || t.Rev < 0 || t.Start == "" || strings.Contains(t.Start, "..") {
+		return t, badRequest("continue key is not valid: %v", err)
+	}
+	return t, nil
+}
+
+func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o metav1.ListOptions, sel selection) (*listing, error) {
+	if err := checkListOptions(o); err != nil {
+		return nil, err
+	}
+	content, after, err := s.content(ctx, k, namespace, o)
+	if err != nil {
+		return nil, err
+	}
+	out := &listing{rev: content.rev}
+	var left int64
+	for it := range content.after(after) {
+		if !sel.matches(it) {
+			continue
+		}
+		if o.Limit > 0 && int64(len(out.items)) == o.Limit {
+			left++
+			if !sel.everything() {
+				break // only whether there is more
+			}
+			continue
+		}
+		out.items = append(out.items, it)
+	}
+	if left > 0 {
+		last := out.items[len(out.items)-1]
+		key := last.Name
+		if k.Namespaced {
+			key = last.Namespace + "/" + last.Name
+		}
+		out.next = token{Rev: content.rev, Start: key}.encode()
+		if sel.everything() {
+			out.remaining = &left
+		}
+		s.pages.keep(k, namespace, content, s.now())
+	}
+	return out, nil
+}
+
+func checkListOptions(o metav1.ListOptions) error {
+	switch {
+	case o.Limit < 0:
+		return badRequest("limit must not be negative")
+	case o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0":
+		return badRequest("specifying resource version is not allowed when using continue")
+	case o.ResourceVersionMatch != "" && o.ResourceVersion == "" && o.SendInitialEvents == nil:
+		return badRequest("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0":
+		return badRequest("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+	case o.ResourceVersionMatch != "" && o.ResourceVersionMatch != metav1.ResourceVersionMatchExact && o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan:
+		return badRequest("resourceVersionMatch: Unsupported value: %q: supported values: \"Exact\", \"NotOlderThan\", \"\"", o.ResourceVersionMatch)
+	}
+	return nil
+}
+
+// content is a kind's objects at one revision.
+type content struct {
+	rev   int64
+	after func(key string) iter.Seq[*cache.Item]
+}
+
+// content finds the revision that a list reads, and where it goes on.
+func (s *Server) content(ctx context.Context, k *kinds.Kind, namespace string, o metav1.ListOptions) (content, string, error) {
+	if o.Continue != "" {
+		t, err := decodeToken(o.Continue)
+		if err != nil {
+			return content{}, "", err
+		}
+		if c, ok := s.pages.find(k, namespace, t.Rev, s.now()); ok {
+			return c, t.Start, nil
+		}
+		c, err := s.past(ctx, k, namespace, t.Rev)
+		if errors.Is(err, store.ErrCompacted) {
+			err = expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.")
+		}
+		return c, t.Start, err
+	}
+	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact || o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0" && o.ResourceVersionMatch == "" {
+		rev, err := parseRevision(o.ResourceVersion)
+		if err != nil {
+			return content{}, "", err
+		}
+		c, err := s.past(ctx, k, namespace, rev)
+		if errors.Is(err, store.ErrCompacted) {
+			err = expired("The resourceVersion for the provided list is too old.")
+		}
+		return c, "", err
+	}
+	if err := s.fresh(ctx, o.ResourceVersion, o.ResourceVersionMatch); err != nil {
+		return content{}, "", err
+	}
+	l := s.cfg.Cache.List(k, namespace)
+	return content{rev: l.Rev, after: l.After}, "", nil
+}
+
+// past reads a revision from the store's history.
+func (s *Server) past(ctx context.Context, k *kinds.Kind, namespace string, rev int64) (content, error) {
+	page, err := s.cfg.Store.List(ctx, storedKind(k).KeyPrefix(namespace), store.ListOptions{Rev: rev})
+	if err != nil {
+		return content{}, err
+	}
+	items := make([]*cache.Item, 0, len(page.KVs))
+	keys := make([]string, 0, len(page.KVs))
+	for _, kv := range page.KVs {
+		key := strings.TrimPrefix(kv.Key, storedKind(k).KeyPrefix(""))
+		it, err := cache.NewItem(k, key, kv)
+		if err != nil {
+			s.log.Error("cannot decode a stored object: it is left out", "key", kv.Key, "error", err)
+			continue
+		}
+		items, keys = append(items, it), append(keys, key)
+	}
+	return content{rev: rev, after: func(after string) iter.Seq[*cache.Item] {
+		return func(yield func(*cache.Item) bool) {
+			for i, it := range items {
+				if keys[i] > after && !yield(it) {
+					return
+				}
+			}
+		}
+	}}, nil
+}
+
+func storedKind(k *kinds.Kind) *kinds.Kind {
+	if k.StoredAs != nil {
+		return k.StoredAs
+	}
+	return k
+}
+
+// pageSet keeps the snapshots of lists that were cut, so that they go on
+// consistently without the store. A snapshot shares all that has not changed.
+type pageSet struct {
+	mu    sync.Mutex
+	pages []page
+}
+
+type page struct {
+	kind      *kinds.Kind
+	namespace string
+	content   content
+	at        time.Time
+}
+
+func newPageSet() *pageSet { return &pageSet{} }
+
+func (p *pageSet) keep(k *kinds.Kind, namespace string, c content, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	kept := p.pages[:0]
+	for _, old := range p.pages {
+		if now.Sub(old.at) < pageAge && !(old.kind == k && old.namespace == namespace && old.content.rev == c.rev) {
+			kept = append(kept, old)
+		}
+	}
+	if len(kept) >= pagesKept {
+		kept = kept[1:]
+	}
+	p.pages = append(kept, page{k, namespace, c, now})
+}
+
+func (p *pageSet) find(k *kinds.Kind, namespace string, rev int64, now time.Time) (content, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, old := range p.pages {
+		if old.kind == k && old.namespace == namespace && old.content.rev == rev && now.Sub(old.at) < pageAge {
+			return old.content, true
+		}
+	}
+	return content{}, false
+}
+
+// encodeList concatenates what is encoded already.
+func (l *listing) encode(k *kinds.Kind, f codec.Format) ([]byte, error) {
+	if f == codec.Protobuf {
+		return l.encodeProtobuf(k)
+	}
+	meta, err := json.Marshal(l.meta())
+	if err != nil {
+		return nil, err
+	}
+	size := 256
+	parts := make([][]byte, len(l.items))
+	for i, it := range l.items {
+		if parts[i], err = it.Bytes(codec.JSON); err != nil {
+			return nil, err
+		}
+		parts[i] = bytes.TrimRight(parts[i], "\n")
+		size += len(parts[i]) + 1
+	}
+	out := make([]byte, 0, size)
+	out = fmt.Appendf(out, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, k.GVK.Kind+"List", k.GVK.GroupVersion().String(), meta)
+	for i, p := range parts {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, p...)
+	}
+	return append(out, ']', '}', '\n'), nil
+}
+
+func (l *listing) meta() metav1.ListMeta {
+	return metav1.ListMeta{ResourceVersion: strconv.FormatInt(l.rev, 10), Continue: l.next, RemainingItemCount: l.remaining}
+}

@@ -1,0 +1,138 @@
+package apiserver
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// info is what a URL asks for.
+type info struct {
+	verb string // get, list, watch, create, update, patch, delete, deletecollection
+	path string
+	// resource requests only:
+	resource bool
+	gvr      schema.GroupVersionResource
+	ns, name string
+	sub      string
+	rest     string // after proxy/
+	fields   fields.Selector
+	fieldErr error
+	labels   labels.Selector
+	labelErr error
+}
+
+var verbOf = map[string]string{
+	http.MethodGet: "get", http.MethodHead: "get", http.MethodPost: "create",
+	http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete",
+}
+
+// parse reads the method and the path; it knows nothing of which kinds exist.
+func parse(r *http.Request) *info {
+	in := &info{verb: strings.ToLower(r.Method), path: r.URL.Path}
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch {
+	case len(parts) >= 3 && parts[0] == "api":
+		in.gvr.Version, parts = parts[1], parts[2:]
+	case len(parts) >= 4 && parts[0] == "apis":
+		in.gvr.Group, in.gvr.Version, parts = parts[1], parts[2], parts[3:]
+	default:
+		return in
+	}
+	verb, ok := verbOf[r.Method]
+	if !ok {
+		verb = in.verb
+	}
+	in.resource, in.verb = true, verb
+	if parts[0] == "namespaces" && len(parts) > 1 {
+		in.ns = parts[1]
+		if len(parts) > 2 && parts[2] != "finalize" && parts[2] != "status" {
+			parts = parts[2:]
+		} else {
+			in.ns = ""
+		}
+	}
+	in.gvr.Resource = parts[0]
+	if len(parts) > 1 {
+		in.name = parts[1]
+	}
+	if len(parts) > 2 {
+		in.sub, in.rest = parts[2], strings.Join(parts[3:], "/")
+	}
+	in.selectors(r.URL.Query())
+	return in
+}
+
+// selectors belong to the request's identity: the authorizer sees them.
+func (in *info) selectors(q url.Values) {
+	if in.name != "" {
+		return
+	}
+	switch in.verb {
+	case "get":
+		in.verb = "list"
+		if w := q.Get("watch"); w == "true" || w == "1" {
+			in.verb = "watch"
+		}
+	case "delete":
+		in.verb = "deletecollection"
+	default:
+		return
+	}
+	in.fields, in.labels = fields.Everything(), labels.Everything()
+	if s := q.Get("fieldSelector"); s != "" {
+		if in.fields, in.fieldErr = fields.ParseSelector(s); in.fieldErr == nil {
+			in.name, _ = in.fields.RequiresExactMatch("metadata.name")
+		}
+	}
+	if s := q.Get("labelSelector"); s != "" {
+		in.labels, in.labelErr = labels.Parse(s)
+	}
+}
+
+// attributes for the authorizer.
+func (in *info) attributes(u user.Info) authorizer.AttributesRecord {
+	a := authorizer.AttributesRecord{User: u, Verb: in.verb, Path: in.path, ResourceRequest: in.resource}
+	if in.resource {
+		a.Namespace, a.APIGroup, a.APIVersion, a.Resource, a.Subresource, a.Name = in.ns, in.gvr.Group, in.gvr.Version, in.gvr.Resource, in.sub, in.name
+		if in.gvr.Group == "" && in.gvr.Resource == "namespaces" {
+			a.Namespace = in.name // as upstream: a namespace lies in itself
+		}
+		if in.fields != nil && !in.fields.Empty() {
+			a.FieldSelectorRequirements, a.FieldSelectorParsingErr = in.fields.Requirements(), in.fieldErr
+		}
+		if in.labels != nil && !in.labels.Empty() {
+			a.LabelSelectorRequirements, _ = in.labels.Requirements()
+			a.LabelSelectorParsingErr = in.labelErr
+		}
+	}
+	return a
+}
+
+// ref of the request, which has been matched with a kind.
+func (in *info) ref(k *kinds.Kind) kinds.Ref {
+	return kinds.Ref{Kind: k, Namespace: in.ns, Name: in.name, Sub: in.sub}
+}
+
+// serves reports whether the kind, or its subresource, answers the verb.
+func serves(k *kinds.Kind, sub, verb string) bool {
+	if sub == "" {
+		return k.Verbs == nil || slices.Contains(k.Verbs, verb)
+	}
+	s, ok := k.Subresources[sub]
+	return ok && slices.Contains(s.Verbs, verb)
+}
+
+// longRunning requests are neither limited nor timed.
+func (in *info) longRunning() bool {
+	return in.verb == "watch" || slices.Contains([]string{"log", "exec", "attach", "portforward", "proxy"}, in.sub)
+}

@@ -1,0 +1,167 @@
+// Package apiserver is the request pipeline: authenticate, limit, authorize,
+// decode, admit, validate, store. It is served over HTTPS, and in process to
+// components, which enter it after authentication and need no codec.
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"knarr.dev/knarr/internal/admission"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store"
+	"knarr.dev/knarr/internal/store/cache"
+	"knarr.dev/knarr/internal/view"
+)
+
+const (
+	maxBody        = 3 << 20 // upstream's limit of a request body
+	maxHeaderBytes = 64 << 10
+	// Upstream's --max-requests-inflight and --max-mutating-requests-inflight.
+	maxReading, maxWriting = 400, 200
+	// maxStreams bounds what one HTTP/2 connection may have open
+	// (CVE-2023-44487); upstream's figure for authenticated clients.
+	maxStreams = 250
+)
+
+// Config of a Server.
+type Config struct {
+	Kinds     *kinds.Table
+	Store     store.Store
+	Cache     *cache.Cache
+	View      *view.View // nodes and services at least
+	Authn     authenticator.Request
+	Authz     authorizer.UnconditionalAuthorizer
+	Rules     authorizer.RuleResolver // optional: SelfSubjectRulesReview
+	Admission []admission.Plugin
+
+	// IssueToken answers serviceaccounts/token, ReviewToken TokenReview.
+	IssueToken  func(ctx context.Context, namespace, serviceAccount string, r *authenticationv1.TokenRequest) error
+	ReviewToken func(ctx context.Context, r *authenticationv1.TokenReview) error
+	// Impersonate turns Impersonate-* headers into the user to act as.
+	Impersonate func(ctx context.Context, u user.Info, h http.Header) (user.Info, error)
+
+	// Extra handlers by exact path, or by prefix if the path ends in a slash:
+	// discovery, OpenAPI, OIDC documents. They run authorized.
+	Extra map[string]http.Handler
+	// Public handlers answer without authentication (the CA certificate).
+	Public map[string]http.Handler
+	// Ready are named checks of /readyz besides the store's and the cache's.
+	Ready map[string]func(context.Context) error
+
+	// KubeletTLS is how the apiserver calls kubelets; nil: logs, exec and
+	// proxying are refused.
+	KubeletTLS *tls.Config
+
+	ServiceCIDR netip.Prefix
+	NodePorts   [2]int // first and last; zero: 30000 to 32767
+
+	// Audit is told about every finished request; may be nil.
+	Audit func(AuditRecord)
+	Log   *slog.Logger
+	Now   func() time.Time
+	UID   func() string // optional: random UUIDs; the simulation seeds them
+}
+
+// AuditRecord is what a request was and how it ended.
+type AuditRecord struct {
+	User       user.Info
+	Verb, Path string
+	Ref        kinds.Ref
+	Code       int
+	At         time.Time
+	Took       time.Duration
+}
+
+// Server implements the pipeline.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	now     func() time.Time
+	uid     func() string
+	metrics *metrics
+	alloc   *allocator
+	pages   *pageSet
+	reading chan struct{}
+	writing chan struct{}
+	kubelet *kubeletProxy
+}
+
+// New checks the configuration; it starts nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Kinds == nil || cfg.Store == nil || cfg.Cache == nil {
+		return nil, errors.New("apiserver: kinds, store and cache are needed")
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, now: cfg.Now, uid: cfg.UID,
+		reading: make(chan struct{}, maxReading), writing: make(chan struct{}, maxWriting), pages: newPageSet()}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.uid == nil {
+		s.uid = randomUID
+	}
+	if cfg.NodePorts == [2]int{} {
+		s.cfg.NodePorts = [2]int{30000, 32767}
+	}
+	s.metrics = newMetrics(cfg.Cache, cfg.Kinds)
+	s.alloc = newAllocator(s.cfg.ServiceCIDR, s.cfg.NodePorts)
+	s.kubelet = newKubeletProxy(s)
+	return s, nil
+}
+
+// Serve answers on l until ctx ends, then lets requests finish for a moment.
+func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) error {
+	conf = conf.Clone()
+	conf.NextProtos = []string{"h2", "http/1.1"}
+	if conf.MinVersion == 0 {
+		conf.MinVersion = tls.VersionTLS12
+	}
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := &http.Server{
+		Handler: s.Handler(), TLSConfig: conf, MaxHeaderBytes: maxHeaderBytes,
+		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		BaseContext: func(net.Listener) context.Context { return base },
+		ErrorLog:    log.New(tlsNoise{s.log}, "", 0),
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(l, "", "") }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	cancel() // ends watches and streams
+	grace, stop := context.WithTimeout(context.Background(), 2*time.Second)
+	defer stop()
+	if err := srv.Shutdown(grace); err != nil {
+		_ = srv.Close()
+	}
+	<-done
+	return nil
+}
+
+// tlsNoise turns net/http's log lines, mostly of clients that hang up in the
+// handshake, into debug lines.
+type tlsNoise struct{ log *slog.Logger }
+
+func (n tlsNoise) Write(p []byte) (int, error) {
+	n.log.Debug("http server", "message", string(p))
+	return len(p), nil
+}

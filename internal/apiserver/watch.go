@@ -1,0 +1,269 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/internal/codec"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store/cache"
+)
+
+const (
+	bookmarkEvery = time.Minute // as upstream
+	// A watch without timeoutSeconds ends after half an hour to an hour, so
+	// that connections spread over servers again.
+	minWatch = 30 * time.Minute
+	// flushBytes is how much is gathered before it is sent although more is ready.
+	flushBytes = 64 << 10
+)
+
+// watch streams events until the client or its time is gone.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in *info, a accepted, o metav1.ListOptions) error {
+	if a.format == codec.YAML {
+		return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: %s, %s;stream=watch", typeJSON, typeProtobuf)
+	}
+	sel, err := checkSelection(k, in)
+	if err != nil {
+		return err
+	}
+	if err := checkWatchOptions(o); err != nil {
+		return err
+	}
+	tab, err := s.newTabler(k, r.URL.Query().Get("includeObject"))
+	if err != nil {
+		return err
+	}
+	timeout := minWatch + rand.N(minWatch)
+	if o.TimeoutSeconds != nil {
+		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	initial, from, err := s.watchStart(ctx, k, in.ns, o)
+	if err != nil {
+		return err
+	}
+	watcher, err := s.cfg.Cache.Watch(k, in.ns, from)
+	if errors.Is(err, cache.ErrGone) {
+		err = expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev())
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", a.contentType(true))
+	w.WriteHeader(http.StatusOK)
+	st := &stream{s: s, w: w, rc: http.NewResponseController(w), kind: k, accepted: a, table: tab, sel: sel}
+	if err := st.begin(initial, o); err != nil {
+		return nil // the answer has begun: the client sees the stream end
+	}
+	st.follow(ctx, watcher, o.AllowWatchBookmarks)
+	return nil
+}
+
+func checkWatchOptions(o metav1.ListOptions) error {
+	if o.SendInitialEvents != nil && o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
+		return badRequest("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+	}
+	if o.SendInitialEvents != nil && *o.SendInitialEvents && !o.AllowWatchBookmarks {
+		return badRequest("ListOptions.meta.k8s.io \"\" is invalid: allowWatchBookmarks: Forbidden: sendInitialEvents requires allowWatchBookmarks")
+	}
+	if o.SendInitialEvents == nil && o.ResourceVersionMatch != "" {
+		return badRequest("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+	}
+	return nil
+}
+
+// watchStart finds where a watch begins, and the objects that come before it.
+func (s *Server) watchStart(ctx context.Context, k *kinds.Kind, ns string, o metav1.ListOptions) (*cache.List, int64, error) {
+	send := o.ResourceVersion == "" || o.ResourceVersion == "0"
+	if o.SendInitialEvents != nil {
+		send = *o.SendInitialEvents
+	}
+	if !send && o.ResourceVersion != "" && o.ResourceVersion != "0" {
+		rev, err := parseRevision(o.ResourceVersion)
+		if err != nil {
+			return nil, 0, err
+		}
+		return nil, rev, s.fresh(ctx, o.ResourceVersion, "")
+	}
+	if err := s.fresh(ctx, o.ResourceVersion, o.ResourceVersionMatch); err != nil {
+		return nil, 0, err
+	}
+	l := s.cfg.Cache.List(k, ns)
+	if !send {
+		return nil, l.Rev, nil
+	}
+	return &l, l.Rev, nil
+}
+
+// stream writes one watch.
+type stream struct {
+	s        *Server
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	kind     *kinds.Kind
+	accepted accepted
+	table    *tabler
+	sel      selection
+	buf      []byte
+}
+
+// begin sends the present objects, and the bookmark that says that these were all.
+func (st *stream) begin(initial *cache.List, o metav1.ListOptions) error {
+	if initial != nil {
+		for it := range initial.All() {
+			if !st.sel.matches(it) {
+				continue
+			}
+			if err := st.add(cache.Added, nil, it); err != nil {
+				return err
+			}
+		}
+		if o.SendInitialEvents != nil && o.AllowWatchBookmarks {
+			if err := st.bookmark(initial.Rev, true); err != nil {
+				return err
+			}
+		}
+	}
+	return st.flush()
+}
+
+func (st *stream) follow(ctx context.Context, watcher *cache.Watcher, bookmarks bool) {
+	for {
+		next, cancel := context.WithTimeout(ctx, bookmarkEvery)
+		events, _, err := watcher.Next(next)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			if bookmarks && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				// The client goes on from here without a gap.
+				if st.bookmark(watcher.Progress(), false) == nil {
+					_ = st.flush()
+				}
+			}
+			return
+		case errors.Is(err, context.DeadlineExceeded):
+			if bookmarks {
+				err = st.bookmark(watcher.Progress(), false)
+			} else {
+				err = nil
+			}
+		case err != nil:
+			_ = st.fail(expired("too old resource version"))
+			return
+		default:
+			err = st.events(events)
+		}
+		if err == nil {
+			err = st.flush()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// events turns a change of what matches into a creation or deletion.
+func (st *stream) events(events []*cache.Event) error {
+	every := st.sel.everything()
+	for _, e := range events {
+		now := every || e.Type != cache.Deleted && st.sel.matches(e.Item)
+		before := every || e.Prev != nil && st.sel.matches(e.Prev)
+		var err error
+		switch {
+		case every, e.Type == cache.Deleted && before, e.Type != cache.Deleted && now && before:
+			err = st.add(e.Type, e, e.Item)
+		case now:
+			err = st.add(cache.Added, e, e.Item)
+		case before:
+			err = st.add(cache.Deleted, nil, e.Prev.At(e.Rev))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *stream) add(t cache.EventType, e *cache.Event, it *cache.Item) error {
+	frame, err := st.s.eventFrame(st.accepted, st.table, t, e, it)
+	if err != nil {
+		return err
+	}
+	st.buf = append(st.buf, frame...)
+	if len(st.buf) >= flushBytes {
+		return st.flush()
+	}
+	return nil
+}
+
+func (st *stream) flush() error {
+	if len(st.buf) > 0 {
+		if _, err := st.w.Write(st.buf); err != nil {
+			return err
+		}
+		st.buf = st.buf[:0]
+	}
+	return st.rc.Flush()
+}
+
+func (st *stream) bookmark(rev int64, initialEnd bool) error {
+	var annotations map[string]string
+	if initialEnd {
+		annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	}
+	rv := strconv.FormatInt(rev, 10)
+	var data []byte
+	var err error
+	switch st.accepted.shape {
+	case asTable:
+		t := &metav1.Table{TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, ListMeta: metav1.ListMeta{ResourceVersion: rv}, Rows: []metav1.TableRow{}}
+		if initialEnd {
+			p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"},
+				ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv, Annotations: annotations}}
+			raw, err := codec.Encode(codec.JSON, p)
+			if err != nil {
+				return err
+			}
+			row := metav1.TableRow{Cells: []any{}}
+			row.Object.Raw = raw
+			t.Rows = append(t.Rows, row)
+		}
+		data, err = codec.Encode(st.accepted.format, t)
+	case asPartial:
+		data, err = codec.Encode(st.accepted.format, &metav1.PartialObjectMetadata{
+			TypeMeta:   metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"},
+			ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv, Annotations: annotations}})
+	default:
+		obj := st.kind.New()
+		obj.SetResourceVersion(rv)
+		obj.SetAnnotations(annotations)
+		data, err = codec.Encode(st.accepted.format, obj)
+	}
+	if err != nil {
+		return err
+	}
+	frame, err := cache.RawFrame(st.accepted.format, cache.Bookmark, data)
+	st.buf = append(st.buf, frame...)
+	return err
+}
+
+func (st *stream) fail(cause error) error {
+	data, err := codec.Encode(st.accepted.format, statusOf(cause))
+	if err != nil {
+		return err
+	}
+	frame, err := cache.RawFrame(st.accepted.format, "ERROR", data)
+	if err != nil {
+		return err
+	}
+	st.buf = append(st.buf, frame...)
+	return st.flush()
+}

@@ -1,0 +1,436 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"knarr.dev/knarr/internal/admission"
+	"knarr.dev/knarr/internal/codec"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store"
+)
+
+const (
+	// generateTries is how often a generated name that is taken is replaced.
+	generateTries = 8
+	// conflictTries bounds how often a change is planned again on a newer object.
+	conflictTries = 10
+	// nameRunes leave out vowels and look-alikes, as upstream's suffixes do.
+	nameRunes    = "bcdfghjklmnpqrstvwxz2456789"
+	suffixLength = 5
+	maxGenerated = 63 - suffixLength // so that the name still fits a label
+)
+
+// call is one authorized request on its way to the store, from HTTP or from a
+// component.
+type call struct {
+	ctx    context.Context
+	user   user.Info
+	ref    kinds.Ref
+	dryRun bool
+	warn   func(string)
+	verb   string
+}
+
+func randomUID() string { return string(uuid.NewUUID()) }
+
+func randomSuffix() string {
+	var b strings.Builder
+	for range suffixLength {
+		n, _ := rand.Int(rand.Reader, big.NewInt(int64(len(nameRunes)))) // never fails
+		b.WriteByte(nameRunes[n.Int64()])
+	}
+	return b.String()
+}
+
+// create stores obj, which is the callee's to change.
+func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
+	k := c.ref.Kind
+	if err := checkScope(c.ref, obj); err != nil {
+		return nil, err
+	}
+	if obj.GetName() == "" && obj.GetGenerateName() == "" {
+		return nil, invalid(k, "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "name or generateName is required")})
+	}
+	if k.ToStored != nil {
+		obj, k = k.ToStored(obj), k.StoredAs
+	}
+	obj.SetResourceVersion("")
+	obj.SetSelfLink("")
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetManagedFields(nil)
+	obj.SetUID(types.UID(s.uid()))
+	obj.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(1e9)))
+	generate := obj.GetName() == ""
+	for try := 1; ; try++ {
+		o := obj
+		if generate {
+			o = obj.DeepCopyObject().(kinds.Object)
+			base := o.GetGenerateName()
+			o.SetName(base[:min(len(base), maxGenerated)] + randomSuffix())
+		}
+		out, err := s.createNamed(c, k, o)
+		if generate && apierrors.IsAlreadyExists(err) && try < generateTries {
+			continue
+		}
+		if generate && apierrors.IsAlreadyExists(err) {
+			err = apierrors.NewGenerateNameConflict(k.GroupResource(), o.GetName(), 1)
+		}
+		return out, err
+	}
+}
+
+func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Object, error) {
+	c.ref.Name = obj.GetName()
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	if k.PrepareCreate != nil {
+		k.PrepareCreate(obj)
+	}
+	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, Warn: c.warn}
+	if err := s.mutate(c.ctx, req); err != nil {
+		return nil, err
+	}
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	if k.Validate != nil {
+		if err := invalid(k, obj.GetName(), k.Validate(obj)); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.validate(c.ctx, req); err != nil {
+		return nil, err
+	}
+	s.warnings(c, k, obj, nil)
+	release, err := s.alloc.assign(s, k, obj, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	key := k.Key(obj.GetNamespace(), obj.GetName())
+	if c.dryRun {
+		if _, err := s.cfg.Store.Get(c.ctx, key); err == nil {
+			return nil, apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+		}
+		return s.shown(c.ref.Kind, obj), nil
+	}
+	data, err := codec.EncodeStored(obj)
+	if err != nil {
+		return nil, err
+	}
+	rev, err := s.cfg.Store.Put(c.ctx, key, data, 0)
+	var conflict *store.Conflict
+	if errors.As(err, &conflict) {
+		return nil, apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+	}
+	if err != nil {
+		return nil, err
+	}
+	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	return s.shown(c.ref.Kind, obj), nil
+}
+
+// shown converts from the stored form to the one that was asked for.
+func (s *Server) shown(k *kinds.Kind, obj kinds.Object) kinds.Object {
+	if k.FromStored != nil {
+		rv := obj.GetResourceVersion()
+		obj = k.FromStored(obj)
+		obj.SetResourceVersion(rv)
+	}
+	return obj
+}
+
+// checkScope makes the object's namespace that of the URL, or refuses.
+func checkScope(ref kinds.Ref, obj kinds.Object) error {
+	if !ref.Kind.Namespaced {
+		if obj.GetNamespace() != "" {
+			return badRequest("the namespace of the provided object does not match the namespace sent on the request")
+		}
+		return nil
+	}
+	if ref.Namespace == "" {
+		return badRequest("an empty namespace may not be set during creation")
+	}
+	if ns := obj.GetNamespace(); ns != "" && ns != ref.Namespace {
+		return badRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	obj.SetNamespace(ref.Namespace)
+	return nil
+}
+
+func (s *Server) mutate(ctx context.Context, r *admission.Request) error {
+	for _, p := range s.cfg.Admission {
+		if err := p.Mutate(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) validate(ctx context.Context, r *admission.Request) error {
+	for _, p := range s.cfg.Admission {
+		if err := p.Validate(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) warnings(c *call, k *kinds.Kind, obj, old kinds.Object) {
+	if k.Warnings == nil || c.warn == nil {
+		return
+	}
+	for _, w := range k.Warnings(obj, old) {
+		c.warn(w)
+	}
+}
+
+// current is an object as it stands; live says that the store was asked, not
+// the cache.
+type current struct {
+	obj  kinds.Object
+	rev  int64
+	live bool
+}
+
+// lookup prefers the cache; live asks the store.
+func (s *Server) lookup(ctx context.Context, ref kinds.Ref, live bool) (current, error) {
+	k := ref.Kind
+	if k.StoredAs != nil {
+		k = k.StoredAs
+	}
+	if !live {
+		if it := s.cfg.Cache.Get(k, ref.Namespace, ref.Name); it != nil {
+			return current{obj: it.Object(), rev: it.Rev}, nil
+		}
+	}
+	kv, err := s.cfg.Store.Get(ctx, k.Key(ref.Namespace, ref.Name))
+	if errors.Is(err, store.ErrNotFound) {
+		return current{}, notFound(ref)
+	}
+	if err != nil {
+		return current{}, err
+	}
+	return decodeCurrent(k, kv)
+}
+
+func decodeCurrent(k *kinds.Kind, kv store.KV) (current, error) {
+	obj, err := codec.DecodeStored(k, kv.Value, kv.Rev)
+	if err != nil {
+		return current{}, fmt.Errorf("cannot decode %s: %w", kv.Key, err)
+	}
+	return current{obj: obj, rev: kv.Rev, live: true}, nil
+}
+
+// change is what a planner of modify decides.
+type change struct {
+	obj    kinds.Object // the new object; nil with remove
+	remove bool
+}
+
+// modify plans a change on the object as it stands and stores it if nobody was
+// faster, else plans again. A plan that fails on the cached object is tried
+// once more on the live one, so that an answer never rests on old news.
+func (s *Server) modify(c *call, plan func(old kinds.Object) (change, error)) (obj kinds.Object, removed bool, err error) {
+	k := c.ref.Kind
+	if k.StoredAs != nil {
+		k = k.StoredAs
+	}
+	cur, err := s.lookup(c.ctx, c.ref, false)
+	for try := 0; ; try++ {
+		if err != nil {
+			return nil, false, err
+		}
+		ch, perr := plan(cur.obj)
+		if perr != nil {
+			if cur.live {
+				return nil, false, perr
+			}
+			cur, err = s.lookup(c.ctx, c.ref, true)
+			continue
+		}
+		obj, removed, err = s.commit(c, k, cur, ch)
+		var conflict *store.Conflict
+		if !errors.As(err, &conflict) {
+			return obj, removed, err
+		}
+		if try >= conflictTries {
+			return nil, false, modified(c.ref)
+		}
+		if conflict.Current.Rev == 0 {
+			return nil, false, notFound(c.ref)
+		}
+		cur, err = decodeCurrent(k, conflict.Current)
+	}
+}
+
+// commit writes a planned change at the revision that it was planned on.
+func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.Object, bool, error) {
+	key := k.Key(c.ref.Namespace, c.ref.Name)
+	if ch.remove {
+		obj := cur.obj
+		if ch.obj != nil {
+			obj = ch.obj
+		}
+		if c.dryRun {
+			return obj, true, nil
+		}
+		rev, err := s.cfg.Store.Delete(c.ctx, key, cur.rev)
+		if err != nil {
+			return nil, false, err
+		}
+		obj = obj.DeepCopyObject().(kinds.Object)
+		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+		return obj, true, nil
+	}
+	data, err := codec.EncodeStored(ch.obj)
+	if err != nil {
+		return nil, false, err
+	}
+	same, err := codec.EncodeStored(cur.obj)
+	if err != nil {
+		return nil, false, err
+	}
+	if string(same) == string(data) { // nothing changes: nothing is written
+		if !cur.live {
+			// The cache may lag behind: only the store knows what stands.
+			if cur, err = s.lookup(c.ctx, c.ref, true); err != nil {
+				return nil, false, err
+			}
+			if live, err := codec.EncodeStored(cur.obj); err != nil || string(live) != string(data) {
+				return nil, false, &store.Conflict{Current: store.KV{Key: key, Value: live, Rev: cur.rev}}
+			}
+		}
+		return cur.obj, false, nil
+	}
+	if c.dryRun {
+		ch.obj.SetResourceVersion(strconv.FormatInt(cur.rev, 10))
+		return ch.obj, false, nil
+	}
+	rev, err := s.cfg.Store.Put(c.ctx, key, data, cur.rev)
+	if err != nil {
+		return nil, false, err
+	}
+	ch.obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	return ch.obj, false, nil
+}
+
+// update replaces the object by what next makes of the one that stands.
+func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, error)) (kinds.Object, error) {
+	k := c.ref.Kind
+	if k.StoredAs != nil {
+		k = k.StoredAs
+	}
+	prepare, check := k.PrepareUpdate, k.ValidateUpdate
+	if c.ref.Sub != "" {
+		sub := k.Subresources[c.ref.Sub]
+		prepare, check = sub.PrepareUpdate, sub.ValidateUpdate
+	}
+	obj, _, err := s.modify(c, func(old kinds.Object) (change, error) {
+		obj, err := next(s.shown(c.ref.Kind, old))
+		if err != nil {
+			return change{}, err
+		}
+		if c.ref.Kind.ToStored != nil {
+			obj = c.ref.Kind.ToStored(obj)
+		}
+		if err := s.fitsOld(c, obj, old); err != nil {
+			return change{}, err
+		}
+		if k.Default != nil {
+			k.Default(obj)
+		}
+		if prepare != nil {
+			prepare(obj, old)
+		}
+		req := &admission.Request{User: c.user, Operation: admission.Update, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, Warn: c.warn}
+		if err := s.mutate(c.ctx, req); err != nil {
+			return change{}, err
+		}
+		if k.Default != nil {
+			k.Default(obj)
+		}
+		if check != nil {
+			if err := invalid(k, obj.GetName(), check(obj, old)); err != nil {
+				return change{}, err
+			}
+		}
+		if err := s.validate(c.ctx, req); err != nil {
+			return change{}, err
+		}
+		release, err := s.alloc.assign(s, k, obj, old)
+		if err != nil {
+			return change{}, err
+		}
+		defer release()
+		if c.ref.Sub == "" {
+			s.warnings(c, k, obj, old)
+		}
+		return change{obj: obj, remove: finished(k, obj, old)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.shown(c.ref.Kind, obj), nil
+}
+
+// fitsOld checks what ties an update to the object that stands, and keeps what
+// no client may change.
+func (s *Server) fitsOld(c *call, obj, old kinds.Object) error {
+	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
+		if _, err := strconv.ParseUint(rv, 10, 64); err != nil {
+			return invalid(c.ref.Kind, c.ref.Name, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, err.Error())})
+		}
+		return modified(c.ref)
+	} else if rv == "" && c.ref.Kind.RequireVersion && c.verb == "update" {
+		return invalid(c.ref.Kind, c.ref.Name, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update")})
+	}
+	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
+		return apierrors.NewConflict(c.ref.Kind.GroupResource(), c.ref.Name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+	}
+	obj.SetResourceVersion(old.GetResourceVersion())
+	obj.SetUID(old.GetUID())
+	obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	obj.SetGenerateName(old.GetGenerateName())
+	obj.SetSelfLink("")
+	obj.SetManagedFields(nil)
+	return nil
+}
+
+// replace is update with a whole object from a client; absent kinds that allow
+// it are created.
+func (s *Server) replace(c *call, obj kinds.Object) (kinds.Object, bool, error) {
+	if obj.GetName() == "" {
+		obj.SetName(c.ref.Name)
+	}
+	if obj.GetName() != c.ref.Name {
+		return nil, false, badRequest("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), c.ref.Name)
+	}
+	if err := checkScope(c.ref, obj); err != nil {
+		return nil, false, err
+	}
+	out, err := s.update(c, func(kinds.Object) (kinds.Object, error) { return obj.DeepCopyObject().(kinds.Object), nil })
+	if apierrors.IsNotFound(err) && c.ref.Kind.AllowCreateOnUpdate && c.ref.Sub == "" && obj.GetResourceVersion() == "" && obj.GetUID() == "" {
+		out, err = s.create(c, obj)
+		return out, err == nil, err
+	}
+	return out, false, err
+}
