@@ -1,0 +1,366 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/reconcile/reconciletest"
+)
+
+// Small alphabets, so that random objects meet.
+var (
+	apps  = []string{"a", "b", "c"}
+	zones = []string{"z1", "z2"}
+	keys  = []string{hostname, corev1.LabelTopologyZone}
+)
+
+func drawNode(t *rapid.T, name string) *corev1.Node {
+	n := aNode(name, has("cpu", rapid.SampledFrom([]string{"1", "2", "4"}).Draw(t, "cpu"), "pods", rapid.SampledFrom([]string{"1", "3", "10"}).Draw(t, "pods")))
+	if rapid.IntRange(0, 3).Draw(t, "zoned") > 0 {
+		zone(rapid.SampledFrom(zones).Draw(t, "zone"))(n)
+	}
+	if rapid.IntRange(0, 3).Draw(t, "disk") == 0 {
+		labelled("disk", "ssd")(n)
+	}
+	if rapid.IntRange(0, 4).Draw(t, "taint") == 0 {
+		tainted("k", rapid.SampledFrom([]corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule}).Draw(t, "effect"))(n)
+	}
+	n.Spec.Unschedulable = rapid.IntRange(0, 6).Draw(t, "cordoned") == 0
+	return n
+}
+
+func drawSelector(t *rapid.T) *metav1.LabelSelector {
+	app := rapid.SampledFrom(apps).Draw(t, "selected")
+	switch rapid.IntRange(0, 4).Draw(t, "selector") {
+	case 0:
+		return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpNotIn, Values: []string{app}}}}
+	case 1:
+		return &metav1.LabelSelector{}
+	}
+	return selecting("app", app)
+}
+
+func drawTerm(t *rapid.T) corev1.PodAffinityTerm {
+	term := corev1.PodAffinityTerm{TopologyKey: rapid.SampledFrom(keys).Draw(t, "key"), LabelSelector: drawSelector(t)}
+	switch rapid.IntRange(0, 5).Draw(t, "where") {
+	case 0:
+		term.Namespaces = []string{"default", "other"}
+	case 1:
+		term.NamespaceSelector = &metav1.LabelSelector{}
+	case 2:
+		term.NamespaceSelector = selecting("team", "t")
+	case 3:
+		term.Namespaces, term.NamespaceSelector = []string{"default"}, selecting("team", "t")
+	}
+	return term
+}
+
+func drawPod(t *rapid.T, name string) *corev1.Pod {
+	p := aPod(name, with("app", rapid.SampledFrom(apps).Draw(t, "app")), requests("cpu", rapid.SampledFrom([]string{"0", "300m", "1", "2"}).Draw(t, "request")))
+	p.Namespace = rapid.SampledFrom([]string{"default", "default", "other"}).Draw(t, "namespace")
+	chance := func(of int, label string) bool { return rapid.IntRange(0, of).Draw(t, label) == 0 }
+	if chance(4, "selects") {
+		p.Spec.NodeSelector = map[string]string{"disk": "ssd"}
+	}
+	if chance(3, "tolerates") {
+		tolerating("k")(p)
+	}
+	if chance(6, "ports") {
+		hostPorts(rapid.SampledFrom([]string{"", "10.0.0.1", "10.0.0.2"}).Draw(t, "ip") + "/TCP/80")(p)
+	}
+	if chance(4, "apart") {
+		affinity(p).PodAntiAffinity = &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{drawTerm(t)}}
+	}
+	if chance(5, "near") {
+		terms := []corev1.PodAffinityTerm{drawTerm(t)}
+		if chance(2, "nearer") {
+			terms = append(terms, drawTerm(t))
+		}
+		affinity(p).PodAffinity = &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: terms}
+	}
+	if chance(3, "likes") {
+		likes(rapid.SampledFrom([]int32{-5, 5}).Draw(t, "weight"), rapid.SampledFrom(keys).Draw(t, "likes key"), drawSelector(t))(p)
+	}
+	for i := range 2 {
+		if chance(3, fmt.Sprint("spread", i)) {
+			p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, drawSpread(t, keys[i]))
+		}
+	}
+	return p
+}
+
+func drawSpread(t *rapid.T, key string) corev1.TopologySpreadConstraint {
+	c := corev1.TopologySpreadConstraint{MaxSkew: rapid.Int32Range(1, 2).Draw(t, "skew"), TopologyKey: key, LabelSelector: drawSelector(t),
+		WhenUnsatisfiable: rapid.SampledFrom([]corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.DoNotSchedule, corev1.ScheduleAnyway}).Draw(t, "when")}
+	if rapid.Bool().Draw(t, "domains") {
+		c.MinDomains = nil
+		if c.WhenUnsatisfiable == corev1.DoNotSchedule {
+			set(&c.MinDomains, rapid.Int32Range(1, 3).Draw(t, "minDomains"))
+		}
+	}
+	if rapid.Bool().Draw(t, "policies") {
+		policy := rapid.SampledFrom([]corev1.NodeInclusionPolicy{corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore})
+		set(&c.NodeAffinityPolicy, policy.Draw(t, "affinity policy"))
+		set(&c.NodeTaintsPolicy, policy.Draw(t, "taints policy"))
+	}
+	return c
+}
+
+// What the decider chooses is feasible by the naive check; where it chooses
+// nothing, the naive check finds nothing. The running counts are put to the
+// test by placing and removing pods, and changing nodes, in between.
+func TestDecisionsAgreeWithNaiveCheck(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
+		w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}}
+		d := newDecider(rand.New(rand.NewPCG(1, 1)))
+		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0, 1:
+				n := drawNode(t, fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "node")))
+				c.setNode(n)
+				w.nodes[n.Name] = n
+			case 2:
+				name := fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "lost"))
+				c.dropNode(name)
+				delete(w.nodes, name)
+			case 3:
+				if len(w.pods) > 0 {
+					j := rapid.IntRange(0, len(w.pods)-1).Draw(t, "removed")
+					c.remove(c.pods[w.pods[j].UID])
+					w.pods = slices.Delete(w.pods, j, j+1)
+				}
+			default:
+				p := drawPod(t, fmt.Sprintf("p%d", i))
+				feasible := w.feasible(p)
+				dec := d.decide(c, pending(p))
+				switch {
+				case dec.node == nil && len(feasible) > 0:
+					t.Fatalf("pod %s fits on %v, the scheduler says: %s", p.Name, feasible, dec.why)
+				case dec.node != nil && !slices.Contains(feasible, dec.node.name):
+					t.Fatalf("pod %s was given %s, feasible are %v", p.Name, dec.node.name, feasible)
+				case dec.node != nil:
+					p.Spec.NodeName = dec.node.name
+					c.place(placed(p), p.Spec.NodeName)
+					w.pods = append(w.pods, p)
+				}
+			}
+		}
+	})
+}
+
+// api is a world whose pods can be bound.
+type api struct {
+	*reconciletest.World
+	mu   sync.Mutex
+	fail func(pod string) error
+}
+
+func newAPI() *api {
+	a := &api{World: reconciletest.New(Kinds())}
+	for _, ns := range []*corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, {ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}}} {
+		a.Put(kinds.Namespace, ns)
+	}
+	return a
+}
+
+// Create binds. It is safe for concurrent use, for Run.
+func (a *api) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
+	if ref.Sub != "binding" {
+		return nil, errors.New("the scheduler creates nothing but bindings")
+	}
+	if fail := a.fail; fail != nil {
+		if err := fail(ref.Name); err != nil {
+			return nil, err
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b := obj.(*corev1.Binding)
+	p, ok := a.Object(kinds.Pod, ref.Namespace, ref.Name).(*corev1.Pod)
+	if !ok {
+		return nil, apierrors.NewNotFound(kinds.Pod.GroupResource(), ref.Name)
+	}
+	if p.UID != b.UID || p.Spec.NodeName != "" {
+		return nil, apierrors.NewConflict(kinds.Pod.GroupResource(), ref.Name, errors.New("is bound"))
+	}
+	p = p.DeepCopy()
+	p.Spec.NodeName = b.Target.Name
+	a.Put(kinds.Pod, p)
+	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}
+
+func (a *api) naive() *naive {
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{}}
+	for _, o := range a.Objects(kinds.Node) {
+		w.nodes[o.GetName()] = o.(*corev1.Node)
+	}
+	for _, o := range a.Objects(kinds.Namespace) {
+		w.namespaces[o.GetName()] = o.GetLabels()
+	}
+	for _, o := range a.Objects(kinds.Pod) {
+		if p := o.(*corev1.Pod); p.Spec.NodeName != "" && !ended(p) {
+			w.pods = append(w.pods, p)
+		}
+	}
+	return w
+}
+
+// overfull names a node that has more than it can hold.
+func (w *naive) overfull() string {
+	for _, n := range w.nodes {
+		sum := list("cpu", "0")
+		here := w.on(n)
+		for _, p := range here {
+			q := sum[corev1.ResourceCPU]
+			q.Add(p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU])
+			sum[corev1.ResourceCPU] = q
+		}
+		cpu, pods := sum[corev1.ResourceCPU], n.Status.Allocatable[corev1.ResourcePods]
+		if cpu.Cmp(n.Status.Allocatable[corev1.ResourceCPU]) > 0 || int64(len(here)) > pods.Value() {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+// Through the whole loop, with a view that lags, writes that fail and a
+// cluster that changes: no node ever holds more than it has, and when all has
+// come to rest no pod waits that would fit. The second says that no wake-up is
+// missed: nothing else looks at waiting pods again.
+func TestLoopUnderRandomChanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := newAPI()
+		a.fail = func(string) error {
+			switch rapid.IntRange(0, 9).Draw(t, "bind fails") {
+			case 0:
+				return apierrors.NewInternalError(errors.New("down"))
+			case 1:
+				return apierrors.NewConflict(kinds.Pod.GroupResource(), "x", errors.New("busy"))
+			}
+			return nil
+		}
+		s, err := New(Config{View: a.View, Client: a, Now: func() time.Time { return a.Now }, Rand: rand.New(rand.NewPCG(1, 1))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := context.Background()
+		capacity := map[string]*corev1.Node{} // nodes keep their size, so that overfull means a wrong decision
+		check := func() {
+			if name := a.naive().overfull(); name != "" {
+				t.Fatalf("%s holds more than it has", name)
+			}
+		}
+		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
+			a.disturb(t, i, capacity)
+			for range rapid.IntRange(0, 3).Draw(t, "decisions") {
+				s.Step(ctx)
+				check()
+			}
+			if rapid.Bool().Draw(t, "deliver") {
+				a.Deliver(nil)
+			}
+			a.Now = a.Now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 20 * time.Second}).Draw(t, "time"))
+		}
+		a.Lag, a.fail = false, nil
+		a.Deliver(nil)
+		for limit := 0; ; limit++ {
+			if limit > 5000 {
+				t.Fatal("the scheduler does not come to rest")
+			}
+			if s.Step(ctx) {
+				check()
+				continue
+			}
+			due := s.NextDue()
+			if due.IsZero() {
+				break
+			}
+			a.Now = due
+		}
+		w := a.naive()
+		for _, o := range a.Objects(kinds.Pod) {
+			p := o.(*corev1.Pod)
+			if p.Spec.NodeName != "" || ended(p) {
+				continue
+			}
+			if nodes := w.feasible(p); len(nodes) > 0 && len(p.Spec.SchedulingGates) == 0 {
+				t.Fatalf("pod %s waits although it fits on %v; it was told: %s", p.Name, nodes, condition(p, corev1.PodScheduled).Message)
+			}
+		}
+		if len(s.assumed) > 0 {
+			t.Errorf("still assumed: %v", s.assumed)
+		}
+	})
+}
+
+func (a *api) disturb(t *rapid.T, i int, capacity map[string]*corev1.Node) {
+	pick := func() *corev1.Pod {
+		pods := a.Objects(kinds.Pod)
+		if len(pods) == 0 {
+			return nil
+		}
+		return pods[rapid.IntRange(0, len(pods)-1).Draw(t, "which")].(*corev1.Pod).DeepCopy()
+	}
+	switch rapid.IntRange(0, 12).Draw(t, "what") {
+	case 0, 1:
+		name := fmt.Sprintf("n%d", rapid.IntRange(0, 3).Draw(t, "node"))
+		n := drawNode(t, name)
+		if old := capacity[name]; old != nil {
+			n.Status = old.Status
+		}
+		capacity[name] = n
+		n.UID = types.UID(name)
+		a.Put(kinds.Node, n)
+	case 2:
+		a.Remove(kinds.Node, "", fmt.Sprintf("n%d", rapid.IntRange(0, 3).Draw(t, "lost")))
+	case 3:
+		if p := pick(); p != nil {
+			a.Remove(kinds.Pod, p.Namespace, p.Name)
+		}
+	case 4:
+		if p := pick(); p != nil && p.Spec.NodeName != "" {
+			p.Status.Phase = corev1.PodSucceeded
+			a.Put(kinds.Pod, p)
+		}
+	case 5:
+		if p := pick(); p != nil {
+			p.Labels = map[string]string{"app": rapid.SampledFrom(apps).Draw(t, "relabel")}
+			a.Put(kinds.Pod, p)
+		}
+	case 6:
+		if p := pick(); p != nil && p.Spec.NodeName == "" {
+			tolerating("k")(p)
+			p.Spec.SchedulingGates = nil
+			p.Generation++ // as the API server does
+			a.Put(kinds.Pod, p)
+		}
+	case 7:
+		a.Put(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", UID: "default", Labels: map[string]string{"team": rapid.SampledFrom([]string{"t", "u"}).Draw(t, "team")}}})
+	case 8:
+		a.Lag = rapid.Bool().Draw(t, "lag")
+		if !a.Lag {
+			a.Deliver(nil)
+		}
+	default:
+		p := drawPod(t, fmt.Sprintf("p%d", i))
+		if rapid.IntRange(0, 8).Draw(t, "gated") == 0 {
+			p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}}
+		}
+		a.Put(kinds.Pod, p)
+	}
+}
