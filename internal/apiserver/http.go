@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -15,15 +14,13 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"sigs.k8s.io/yaml"
 
-	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
@@ -165,6 +162,10 @@ func pathNotFound() error {
 	return statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource")
 }
 
+func methodNotAllowed() error {
+	return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
+}
+
 func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) error {
 	decision, reason, err := s.cfg.Authz.Authorize(ctx, a)
 	if decision == authorizer.DecisionAllow {
@@ -203,18 +204,18 @@ func forbidden(a authorizer.AttributesRecord, reason string) error {
 
 // serveKind decodes what the request carries and calls the operation.
 func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind, u user.Info) error {
-	if in.sub != "" {
-		if sub, ok := k.Subresources[in.sub]; !ok {
-			return pathNotFound()
-		} else if sub.Connect {
-			return s.kubelet.serve(w, r, in, k, u)
-		}
-	}
-	if k.Namespaced && in.ns == "" && (in.verb != "list" && in.verb != "watch") || !k.Namespaced && in.ns != "" {
+	sub, known := k.Subresources[in.sub]
+	switch {
+	case in.sub != "" && !known, in.rest != "" && in.sub != "proxy", !segment(in.ns), !segment(in.name):
 		return pathNotFound()
-	}
-	if !serves(k, in.sub, in.verb) {
-		return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
+	case k.Namespaced && in.ns == "" && in.verb != "list" && in.verb != "watch", !k.Namespaced && in.ns != "":
+		// Also for connections: a permission in a namespace must not reach what
+		// lies outside of it (CVE-2019-11247).
+		return pathNotFound()
+	case !serves(k, in.sub, in.verb):
+		return methodNotAllowed()
+	case sub.Connect:
+		return s.kubelet.serve(w, r, in, k, u)
 	}
 	a, err := negotiate(r)
 	if err != nil {
@@ -239,8 +240,12 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	case "delete", "deletecollection":
 		return s.serveDelete(w, r, in, c, a)
 	}
-	return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
+	return methodNotAllowed()
 }
+
+// segment reports whether a namespace or name can be one: names are parts of
+// keys, so nothing may reach across (CVE-2022-3162).
+func segment(name string) bool { return len(path.IsValidPathSegmentName(name)) == 0 }
 
 func dryRun(q url.Values) (bool, error) {
 	for _, v := range q["dryRun"] {
@@ -267,274 +272,6 @@ func warner(w http.ResponseWriter) func(string) {
 		}, text)
 		w.Header().Add("Warning", "299 - "+strconv.Quote(text))
 	}
-}
-
-func (s *Server) serveGet(w *recorder, r *http.Request, c *call, a accepted) error {
-	it, err := s.item(c.ctx, c.ref, r.URL.Query().Get("resourceVersion"))
-	if err != nil {
-		return err
-	}
-	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
-		data, err := encode(a, scaleOf(sub.Scale, it.Object()))
-		return s.write(w, http.StatusOK, a, data, err)
-	}
-	if a.shape == whole && !a.pretty {
-		data, err := it.Bytes(a.format)
-		return s.write(w, http.StatusOK, a, data, err)
-	}
-	data, err := s.render(a, c.ref.Kind, it.Object(), r.URL.Query().Get("includeObject"))
-	return s.write(w, http.StatusOK, a, data, err)
-}
-
-func (s *Server) serveList(w *recorder, r *http.Request, in *info, k *kinds.Kind, a accepted) error {
-	o, err := listOptions(r.URL.Query())
-	if err != nil {
-		return err
-	}
-	if in.verb == "watch" {
-		return s.watch(w, r, k, in, a, o)
-	}
-	sel, err := checkSelection(k, in)
-	if err != nil {
-		return err
-	}
-	l, err := s.list(r.Context(), k, in.ns, o, sel)
-	if err != nil {
-		return err
-	}
-	data, err := s.renderList(a, k, l, r.URL.Query().Get("includeObject"))
-	return s.write(w, http.StatusOK, a, data, err)
-}
-
-func listOptions(q url.Values) (metav1.ListOptions, error) {
-	o := metav1.ListOptions{ResourceVersion: q.Get("resourceVersion"), ResourceVersionMatch: metav1.ResourceVersionMatch(q.Get("resourceVersionMatch")), Continue: q.Get("continue")}
-	var err error
-	number := func(name string) int64 {
-		v := q.Get(name)
-		if v == "" || err != nil {
-			return 0
-		}
-		n, perr := strconv.ParseInt(v, 10, 64)
-		if perr != nil {
-			err = badRequest("%s: Invalid value: %q: %v", name, v, perr)
-		}
-		return n
-	}
-	o.Limit = number("limit")
-	if t := number("timeoutSeconds"); t > 0 {
-		o.TimeoutSeconds = &t
-	}
-	o.AllowWatchBookmarks = truth(q.Get("allowWatchBookmarks"))
-	if v := q.Get("sendInitialEvents"); v != "" {
-		b := truth(v)
-		o.SendInitialEvents = &b
-	}
-	return o, err
-}
-
-func truth(v string) bool { return v == "true" || v == "1" }
-
-// body reads the request's body within its bound.
-func body(r *http.Request) ([]byte, error) {
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "Content-Encoding %q is not supported", enc)
-	}
-	if r.ContentLength > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
-	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
-		return nil, badRequest("cannot read the body: %v", err)
-	}
-	if len(data) > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
-	}
-	return data, nil
-}
-
-// decode reads the body into obj, which must be of the kind that the URL names.
-func decode(r *http.Request, obj runtime.Object, k *kinds.Kind, warn func(string)) error {
-	data, err := body(r)
-	if err != nil {
-		return err
-	}
-	f, err := bodyFormat(r)
-	if err != nil {
-		return err
-	}
-	policy, err := fieldValidation(r.URL.Query())
-	if err != nil {
-		return err
-	}
-	unknown, err := codec.DecodeBody(f, data, obj)
-	if err != nil {
-		return badRequest("%s in version %q cannot be handled as a %s: %v", k.GVK.Kind, k.GVK.Version, k.GVK.Kind, err)
-	}
-	if got := obj.GetObjectKind().GroupVersionKind(); !got.Empty() {
-		if want, err := gvkOf(obj); err == nil && got != want {
-			return badRequest("%s in version %q cannot be handled as a %s: no kind %q is registered for version %q", got.Kind, got.GroupVersion(), want.Kind, got.Kind, want.GroupVersion())
-		}
-	}
-	return policy.judge(unknown, warn)
-}
-
-func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) error {
-	k := c.ref.Kind
-	if !k.Stored() && k.StoredAs == nil || c.ref.Sub != "" {
-		into := k.NewBody
-		if c.ref.Sub != "" {
-			into = k.Subresources[c.ref.Sub].New
-		}
-		obj := into()
-		if err := decode(r, obj, k, c.warn); err != nil {
-			return err
-		}
-		out, err := s.ask(c, obj)
-		if err != nil {
-			return err
-		}
-		data, err := encode(a, out)
-		return s.write(w, http.StatusCreated, a, data, err)
-	}
-	obj := k.New()
-	if err := decode(r, obj, k, c.warn); err != nil {
-		return err
-	}
-	out, err := s.create(c, obj)
-	if err != nil {
-		return err
-	}
-	data, err := s.render(a, k, out, r.URL.Query().Get("includeObject"))
-	return s.write(w, http.StatusCreated, a, data, err)
-}
-
-func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) error {
-	k := c.ref.Kind
-	if sub := k.Subresources[c.ref.Sub]; sub.Scale != nil {
-		obj := sub.New()
-		if err := decode(r, obj, k, c.warn); err != nil {
-			return err
-		}
-		out, err := s.updateScale(c, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
-		if err != nil {
-			return err
-		}
-		data, err := encode(a, out)
-		return s.write(w, http.StatusOK, a, data, err)
-	}
-	obj := k.New()
-	if err := decode(r, obj, k, c.warn); err != nil {
-		return err
-	}
-	out, created, err := s.replace(c, obj)
-	if err != nil {
-		return err
-	}
-	code := http.StatusOK
-	if created {
-		code = http.StatusCreated
-	}
-	data, err := s.render(a, k, out, r.URL.Query().Get("includeObject"))
-	return s.write(w, code, a, data, err)
-}
-
-func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) error {
-	data, err := body(r)
-	if err != nil {
-		return err
-	}
-	policy, err := fieldValidation(r.URL.Query())
-	if err != nil {
-		return err
-	}
-	t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	out, err := s.patch(c, types.PatchType(strings.TrimSpace(t)), data, policy)
-	if err != nil {
-		return err
-	}
-	data, err = s.render(a, c.ref.Kind, out, r.URL.Query().Get("includeObject"))
-	return s.write(w, http.StatusOK, a, data, err)
-}
-
-func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a accepted) error {
-	opts, err := deleteOptions(r)
-	if err != nil {
-		return err
-	}
-	c.dryRun = c.dryRun || len(opts.DryRun) > 0
-	if in.verb == "deletecollection" {
-		return s.serveDeleteCollection(w, r, in, c, opts, a)
-	}
-	obj, removed, err := s.delete(c, opts)
-	if err != nil {
-		return err
-	}
-	var out runtime.Object = obj
-	if removed && !returnsObject(c.ref.Kind) {
-		out = deletedStatus(c.ref.Kind, obj)
-	}
-	data, err := s.render(a, c.ref.Kind, out, "")
-	return s.write(w, http.StatusOK, a, data, err)
-}
-
-func (s *Server) serveDeleteCollection(w *recorder, r *http.Request, in *info, c *call, opts *metav1.DeleteOptions, a accepted) error {
-	o, err := listOptions(r.URL.Query())
-	if err != nil {
-		return err
-	}
-	sel, err := checkSelection(c.ref.Kind, in)
-	if err != nil {
-		return err
-	}
-	l, err := s.list(r.Context(), c.ref.Kind, in.ns, o, sel)
-	if err != nil {
-		return err
-	}
-	for _, it := range l.items {
-		one := *c
-		one.ref.Namespace, one.ref.Name = it.Namespace, it.Name
-		if _, _, err := s.delete(&one, opts); err != nil && !apierrors.IsNotFound(err) {
-			return err
-		}
-	}
-	data, err := s.renderList(a, c.ref.Kind, l, "")
-	return s.write(w, http.StatusOK, a, data, err)
-}
-
-// deleteOptions come in the body, or without one in the query.
-func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
-	o := &metav1.DeleteOptions{}
-	data, err := body(r)
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > 0 {
-		f, err := bodyFormat(r)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := codec.DecodeBody(f, data, o); err != nil {
-			return nil, badRequest("cannot decode DeleteOptions: %v", err)
-		}
-		return o, nil
-	}
-	q := r.URL.Query()
-	if v := q.Get("gracePeriodSeconds"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil {
-			return nil, badRequest("gracePeriodSeconds: Invalid value: %q: %v", v, err)
-		}
-		o.GracePeriodSeconds = &n
-	}
-	if v := q.Get("propagationPolicy"); v != "" {
-		p := metav1.DeletionPropagation(v)
-		o.PropagationPolicy = &p
-	}
-	if v := q.Get("orphanDependents"); v != "" {
-		b := truth(v)
-		o.OrphanDependents = &b
-	}
-	return o, nil
 }
 
 // write sends an encoded answer.

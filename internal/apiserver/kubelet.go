@@ -112,7 +112,7 @@ func (p *kubeletProxy) pod(w *recorder, r *http.Request, in *info, ref kinds.Ref
 // know: input, output, error, tty.
 func renameStreams(q url.Values) {
 	for from, to := range map[string]string{"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"} {
-		v := truth(q.Get(from))
+		v := truth(q, from)
 		q.Del(from)
 		if v {
 			q.Set(to, "1")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -24,7 +25,7 @@ type info struct {
 	gvr      schema.GroupVersionResource
 	ns, name string
 	sub      string
-	rest     string // after proxy/
+	rest     string // what follows the subresource, as it was escaped: the path behind proxy
 	fields   fields.Selector
 	fieldErr error
 	labels   labels.Selector
@@ -39,7 +40,8 @@ var verbOf = map[string]string{
 // parse reads the method and the path; it knows nothing of which kinds exist.
 func parse(r *http.Request) *info {
 	in := &info{verb: strings.ToLower(r.Method), path: r.URL.Path}
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	parts, escaped := segments(r.URL)
+	all := len(parts)
 	switch {
 	case len(parts) >= 3 && parts[0] == "api":
 		in.gvr.Version, parts = parts[1], parts[2:]
@@ -66,10 +68,30 @@ func parse(r *http.Request) *info {
 		in.name = parts[1]
 	}
 	if len(parts) > 2 {
-		in.sub, in.rest = parts[2], strings.Join(parts[3:], "/")
+		in.sub = parts[2]
+		in.rest = strings.Join(escaped[all-len(parts)+3:], "/")
 	}
 	in.selectors(r.URL.Query())
 	return in
+}
+
+// segments splits a path, decoded and as it was escaped; a slash that was
+// escaped separates nothing in either. A slash at the end belongs to the last
+// segments only behind a proxy, where it is the backend's business.
+func segments(u *url.URL) (parts, escaped []string) {
+	raw := strings.TrimPrefix(u.EscapedPath(), "/")
+	if !strings.Contains(raw, "/proxy/") {
+		raw = strings.TrimSuffix(raw, "/")
+	}
+	escaped = strings.Split(raw, "/")
+	parts = make([]string, len(escaped))
+	for i, e := range escaped {
+		var err error
+		if parts[i], err = url.PathUnescape(e); err != nil {
+			parts[i] = e // EscapedPath is always valid
+		}
+	}
+	return parts, escaped
 }
 
 // selectors belong to the request's identity: the authorizer sees them.
@@ -80,7 +102,7 @@ func (in *info) selectors(q url.Values) {
 	switch in.verb {
 	case "get":
 		in.verb = "list"
-		if w := q.Get("watch"); w == "true" || w == "1" {
+		if truth(q, "watch") {
 			in.verb = "watch"
 		}
 	case "delete":
@@ -90,12 +112,16 @@ func (in *info) selectors(q url.Values) {
 	}
 	in.fields, in.labels = fields.Everything(), labels.Everything()
 	if s := q.Get("fieldSelector"); s != "" {
-		if in.fields, in.fieldErr = fields.ParseSelector(s); in.fieldErr == nil {
-			in.name, _ = in.fields.RequiresExactMatch("metadata.name")
+		if in.fields, in.fieldErr = fields.ParseSelector(s); in.fieldErr != nil {
+			in.fields = fields.Nothing()
+		} else if name, ok := in.fields.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
+			in.name = name // so that a permission on one name covers the watch of it
 		}
 	}
 	if s := q.Get("labelSelector"); s != "" {
-		in.labels, in.labelErr = labels.Parse(s)
+		if in.labels, in.labelErr = labels.Parse(s); in.labelErr != nil {
+			in.labels = labels.Nothing()
+		}
 	}
 }
 
@@ -135,4 +161,11 @@ func serves(k *kinds.Kind, sub, verb string) bool {
 // longRunning requests are neither limited nor timed.
 func (in *info) longRunning() bool {
 	return in.verb == "watch" || slices.Contains([]string{"log", "exec", "attach", "portforward", "proxy"}, in.sub)
+}
+
+// truth reads a boolean parameter as apimachinery does: what is there and says
+// neither 0 nor false is true.
+func truth(q url.Values, name string) bool {
+	v, ok := q[name]
+	return ok && len(v) > 0 && v[0] != "0" && !strings.EqualFold(v[0], "false")
 }

@@ -1,0 +1,173 @@
+package apiserver
+
+import (
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+func (s *Server) serveGet(w *recorder, r *http.Request, c *call, a accepted) error {
+	it, err := s.item(c.ctx, c.ref, r.URL.Query().Get("resourceVersion"))
+	if err != nil {
+		return err
+	}
+	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
+		data, err := encode(a, scaleOf(sub.Scale, it.Object()))
+		return s.write(w, http.StatusOK, a, data, err)
+	}
+	if a.shape == whole && !a.pretty {
+		data, err := it.Bytes(a.format)
+		return s.write(w, http.StatusOK, a, data, err)
+	}
+	data, err := s.render(a, c.ref.Kind, it.Object(), r.URL.Query().Get("includeObject"))
+	return s.write(w, http.StatusOK, a, data, err)
+}
+
+func (s *Server) serveList(w *recorder, r *http.Request, in *info, k *kinds.Kind, a accepted) error {
+	o, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	if in.verb == "watch" {
+		return s.watch(w, r, k, in, a, o)
+	}
+	sel, err := checkSelection(k, in)
+	if err != nil {
+		return err
+	}
+	l, err := s.list(r.Context(), k, in.ns, o, sel)
+	if err != nil {
+		return err
+	}
+	data, err := s.renderList(a, k, l, r.URL.Query().Get("includeObject"))
+	return s.write(w, http.StatusOK, a, data, err)
+}
+
+func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) error {
+	k := c.ref.Kind
+	if !k.Stored() && k.StoredAs == nil || c.ref.Sub != "" {
+		into := k.NewBody
+		if c.ref.Sub != "" {
+			into = k.Subresources[c.ref.Sub].New
+		}
+		obj := into()
+		if err := decode(r, obj, k, c.warn); err != nil {
+			return err
+		}
+		out, err := s.ask(c, obj)
+		if err != nil {
+			return err
+		}
+		data, err := encode(a, out)
+		return s.write(w, http.StatusCreated, a, data, err)
+	}
+	obj := k.New()
+	if err := decode(r, obj, k, c.warn); err != nil {
+		return err
+	}
+	out, err := s.create(c, obj)
+	if err != nil {
+		return err
+	}
+	data, err := s.render(a, k, out, r.URL.Query().Get("includeObject"))
+	return s.write(w, http.StatusCreated, a, data, err)
+}
+
+func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) error {
+	k := c.ref.Kind
+	if sub := k.Subresources[c.ref.Sub]; sub.Scale != nil {
+		obj := sub.New()
+		if err := decode(r, obj, k, c.warn); err != nil {
+			return err
+		}
+		out, err := s.updateScale(c, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
+		if err != nil {
+			return err
+		}
+		data, err := encode(a, out)
+		return s.write(w, http.StatusOK, a, data, err)
+	}
+	obj := k.New()
+	if err := decode(r, obj, k, c.warn); err != nil {
+		return err
+	}
+	out, created, err := s.replace(c, obj)
+	if err != nil {
+		return err
+	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
+	data, err := s.render(a, k, out, r.URL.Query().Get("includeObject"))
+	return s.write(w, code, a, data, err)
+}
+
+func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) error {
+	data, err := body(r)
+	if err != nil {
+		return err
+	}
+	policy, err := fieldValidation(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	out, err := s.patch(c, types.PatchType(strings.TrimSpace(t)), data, policy)
+	if err != nil {
+		return err
+	}
+	data, err = s.render(a, c.ref.Kind, out, r.URL.Query().Get("includeObject"))
+	return s.write(w, http.StatusOK, a, data, err)
+}
+
+func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a accepted) error {
+	opts, err := deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	c.dryRun = c.dryRun || len(opts.DryRun) > 0
+	if in.verb == "deletecollection" {
+		return s.serveDeleteCollection(w, r, in, c, opts, a)
+	}
+	obj, removed, err := s.delete(c, opts)
+	if err != nil {
+		return err
+	}
+	var out runtime.Object = obj
+	if removed && !returnsObject(c.ref.Kind) {
+		out = deletedStatus(c.ref.Kind, obj)
+	}
+	data, err := s.render(a, c.ref.Kind, out, "")
+	return s.write(w, http.StatusOK, a, data, err)
+}
+
+func (s *Server) serveDeleteCollection(w *recorder, r *http.Request, in *info, c *call, opts *metav1.DeleteOptions, a accepted) error {
+	o, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	sel, err := checkSelection(c.ref.Kind, in)
+	if err != nil {
+		return err
+	}
+	l, err := s.list(r.Context(), c.ref.Kind, in.ns, o, sel)
+	if err != nil {
+		return err
+	}
+	for _, it := range l.items {
+		one := *c
+		one.ref.Namespace, one.ref.Name = it.Namespace, it.Name
+		if _, _, err := s.delete(&one, opts); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	data, err := s.renderList(a, c.ref.Kind, l, "")
+	return s.write(w, http.StatusOK, a, data, err)
+}
