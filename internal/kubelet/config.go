@@ -1,0 +1,109 @@
+// Package kubelet runs the pods that are bound to one node: it watches them in
+// a view, asks a pure plan what to do, and acts on a CRI runtime, on volumes,
+// cgroups and probes. It writes pod status, the node and its lease, and serves
+// logs, exec, attach and port-forward over HTTPS.
+package kubelet
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/plan"
+	"knarr.dev/knarr/internal/version"
+	"knarr.dev/knarr/internal/view"
+)
+
+// Objects reads secrets and config maps one by one, as a node is authorized
+// to. Get may answer from a cache that Watch keeps current; changed must be
+// quick and may be called from any goroutine.
+type Objects interface {
+	Get(ctx context.Context, k *kinds.Kind, namespace, name string) (kinds.Object, error)
+	Watch(k *kinds.Kind, namespace, name string, changed func()) (stop func())
+}
+
+// Events takes what users read in kubectl describe. Emit must not block.
+type Events interface{ Emit(plan.Event) }
+
+// Config of a node agent. Paths are absolute.
+type Config struct {
+	NodeName string
+	NodeIP   string // what the node is reached at
+	Client   client.Client
+	// View holds pods (with the index PodsByNode), nodes and services.
+	View    *view.View
+	Objects Objects
+
+	RuntimeEndpoint string // unix:///path of the CRI
+	RootDir         string // volumes and records
+	PodLogDir       string // container logs; default /var/log/pods
+
+	ClusterDNS, ClusterDomain string
+
+	Port   int          // default 10250
+	Listen net.Listener // optional: instead of NodeIP:Port
+	TLS    *tls.Config  // serving: GetCertificate and ClientCAs set
+
+	MaxPods    int    // default 110
+	CgroupRoot string // a cgroup of this node's own, as in "knarr/kubepods"
+	Events     Events
+	Log        *slog.Logger
+	Version    string // reported in the node; default the binary's
+	Now        func() time.Time
+}
+
+func (c Config) complete() (Config, error) {
+	switch {
+	case c.NodeName == "":
+		return c, errors.New("kubelet: no node name")
+	case net.ParseIP(c.NodeIP) == nil:
+		return c, errors.New("kubelet: the node's address is not an IP: " + c.NodeIP)
+	case c.Client == nil || c.View == nil || c.Objects == nil:
+		return c, errors.New("kubelet: client, view and objects are needed")
+	case c.RuntimeEndpoint == "":
+		return c, errors.New("kubelet: no runtime endpoint")
+	case !filepath.IsAbs(c.RootDir):
+		return c, errors.New("kubelet: the root directory is not absolute: " + c.RootDir)
+	}
+	if c.PodLogDir == "" {
+		c.PodLogDir = "/var/log/pods"
+	}
+	if !filepath.IsAbs(c.PodLogDir) {
+		return c, errors.New("kubelet: the log directory is not absolute: " + c.PodLogDir)
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
+	}
+	if c.Port == 0 {
+		c.Port = 10250
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "kubepods"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Events == nil {
+		c.Events = noEvents{}
+	}
+	if c.Version == "" {
+		c.Version = version.GitVersion
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c, nil
+}
+
+type noEvents struct{}
+
+func (noEvents) Emit(plan.Event) {}
