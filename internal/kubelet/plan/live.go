@@ -1,0 +1,410 @@
+package plan
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// live brings the pod up and keeps it up.
+func (p *pass) live() {
+	if p.settled() {
+		p.end()
+		return
+	}
+	if !p.in.Volumes.Ready {
+		p.prepare()
+		return
+	}
+	if p.box == nil {
+		p.sandbox()
+		return
+	}
+	p.ephemeral()
+	if p.initialize() {
+		for i := range p.pod.Spec.Containers {
+			spec := &p.pod.Spec.Containers[i]
+			if c := p.newest(spec.Name); c != nil && c.State == Exited && !p.restarts(c.ExitCode) {
+				continue // done, if in a sandbox before this one
+			}
+			p.run(spec, p.restarts)
+		}
+	}
+}
+
+func (p *pass) prepare() {
+	if p.in.Volumes.Working {
+		return
+	}
+	if f := p.in.Volumes.Failed; f.Count > 0 && !p.retry(f) {
+		return
+	}
+	p.act(Action{Op: PrepareVolumes})
+}
+
+// retry reports whether the pause after a failure is over.
+func (p *pass) retry(f Failed) bool {
+	at := f.At.Add(pause(f.Count))
+	if p.in.Now.Before(at) {
+		p.wakeAt(at)
+		return false
+	}
+	return true
+}
+
+func pause(count int) time.Duration {
+	d := retryFirst
+	for i := 1; i < count && d < retryMax; i++ {
+		d *= 2
+	}
+	return min(d, retryMax)
+}
+
+// sandbox makes a new one, after what is left in the old one has ended.
+func (p *pass) sandbox() {
+	busy := false
+	for i := range p.in.Containers {
+		c := &p.in.Containers[i]
+		if c.State == Running || c.State == Unknown {
+			busy = true
+			p.kill(c, p.grace(), "Killing", "Stopping container "+c.Name+": its sandbox changed", false)
+		}
+	}
+	if busy {
+		return
+	}
+	attempt := uint32(0)
+	if len(p.in.Sandboxes) > 0 {
+		attempt = p.in.Sandboxes[0].Attempt + 1
+		p.act(Action{Op: StopSandbox, ID: p.in.Sandboxes[0].ID})
+	}
+	if f, ok := p.in.Failures[""]; ok && !p.retry(f) {
+		p.out.Actions = nil
+		return
+	}
+	p.act(Action{Op: CreateSandbox, Attempt: attempt})
+}
+
+// settled reports that every container has ended for good, so that only what
+// goes on beside them is left to be ended.
+func (p *pass) settled() bool {
+	if c := p.failedInit(); c != nil {
+		return true
+	}
+	for i := range p.pod.Spec.Containers {
+		c := p.newest(p.pod.Spec.Containers[i].Name)
+		if c == nil {
+			st := p.old[p.pod.Spec.Containers[i].Name]
+			if st == nil || st.State.Terminated == nil || p.restarts(st.State.Terminated.ExitCode) {
+				return false
+			}
+			continue
+		}
+		if c.State != Exited || p.restarts(c.ExitCode) {
+			return false
+		}
+	}
+	return true
+}
+
+// failedInit is the init container whose failure is the pod's.
+func (p *pass) failedInit() *Container {
+	if p.pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		return nil
+	}
+	for i := range p.pod.Spec.InitContainers {
+		spec := &p.pod.Spec.InitContainers[i]
+		if c := p.newest(spec.Name); c != nil && !sidecar(spec) && c.State == Exited && c.ExitCode != 0 {
+			return c
+		}
+	}
+	return nil
+}
+
+// restarts reports whether a container that ended so is started again.
+func (p *pass) restarts(code int32) bool {
+	switch p.pod.Spec.RestartPolicy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return code != 0
+	}
+	return true
+}
+
+func always(int32) bool      { return true }
+func onFailure(c int32) bool { return c != 0 }
+func never(int32) bool       { return false }
+
+// ephemeral containers start whenever there is a sandbox, once.
+func (p *pass) ephemeral() {
+	for i := range p.pod.Spec.EphemeralContainers {
+		spec := corev1.Container(p.pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		if p.newest(spec.Name) == nil {
+			p.run(&spec, never)
+		}
+	}
+}
+
+// mainBegun reports whether the sandbox's init phase is over.
+func (p *pass) mainBegun() bool {
+	for i := range p.pod.Spec.Containers {
+		if p.current(p.pod.Spec.Containers[i].Name) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// initialize runs the init containers in order and reports whether the others
+// may run. Once those have begun, only sidecars are looked after.
+func (p *pass) initialize() bool {
+	begun := p.mainBegun()
+	for i := range p.pod.Spec.InitContainers {
+		spec := &p.pod.Spec.InitContainers[i]
+		if sidecar(spec) {
+			p.run(spec, always)
+			if !begun && !p.started(spec) && !p.laterBegun(i) {
+				return false
+			}
+			continue
+		}
+		if begun || p.laterBegun(i) {
+			continue
+		}
+		c := p.current(spec.Name)
+		if c != nil && c.State == Exited && c.ExitCode == 0 {
+			continue
+		}
+		p.run(spec, onFailure)
+		return false
+	}
+	return true
+}
+
+// laterBegun reports whether an init container after i exists in the sandbox,
+// which proves that i was done.
+func (p *pass) laterBegun(i int) bool {
+	for _, spec := range p.pod.Spec.InitContainers[i+1:] {
+		if p.current(spec.Name) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// started reports whether a container has passed its start: running, its hook
+// done and its startup probe, if any, successful.
+func (p *pass) started(spec *corev1.Container) bool {
+	c := p.current(spec.Name)
+	return c != nil && p.isStarted(spec, c)
+}
+
+func (p *pass) isStarted(spec *corev1.Container, c *Container) bool {
+	if c.State != Running || c.Hook != HookDone {
+		return false
+	}
+	if spec.StartupProbe == nil {
+		return true
+	}
+	switch p.in.Probes[c.ID].Startup {
+	case Success:
+		return true
+	case Failure:
+		return false
+	}
+	old := p.sameBefore(c)
+	return old != nil && old.Started != nil && *old.Started
+}
+
+// sameBefore is what was last reported of exactly this container: a kubelet
+// that starts anew goes on from there until its probes have run.
+func (p *pass) sameBefore(c *Container) *corev1.ContainerStatus {
+	if st := p.old[c.Name]; st != nil && containerID(c.ID) == st.ContainerID {
+		return st
+	}
+	return nil
+}
+
+func (p *pass) isReady(spec *corev1.Container, c *Container) bool {
+	if !p.isStarted(spec, c) {
+		return false
+	}
+	if spec.ReadinessProbe == nil {
+		return true
+	}
+	switch p.in.Probes[c.ID].Readiness {
+	case Success:
+		return true
+	case Failure:
+		return false
+	}
+	old := p.sameBefore(c)
+	return old != nil && old.Ready
+}
+
+// run does the next thing for one container that should run.
+func (p *pass) run(spec *corev1.Container, again func(code int32) bool) {
+	c := p.current(spec.Name)
+	if c == nil {
+		p.start(spec)
+		return
+	}
+	switch c.State {
+	case Running:
+		p.check(spec, c)
+	case Created:
+		// The runtime made it, then something died before it was started.
+		p.act(Action{Op: RemoveContainer, Container: c.Name, ID: c.ID})
+	case Unknown:
+		p.kill(c, 0, "Killing", "Container "+c.Name+" is in an unknown state, try killing it before restart", true)
+	case Exited:
+		if again(c.ExitCode) {
+			p.start(spec)
+		}
+	}
+}
+
+// check ends a running container that must be replaced.
+func (p *pass) check(spec *corev1.Container, c *Container) {
+	if c.Killing {
+		return
+	}
+	pr := p.in.Probes[c.ID]
+	switch {
+	case c.Hook == HookFailed:
+		p.kill(c, p.grace(), "FailedPostStartHook", "FailedPostStartHook", false)
+	case c.Hash != Hash(spec):
+		p.kill(c, p.grace(), "Killing", fmt.Sprintf("Container %s definition changed, will be restarted", c.Name), false)
+	case pr.Liveness == Failure:
+		p.kill(c, p.probeGrace(spec.LivenessProbe), "Killing", fmt.Sprintf("Container %s failed liveness probe, will be restarted", c.Name), false)
+	case pr.Startup == Failure:
+		p.kill(c, p.probeGrace(spec.StartupProbe), "Killing", fmt.Sprintf("Container %s failed startup probe, will be restarted", c.Name), false)
+	}
+}
+
+// start goes through what comes before a container runs: the pause after a
+// crash or a failed attempt, and the image.
+func (p *pass) start(spec *corev1.Container) {
+	attempt := p.nextAttempt(spec.Name)
+	if p.pausing(spec) {
+		return
+	}
+	if f, ok := p.in.Failures[spec.Name]; ok {
+		p.wait[spec.Name] = waiting{f.Reason, f.Message}
+		if !p.retry(f) {
+			return
+		}
+	}
+	if !p.image(spec, attempt) {
+		return
+	}
+	for _, a := range p.out.Actions {
+		if a.Op == StartContainer { // one at a time, so that the second sees the first's hook
+			return
+		}
+	}
+	for _, other := range p.in.Containers {
+		if other.Hook == HookRunning && other.State == Running {
+			return
+		}
+	}
+	p.act(Action{Op: StartContainer, Container: spec.Name, Attempt: attempt})
+	if last := p.newest(spec.Name); last != nil {
+		p.out.Backoffs[spec.Name] = p.nextBackoff(spec.Name)
+	}
+}
+
+// nextAttempt is the restart count of the container to be made.
+func (p *pass) nextAttempt(name string) uint32 {
+	n := uint32(0)
+	if c := p.newest(name); c != nil {
+		n = c.Attempt + 1
+	}
+	if st := p.old[name]; st != nil && st.ContainerID != "" {
+		if c := p.newest(name); c == nil || containerID(c.ID) == st.ContainerID {
+			n = max(n, uint32(st.RestartCount)+1)
+		} else {
+			n = max(n, uint32(st.RestartCount))
+		}
+	}
+	return n
+}
+
+// pausing reports whether a crashed container has to wait.
+func (p *pass) pausing(spec *corev1.Container) bool {
+	last := p.newest(spec.Name)
+	b, ok := p.in.Backoffs[spec.Name]
+	if last == nil || !ok || last.Finished.Sub(b.At) > backoffForget {
+		return false
+	}
+	until := last.Finished.Add(b.Delay)
+	if !p.in.Now.Before(until) {
+		return false
+	}
+	p.wakeAt(until)
+	message := fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", b.Delay, spec.Name, p.pod.Name, p.pod.Namespace, p.pod.UID)
+	p.wait[spec.Name] = waiting{"CrashLoopBackOff", message}
+	p.out.Events = append(p.out.Events, Event{Container: spec.Name, Warning: true, Reason: "BackOff",
+		Message: fmt.Sprintf("Back-off restarting failed container %s in pod %s_%s(%s)", spec.Name, p.pod.Name, p.pod.Namespace, p.pod.UID)})
+	return true
+}
+
+func (p *pass) nextBackoff(name string) Backoff {
+	b, ok := p.in.Backoffs[name]
+	if !ok || p.in.Now.Sub(b.At) > backoffForget {
+		return Backoff{Delay: backoffFirst, At: p.in.Now}
+	}
+	return Backoff{Delay: min(2*b.Delay, backoffMax), At: p.in.Now}
+}
+
+// image reports whether the image is there; if not, it says what to do or why
+// nothing is done.
+func (p *pass) image(spec *corev1.Container, attempt uint32) bool {
+	im := p.in.Images[spec.Name]
+	if im.Spec == spec.Image && im.Attempt == attempt && im.Ready {
+		return true
+	}
+	if im.Pulling {
+		return false
+	}
+	if im.Reason == "" || im.Spec != spec.Image {
+		p.act(Action{Op: EnsureImage, Container: spec.Name, Attempt: attempt})
+		return false
+	}
+	shown, again := im.At.Add(errorShown), im.At.Add(im.Delay)
+	switch {
+	case !p.in.Now.Before(again):
+		p.wait[spec.Name] = backedOff(spec, im)
+		p.act(Action{Op: EnsureImage, Container: spec.Name, Attempt: attempt})
+		return false
+	case im.Reason == "ErrImagePull" && !p.in.Now.Before(shown):
+		w := backedOff(spec, im)
+		p.wait[spec.Name] = w
+		p.out.Events = append(p.out.Events, Event{Container: spec.Name, Reason: "BackOff", Message: fmt.Sprintf("Back-off pulling image %q", spec.Image)},
+			Event{Container: spec.Name, Warning: true, Reason: "Failed", Message: "Error: ImagePullBackOff"})
+	default:
+		p.wait[spec.Name] = waiting{im.Reason, im.Message}
+		if im.Reason == "ErrImagePull" {
+			p.wakeAt(shown)
+		}
+	}
+	p.wakeAt(again)
+	return false
+}
+
+func backedOff(spec *corev1.Container, im Image) waiting {
+	if im.Reason != "ErrImagePull" {
+		return waiting{im.Reason, im.Message}
+	}
+	return waiting{"ImagePullBackOff", fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %s", spec.Image, im.Message)}
+}
+
+// NextPull is the pause after another failed pull.
+func NextPull(last time.Duration) time.Duration {
+	if last == 0 {
+		return backoffFirst
+	}
+	return min(2*last, backoffMax)
+}
