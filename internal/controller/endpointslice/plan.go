@@ -132,7 +132,7 @@ func (c *changes) family(family discoveryv1.AddressType, have []*discoveryv1.End
 	for _, d := range fresh {
 		if len(spare) > 0 {
 			d.slice, spare = spare[0], spare[1:]
-			d.dirty = true
+			d.dirty = len(d.endpoints)+len(d.slice.Endpoints)+len(d.slice.Ports) > 0
 			c.update(d)
 		} else {
 			c.create(family, d)
