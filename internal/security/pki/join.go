@@ -26,7 +26,9 @@ type JoinToken struct {
 	secret string
 }
 
-func (t JoinToken) String() string { return strings.Join([]string{joinPrefix, t.CAHash, t.ID, "…"}, ".") }
+func (t JoinToken) String() string {
+	return strings.Join([]string{joinPrefix, t.CAHash, t.ID, "…"}, ".")
+}
 
 // Bearer is the bootstrap token as it goes into the Authorization header.
 func (t JoinToken) Bearer() string { return t.ID + "." + t.secret }

@@ -3,6 +3,7 @@ package pki
 import (
 	"encoding/base64"
 	"fmt"
+	"regexp"
 )
 
 // Kubeconfig is a file for kubectl: one cluster, one user, all inline.
@@ -27,4 +28,15 @@ contexts:
     cluster: knarr
     user: knarr-admin
 `, server, b64(caPEM), b64(certPEM), b64(keyPEM))
+}
+
+var serverLine = regexp.MustCompile(`(?m)^    server: (\S+)$`)
+
+// KubeconfigServer is the server that a file made by Kubeconfig names.
+func KubeconfigServer(data []byte) string {
+	m := serverLine.FindSubmatch(data)
+	if m == nil {
+		return ""
+	}
+	return string(m[1])
 }

@@ -208,7 +208,9 @@ func (r *Renewing) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certi
 	return r.Certificate()
 }
 
-func newSerial() (*big.Int, error) { return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) }
+func newSerial() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+}
 
 // keyID is the identifier that RFC 5280, 4.2.1.2 suggests.
 func keyID(public crypto.PublicKey) ([]byte, error) {
