@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -67,7 +68,7 @@ func demoURL(ctx context.Context, api *remote.Client, in *server.Instance) (stri
 }
 
 // waitForAnswers asks until as many different pods as there are replicas have
-// answered; each names itself in the header X-Pod.
+// answered; each names itself.
 func waitForAnswers(ctx context.Context, url string) ([]string, error) {
 	var pods []string
 	seen := map[string]bool{}
@@ -79,15 +80,17 @@ func waitForAnswers(ctx context.Context, url string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		req.Header.Set("Accept", "application/json")
 		resp, err := c.Do(req)
 		if err != nil {
 			last = err
 		} else {
-			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
+			var answer struct{ Pod string }
+			err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer)
 			_ = resp.Body.Close()
-			if pod := resp.Header.Get("X-Pod"); pod != "" && !seen[pod] {
-				seen[pod] = true
-				pods = append(pods, pod)
+			if err == nil && answer.Pod != "" && !seen[answer.Pod] {
+				seen[answer.Pod] = true
+				pods = append(pods, answer.Pod)
 			}
 		}
 		if len(pods) >= demoReplicas {

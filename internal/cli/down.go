@@ -60,7 +60,7 @@ func uninstallCommand() *cobra.Command {
 			if err := stop(cmd.Context(), in); err != nil {
 				return err
 			}
-			if err := server.Remove(in); err != nil {
+			if err := server.Remove(cmd.Context(), in); err != nil {
 				return err
 			}
 			fmt.Printf("removed %s and all links, routes, rules, mounts and cgroups of this node\n", in.DataDir)

@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"knarr.dev/knarr/internal/client/remote"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/bootstrap"
+	"knarr.dev/knarr/internal/security/pki"
+	"knarr.dev/knarr/internal/view"
+	viewremote "knarr.dev/knarr/internal/view/remote"
+)
+
+// joinTimeout bounds how long an agent tries to join before it gives up with
+// the last reason.
+const joinTimeout = 2 * time.Minute
+
+// runAgent joins a server and runs the node with a view that it feeds.
+func runAgent(ctx context.Context, c *Config, ready func()) error {
+	ca, err := trust(ctx, c)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	certs, err := bootstrap.New(bootstrap.Config{Dir: c.Dir("agent", "pki"), NodeName: c.NodeName, IPs: []net.IP{net.ParseIP(c.NodeIP)}, Log: c.Log, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	api, err := remote.New(remote.Config{Server: c.JoinServer, UserAgent: "knarr-agent",
+		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, GetClientCertificate: certs.GetClientCertificate}})
+	if err != nil {
+		return err
+	}
+	c.Progress("joining " + c.JoinServer)
+	if err := join(ctx, c, roots, certs, api); err != nil {
+		return err
+	}
+	v := view.New([]*kinds.Kind{kinds.Pod, kinds.Node, kinds.Service, kinds.EndpointSlice, kinds.Namespace}, view.PodsByNode, view.SlicesByService)
+	feed, err := viewremote.New(viewremote.Config{Client: api, View: v, Log: c.Log, Sources: []viewremote.Source{
+		{Kind: kinds.Pod, FieldSelector: "spec.nodeName=" + c.NodeName},
+		{Kind: kinds.Node}, {Kind: kinds.Service}, {Kind: kinds.EndpointSlice}, {Kind: kinds.Namespace},
+	}})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	objects := viewremote.NewObjects(ctx, api, c.Log)
+	g.Go(func() error { return feed.Run(ctx) })
+	g.Go(func() error { return certs.Run(ctx, api) })
+	g.Go(func() error {
+		if err := v.WaitSynced(ctx); err != nil {
+			return nil // ctx has ended
+		}
+		n := &node{cfg: c, log: c.Log, client: api, view: v, objects: objects, cert: certs.GetCertificate, clients: roots}
+		return n.run(ctx, ready)
+	})
+	err = g.Wait()
+	objects.Wait()
+	return err
+}
+
+// trust returns the cluster's CA: the stored one, or at the first time what
+// the server shows, if it is the one that the token names.
+func trust(ctx context.Context, c *Config) ([]byte, error) {
+	file := c.Dir("agent", "pki", "ca.crt")
+	if ca, err := os.ReadFile(file); err == nil {
+		return ca, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if c.JoinToken == "" {
+		return nil, errNoToken
+	}
+	token, err := pki.ParseJoinToken(c.JoinToken)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	ca, err := fetchCA(ctx, c.JoinServer)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the server: %w", err)
+	}
+	if err := token.VerifyCA(ca); err != nil {
+		return nil, err
+	}
+	return ca, pki.WriteFile(file, ca)
+}
+
+// fetchCA asks without trusting: the answer is only believed if the token's
+// hash fits.
+func fetchCA(ctx context.Context, server string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/cacerts", nil)
+	if err != nil {
+		return nil, err
+	}
+	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
+	resp, err := (&http.Client{Transport: t}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answered %s", server, resp.Status)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+}
+
+// join obtains the node's certificates, with the token if there are none yet.
+func join(ctx context.Context, c *Config, roots *x509.CertPool, certs *bootstrap.Store, api *remote.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	first := api
+	if c.JoinToken != "" {
+		token, err := pki.ParseJoinToken(c.JoinToken)
+		if err != nil {
+			return err
+		}
+		first, err = remote.New(remote.Config{Server: c.JoinServer, UserAgent: "knarr-agent", Token: func() (string, error) { return token.Bearer(), nil },
+			TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}})
+		if err != nil {
+			return err
+		}
+	}
+	if err := certs.ClientCertificate(ctx, first); err != nil {
+		return fmt.Errorf("cannot join %s: %w", c.JoinServer, err)
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"knarr.dev/knarr/internal/admission"
+	"knarr.dev/knarr/internal/apiserver"
+	"knarr.dev/knarr/internal/apiserver/discovery"
+	"knarr.dev/knarr/internal/apiserver/openapi"
+	"knarr.dev/knarr/internal/auth/authn"
+	"knarr.dev/knarr/internal/auth/authz"
+	"knarr.dev/knarr/internal/auth/bootstrap"
+	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/event"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/reconcile"
+	"knarr.dev/knarr/internal/scheduler"
+	"knarr.dev/knarr/internal/security/pki"
+	"knarr.dev/knarr/internal/store/cache"
+	"knarr.dev/knarr/internal/store/etcd"
+	"knarr.dev/knarr/internal/view"
+)
+
+// kubeletClient is who the apiserver is to kubelets.
+const kubeletClient = "kube-apiserver-kubelet-client"
+
+// control is the control plane: everything a server runs besides the node.
+type control struct {
+	cfg       *Config
+	log       *slog.Logger
+	table     *kinds.Table
+	authority *pki.Authority
+	store     *etcd.Store
+	cache     *cache.Cache
+	view      *view.View
+	owners    []*view.Index
+	authz     *authz.Authorizer
+	api       *apiserver.Server
+	loops     []reconcile.Controller
+	listener  net.Listener
+}
+
+// newControl opens what has to be open before anything runs: keys, the port,
+// the store.
+func newControl(ctx context.Context, c *Config) (_ *control, err error) {
+	s := &control{cfg: c, log: c.Log, table: kinds.Builtin()}
+	if s.authority, err = pki.OpenAuthority(c.Dir("server", "pki"), "ca", "knarr-ca", time.Now()); err != nil {
+		return nil, err
+	}
+	if s.listener, err = net.Listen("tcp", fmt.Sprintf(":%d", c.APIPort)); err != nil {
+		return nil, fmt.Errorf("cannot listen on the API port: %w", err)
+	}
+	c.Progress("starting etcd")
+	s.store, err = etcd.Open(ctx, etcd.Config{Dir: c.Dir("server", "etcd"), SocketDir: c.RunDir(), Log: s.log})
+	if err != nil {
+		return nil, errors.Join(err, s.listener.Close())
+	}
+	if err := s.wire(); err != nil {
+		return nil, errors.Join(err, s.listener.Close(), s.store.Close())
+	}
+	return s, nil
+}
+
+// wire builds the components; nothing runs yet.
+func (s *control) wire() (err error) {
+	s.owners = garbagecollector.Indexes(s.table)
+	var seen []*kinds.Kind // all that components look at: everything but events
+	for _, ix := range s.owners {
+		seen = append(seen, ix.Kind)
+	}
+	s.view = view.New(seen, append(view.Shared(), s.owners...)...)
+	s.cache, err = cache.New(cache.Config{Store: s.store, Kinds: s.table.All(), Decoded: seen, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.authz = authz.New(s.view)
+	s.loops, err = controllers(s.cfg, s.table, s.owners, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	if err := reconcile.Check(s.loops); err != nil {
+		return err
+	}
+	return s.wireAPI()
+}
+
+func (s *control) wireAPI() error {
+	key, err := pki.OpenSigningKey(s.cfg.Dir("server", "pki", "service-account.key"))
+	if err != nil {
+		return err
+	}
+	tokens, err := authn.NewTokens(authn.TokensConfig{Key: key, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain, View: s.view})
+	if err != nil {
+		return err
+	}
+	who, err := authn.New(authn.Config{Roots: s.authority.Pool, View: s.view, Tokens: tokens})
+	if err != nil {
+		return err
+	}
+	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz})
+	if err != nil {
+		return err
+	}
+	extra, err := tokens.Discovery()
+	if err != nil {
+		return err
+	}
+	groups, err := discovery.New(s.table, net.JoinHostPort(s.cfg.NodeIP, fmt.Sprint(s.cfg.APIPort)))
+	if err != nil {
+		return err
+	}
+	for _, path := range groups.Paths() {
+		extra[path] = groups
+	}
+	docs, err := openapi.New()
+	if err != nil {
+		return err
+	}
+	extra["/openapi/v3"], extra["/openapi/v3/"] = docs, docs
+	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
+	s.api, err = apiserver.New(apiserver.Config{
+		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: who, Authz: s.authz, Rules: s.authz, Admission: plugins,
+		IssueToken: tokens.Issue, ReviewToken: who.Review, Impersonate: authn.Impersonate(s.authz),
+		Extra: extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
+		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
+		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
+	})
+	return err
+}
+
+// caHandler gives agents the certificate that their token names by its hash.
+func caHandler(a *pki.Authority) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		_, _ = w.Write(a.PEM)
+	})
+}
+
+// as is the in-process client with a name of the field.
+func (s *control) as(name string, groups ...string) client.Client {
+	return s.api.Client(&user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)})
+}
+
+func (s *control) asController(name string) client.Client {
+	return s.as("system:serviceaccount:kube-system:"+name, "system:serviceaccounts", "system:serviceaccounts:kube-system")
+}
+
+// run runs the control plane; ready is closed once it answers and everything
+// that every cluster has is there.
+func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.cache.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case err := <-s.store.Failed():
+			return fmt.Errorf("etcd has ended: %w", err)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error {
+		select {
+		case <-s.cache.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		s.cache.Feed(s.view)
+		g.Go(func() error { return s.serve(ctx) })
+		admin := s.as("system:apiserver", user.SystemPrivilegedGroup)
+		if err := bootstrap.Ensure(ctx, admin, s.view.Snapshot(), bootstrap.Objects(s.loops)); err != nil {
+			return err
+		}
+		// The controllers' roles have to be known before they use them.
+		rev, err := s.store.Revision(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.cache.WaitRev(ctx, rev); err != nil {
+			return err
+		}
+		if err := s.runLoops(ctx, g); err != nil {
+			return err
+		}
+		if err := s.writeKubeconfig(); err != nil {
+			return err
+		}
+		close(ready)
+		return nil
+	})
+	err := g.Wait()
+	return errors.Join(err, s.store.Close())
+}
+
+// serve answers HTTPS.
+func (s *control) serve(ctx context.Context) error {
+	leaf := pki.Leaf{CommonName: "kube-apiserver", Server: true,
+		DNSNames: append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + s.cfg.ClusterDomain}, s.cfg.NodeName),
+		IPs:      []net.IP{net.ParseIP(s.cfg.NodeIP), net.ParseIP(s.cfg.ServiceIP()), net.IPv4(127, 0, 0, 1), net.IPv6loopback}}
+	for _, san := range s.cfg.TLSSANs {
+		if ip := net.ParseIP(san); ip != nil {
+			leaf.IPs = append(leaf.IPs, ip)
+		} else {
+			leaf.DNSNames = append(leaf.DNSNames, san)
+		}
+	}
+	cert := s.authority.Renewing(leaf, time.Now)
+	return s.api.Serve(ctx, s.listener, &tls.Config{
+		MinVersion: tls.VersionTLS12, GetCertificate: cert.GetCertificate,
+		ClientAuth: tls.RequestClientCert, ClientCAs: s.authority.Pool(), // authn verifies
+	})
+}
+
+// runLoops starts the controllers and the scheduler, each with its own identity.
+func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
+	events, err := event.New(event.Config{Client: s.as("system:kube-controller-manager"), Component: "knarr", Host: s.cfg.NodeName, Log: s.log})
+	if err != nil {
+		return err
+	}
+	loops, err := reconcile.New(reconcile.Config{
+		Controllers: s.loops, View: s.view, Client: s.asController, Log: s.log,
+		Events: func(name string) reconcile.Emitter { return events.As(name) },
+	})
+	if err != nil {
+		return err
+	}
+	schedulerEvents, err := event.New(event.Config{Client: s.as("system:kube-scheduler"), Component: "default-scheduler", Log: s.log})
+	if err != nil {
+		return err
+	}
+	sched, err := scheduler.New(scheduler.Config{View: s.view, Client: s.as("system:kube-scheduler"), Events: schedulerEvents, Log: s.log,
+		Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return events.Run(ctx) })
+	g.Go(func() error { return schedulerEvents.Run(ctx) })
+	g.Go(func() error { return loops.Run(ctx) })
+	g.Go(func() error { return sched.Run(ctx) })
+	return nil
+}
+
+// writeKubeconfig gives the administrator a certificate; one that has half of
+// its life left stays.
+func (s *control) writeKubeconfig() error {
+	file := s.cfg.Kubeconfig()
+	if st, err := os.Stat(file); err == nil && time.Since(st.ModTime()) < 180*24*time.Hour {
+		if data, err := os.ReadFile(file); err == nil && pki.KubeconfigServer(data) == s.cfg.APIURL() {
+			return nil
+		}
+	}
+	cert, key, err := s.authority.Issue(pki.Leaf{CommonName: "knarr-admin", Groups: []string{user.SystemPrivilegedGroup}}, time.Now())
+	if err != nil {
+		return err
+	}
+	return pki.WriteFile(file, pki.Kubeconfig(s.cfg.APIURL(), s.authority.PEM, cert, key))
+}

@@ -1,0 +1,59 @@
+package server
+
+import (
+	"net/netip"
+
+	"knarr.dev/knarr/internal/auth/authz"
+	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
+	"knarr.dev/knarr/internal/controller/csr"
+	"knarr.dev/knarr/internal/controller/deployment"
+	"knarr.dev/knarr/internal/controller/endpoints"
+	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/controller/kubernetesservice"
+	"knarr.dev/knarr/internal/controller/namespace"
+	"knarr.dev/knarr/internal/controller/nodeipam"
+	"knarr.dev/knarr/internal/controller/nodelifecycle"
+	"knarr.dev/knarr/internal/controller/podgc"
+	"knarr.dev/knarr/internal/controller/replicaset"
+	"knarr.dev/knarr/internal/controller/rootca"
+	"knarr.dev/knarr/internal/controller/serviceaccount"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/reconcile"
+	"knarr.dev/knarr/internal/security/pki"
+	"knarr.dev/knarr/internal/view"
+)
+
+// controllers of a server, each one line.
+func controllers(c *Config, table *kinds.Table, owners []*view.Index, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer) ([]reconcile.Controller, error) {
+	approve, err := csr.Controller(csr.Config{Authorizer: authz, Signer: signer})
+	if err != nil {
+		return nil, err
+	}
+	ipam, err := nodeipam.Controller(nodeipam.Config{Cluster: netip.MustParsePrefix(c.ClusterCIDR)})
+	if err != nil {
+		return nil, err
+	}
+	self := netip.MustParseAddr(c.NodeIP)
+	api, err := kubernetesservice.Controller(kubernetesservice.Config{
+		IP: netip.MustParseAddr(c.ServiceIP()), Port: int32(c.APIPort), Servers: func() []netip.Addr { return []netip.Addr{self} }})
+	if err != nil {
+		return nil, err
+	}
+	return []reconcile.Controller{
+		clusterroleaggregation.Controller(),
+		serviceaccount.Controller(),
+		rootca.Controller(rootca.Config{Bundle: func() []byte { return authority.PEM }}),
+		namespace.Controller(table),
+		garbagecollector.Controller(owners),
+		api,
+		approve,
+		ipam,
+		nodelifecycle.Controller(nodelifecycle.Config{}),
+		podgc.Controller(podgc.Config{}),
+		deployment.Controller(),
+		replicaset.Controller(),
+		endpointslice.Controller(),
+		endpoints.Controller(),
+	}, nil
+}

@@ -1,0 +1,202 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/event"
+	"knarr.dev/knarr/internal/kubelet"
+	"knarr.dev/knarr/internal/network"
+	"knarr.dev/knarr/internal/network/cni"
+	"knarr.dev/knarr/internal/network/dns"
+	"knarr.dev/knarr/internal/network/proxy"
+	"knarr.dev/knarr/internal/network/route"
+	"knarr.dev/knarr/internal/runtime/containerd"
+	"knarr.dev/knarr/internal/runtime/images"
+	"knarr.dev/knarr/internal/view"
+)
+
+// sandboxImage is ours and always present: it is loaded at start.
+const sandboxImage = "registry.knarr.dev/pause:1"
+
+// node is everything that runs pods on this machine: the runtime, the kubelet,
+// the proxy, DNS and the routes. How it reaches the API is the caller's choice.
+type node struct {
+	cfg     *Config
+	log     *slog.Logger
+	client  client.Client // as system:node:<name>
+	view    *view.View    // pods of this node at least, nodes, services, slices
+	objects kubelet.Objects
+	cert    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	clients *x509.CertPool // who may call the kubelet
+}
+
+// runtimeOf is the private containerd of a data directory.
+func runtimeOf(dataDir, runDir string, mirrors map[string][]string, insecure []string, log *slog.Logger) (*containerd.Runtime, error) {
+	return containerd.New(containerd.Config{
+		Root: filepath.Join(dataDir, "agent", "containerd"), State: filepath.Join(runDir, "containerd"),
+		CNIConfDir: filepath.Join(dataDir, "agent", "cni", "conf"), CNIBinDir: filepath.Join(dataDir, "agent", "cni", "bin"),
+		SandboxImage: sandboxImage, Mirrors: mirrors, Insecure: insecure, Log: log,
+	})
+}
+
+func routeState(dataDir string) string { return filepath.Join(dataDir, "agent", "network.json") }
+
+// cgroupRoot of a node: several on one machine must not share one.
+func cgroupRoot(nodeName string) string { return "knarr-" + nodeName }
+
+// run runs the node; ready is called once it is Ready in the cluster.
+func (n *node) run(ctx context.Context, ready func()) error {
+	g, ctx := errgroup.WithContext(ctx)
+	endpoint, err := n.runtime(ctx, g)
+	if err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	if err := n.network(ctx, g); err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	events, err := event.New(event.Config{Client: n.client, Component: "kubelet", Host: n.cfg.NodeName, Log: n.log})
+	if err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	k, err := kubelet.New(kubelet.Config{
+		NodeName: n.cfg.NodeName, NodeIP: n.cfg.NodeIP, Client: n.client, View: n.view, Objects: n.objects,
+		RuntimeEndpoint: endpoint, RootDir: n.cfg.Dir("agent", "kubelet"), PodLogDir: n.cfg.Dir("agent", "pod-logs"),
+		ClusterDNS: n.cfg.ClusterDNS, ClusterDomain: n.cfg.ClusterDomain, Port: n.cfg.KubeletPort,
+		TLS:        &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: n.cert, ClientCAs: n.clients, ClientAuth: tls.VerifyClientCertIfGiven},
+		CgroupRoot: cgroupRoot(n.cfg.NodeName), Events: events, Log: n.log,
+	})
+	if err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	g.Go(func() error { return events.Run(ctx) })
+	g.Go(func() error { return k.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-k.Ready():
+			ready()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// runtime starts or adopts containerd, and loads the images that ship with knarr.
+func (n *node) runtime(ctx context.Context, g *errgroup.Group) (endpoint string, err error) {
+	if n.cfg.RuntimeEndpoint != "" {
+		return n.cfg.RuntimeEndpoint, nil
+	}
+	n.cfg.Progress("starting containerd")
+	r, err := runtimeOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Mirrors, n.cfg.InsecureRegistries, n.log)
+	if err != nil {
+		return "", err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if err := cni.Install(n.cfg.Dir("agent", "cni", "bin"), exe); err != nil {
+		return "", err
+	}
+	failed := make(chan error, 1)
+	g.Go(func() error {
+		err := r.Run(ctx)
+		failed <- err
+		return err
+	})
+	select {
+	case <-r.Ready():
+	case err := <-failed:
+		return "", fmt.Errorf("containerd does not start: %w", err)
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if n.cfg.ImagesDir != "" {
+		n.cfg.Progress("loading images")
+		if _, err := images.ImportDir(ctx, filepath.Join(n.cfg.RunDir(), "containerd", "containerd.sock"), n.cfg.ImagesDir); err != nil {
+			return "", err
+		}
+	}
+	return r.Endpoint(), nil
+}
+
+// network starts routes, service rules and DNS.
+func (n *node) network(ctx context.Context, g *errgroup.Group) error {
+	cluster, services := netip.MustParsePrefix(n.cfg.ClusterCIDR), netip.MustParsePrefix(n.cfg.ServiceCIDR)
+	local := netip.MustParseAddr(n.cfg.ClusterDNS)
+	confDir, cniData := n.cfg.Dir("agent", "cni", "conf"), n.cfg.Dir("agent", "cni", "data")
+	router, err := route.New(route.Config{View: n.view, NodeName: n.cfg.NodeName, ClusterCIDR: cluster, ServiceCIDR: services, DNS: local,
+		StateFile: routeState(n.cfg.DataDir), Log: n.log,
+		PodCIDR: func(p netip.Prefix) error { return cni.WriteConf(confDir, p.String(), cniData, 0) }})
+	if err != nil {
+		return err
+	}
+	rules, err := proxy.New(proxy.Config{View: n.view, NodeName: n.cfg.NodeName, ClusterCIDR: cluster, ServiceCIDR: services, Local: []netip.Addr{local}, Log: n.log})
+	if err != nil {
+		return err
+	}
+	names, err := dns.New(dns.Config{View: n.view, Domain: n.cfg.ClusterDomain, Address: local, Log: n.log})
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return router.Run(ctx) })
+	g.Go(func() error { return rules.Run(ctx) })
+	g.Go(func() error {
+		// The address that DNS answers on is the router's to make.
+		select {
+		case <-router.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		return names.Run(ctx)
+	})
+	return nil
+}
+
+// StopNode ends every container of a node whose knarr has ended, and takes its
+// rules and links away, so that nothing of it answers any more.
+func StopNode(ctx context.Context, in *Instance) error {
+	if !in.Agent {
+		return nil
+	}
+	var errs []error
+	if in.RuntimeEndpoint == "" {
+		r, err := runtimeOf(in.DataDir, in.RunDir, nil, nil, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		errs = append(errs, r.Stop(ctx, true))
+	}
+	return errors.Join(append(errs, network.Clean(network.CleanConfig{StateFile: routeState(in.DataDir)}))...)
+}
+
+// Remove deletes everything that a stopped instance made.
+func Remove(ctx context.Context, in *Instance) error {
+	var errs []error
+	if in.Agent {
+		errs = append(errs, kubelet.Clean(filepath.Join(in.DataDir, "agent", "kubelet"), cgroupRoot(in.NodeName)))
+		if in.RuntimeEndpoint == "" {
+			r, err := runtimeOf(in.DataDir, in.RunDir, nil, nil, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			errs = append(errs, r.Clean(ctx))
+		}
+		errs = append(errs, network.Clean(network.CleanConfig{StateFile: routeState(in.DataDir)}))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("not everything could be removed, the data are kept: %w", err)
+	}
+	return errors.Join(os.RemoveAll(in.RunDir), os.RemoveAll(in.DataDir))
+}
