@@ -70,7 +70,7 @@ var layers = []layer{
 	{"internal/codec", []string{"internal/kinds"}},
 	{"internal/view/remote", []string{"internal/view", "internal/kinds", "internal/codec", "internal/client"}},
 	{"internal/view", []string{"internal/kinds"}},
-	{"internal/client", []string{"internal/kinds", "internal/codec"}},
+	{"internal/client", []string{"internal/kinds", "internal/codec", "internal/version"}},
 	{"internal/plan", []string{"internal/kinds"}},
 	{"internal/event", []string{"internal/kinds", "internal/plan", "internal/client"}},
 	{"internal/reconcile", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/event"}},

@@ -76,10 +76,10 @@ func TestPlanted(t *testing.T) {
 		"internal/plan/planted.go":                  "package plan\n\nimport _ \"k8s.io/client-go/rest\"\n",
 		"internal/controller/replicaset/planted.go": "package replicaset\n\nimport _ \"knarr.dev/knarr/internal/controller/deployment\"\n",
 		"internal/scheduler/planted.go":             "package scheduler\n\nimport _ \"knarr.dev/knarr/internal/store/etcd\"\n",
-		"internal/apiserver/planted.go":             "package apiserver\n\nimport _ \"k8s.io/apiserver/pkg/registry/generic\"\n",
+		"internal/apiserver/planted.go":             "package apiserver\n\nimport _ \"k8s.io/kubectl/pkg/cmd\"\n",
 	}
 	for path, src := range planted {
-		want := strings.Split(src, `"`)[1]
+		want := strings.TrimPrefix(strings.Split(src, `"`)[1], Module+"/")
 		bad := CheckImports(list(t, map[string]string{path: src}))
 		if len(bad) == 0 || !slices.ContainsFunc(bad, func(b string) bool { return strings.Contains(b, want) }) {
 			t.Errorf("%s importing %s went unnoticed: %v", path, want, bad)
