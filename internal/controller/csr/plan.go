@@ -118,7 +118,8 @@ func lifetime(o Observed) time.Duration {
 		}
 	}
 	// An approved one that is not signed yet is still under way.
-	underWay := has(o.CSR, certificatesv1.CertificateApproved) && len(o.CSR.Status.Certificate) == 0 && !has(o.CSR, certificatesv1.CertificateFailed)
+	underWay := has(o.CSR, certificatesv1.CertificateApproved) && len(o.CSR.Status.Certificate) == 0 &&
+		!has(o.CSR, certificatesv1.CertificateFailed) && !has(o.CSR, certificatesv1.CertificateDenied)
 	if decided.IsZero() || underWay {
 		return o.CSR.CreationTimestamp.Add(keepPending).Sub(o.Now)
 	}
