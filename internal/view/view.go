@@ -274,6 +274,19 @@ func (v *View) Snapshot() *Snapshot {
 	return s
 }
 
+// Now returns one object as it stands, or nil, without the copies that a
+// snapshot costs after each change: for requests that need an object or two.
+func Now[T kinds.Object](v *View, k *kinds.Kind, namespace, name string) T {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	o, ok := v.tables[k].objects.Get(objectKey(namespace, name))
+	if !ok {
+		var none T
+		return none
+	}
+	return o.(T)
+}
+
 // Snapshot is the view at one moment. All methods are safe for concurrent use.
 type Snapshot struct {
 	tables map[*kinds.Kind]*frozenTable

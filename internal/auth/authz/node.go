@@ -1,195 +1,288 @@
 package authz
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"knarr.dev/knarr/internal/auth/podrefs"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 )
 
-// nodeOf is the node that a user is the kubelet of.
-func nodeOf(u user.Info) (string, bool) {
-	name, ok := strings.CutPrefix(u.GetName(), "system:node:")
-	if !ok || name == "" {
+// NodeUserPrefix is what the user names of nodes start with.
+const NodeUserPrefix = "system:node:"
+
+// NodeOf is the node that a user is the kubelet of.
+func NodeOf(u user.Info) (string, bool) {
+	name, ok := strings.CutPrefix(u.GetName(), NodeUserPrefix)
+	if !ok || name == "" || !slices.Contains(u.GetGroups(), user.NodesGroup) {
 		return "", false
 	}
-	for _, g := range u.GetGroups() {
-		if g == user.NodesGroup {
-			return name, true
-		}
-	}
-	return "", false
+	return name, true
 }
 
-// nodeAllows decides what a kubelet may do: what concerns its own node and the
-// pods that are bound to it, and what every node has to see.
-func nodeAllows(s *view.Snapshot, node string, at authorizer.Attributes) (bool, string) {
+var (
+	readVerbs  = []string{"get", "list", "watch"}
+	writeEvent = []string{"create", "update", "patch"}
+)
+
+// nodeRules are what every node may do, whichever it is: what its services and
+// routes are made of, and asking who a caller of its kubelet is.
+var nodeRules = []struct {
+	group, resource, sub string
+	verbs                []string
+}{
+	{"", "services", "", readVerbs},
+	{"", "endpoints", "", readVerbs},
+	{discoveryv1.GroupName, "endpointslices", "", readVerbs},
+	{"", "namespaces", "", readVerbs}, // the cluster's DNS tells an empty name from none
+	{"", "events", "", writeEvent},
+	{eventsv1.GroupName, "events", "", writeEvent},
+	{certificatesv1.GroupName, "certificatesigningrequests", "", []string{"create", "get", "list", "watch"}},
+	{"authentication.k8s.io", "tokenreviews", "", []string{"create"}},
+	{"authorization.k8s.io", "subjectaccessreviews", "", []string{"create"}},
+	{"authorization.k8s.io", "localsubjectaccessreviews", "", []string{"create"}},
+}
+
+// nodeAllows decides what a kubelet may do; the text says why not. What it may
+// write of an object is NodeRestriction's to judge.
+func nodeAllows(v *view.View, node string, at authorizer.Attributes) (bool, string) {
 	if !at.IsResourceRequest() {
 		return false, ""
 	}
-	verb, read := at.GetVerb(), isRead(at.GetVerb())
-	switch res := resourceOf(at); res {
-	case "nodes":
-		return verb == "create" || at.GetName() == node && (verb == "get" || verb == "update" || verb == "patch" || verb == "delete") ||
-			verb == "get" || verb == "list" || verb == "watch", "" // routes need all nodes
-	case "nodes/status":
-		return at.GetName() == node && (verb == "update" || verb == "patch"), "can only access node status of its own node"
-	case "pods":
-		return podsAllowed(s, node, at)
-	case "pods/status", "pods/eviction":
-		return verb == "update" || verb == "patch" || verb == "create", "" // NodeRestriction knows whose pod it is
-	case "services", "endpointslices.discovery.k8s.io", "namespaces":
-		return read, ""
-	case "events", "events.events.k8s.io":
-		return verb == "create" || verb == "update" || verb == "patch", ""
-	case "leases.coordination.k8s.io":
-		return at.GetNamespace() == corev1.NamespaceNodeLease && (verb == "create" || at.GetName() == node && verb != "list" && verb != "watch" && verb != "deletecollection"),
-			"can only access node lease with the same name as the requesting node"
-	case "certificatesigningrequests.certificates.k8s.io":
-		return verb == "create" || verb == "get" || verb == "list" || verb == "watch", ""
-	case "subjectaccessreviews.authorization.k8s.io", "tokenreviews.authentication.k8s.io":
-		return verb == "create", ""
-	case "serviceaccounts/token":
-		return verb == "create" && podUses(s, node, at.GetNamespace(), func(p *corev1.Pod) bool { return p.Spec.ServiceAccountName == at.GetName() }),
-			"no relationship found between node '" + node + "' and this object"
-	case "secrets", "configmaps":
-		if at.GetName() == "" || !read {
-			return false, "can only read resources of this type with a single name"
+	switch (schema.GroupResource{Group: at.GetAPIGroup(), Resource: at.GetResource()}) {
+	case kinds.Node.GroupResource():
+		return nodesAllowed(node, at)
+	case kinds.Pod.GroupResource():
+		return podsAllowed(v, node, at)
+	case kinds.Secret.GroupResource():
+		return namedRead(v, node, at, kinds.Secret)
+	case kinds.ConfigMap.GroupResource():
+		return namedRead(v, node, at, kinds.ConfigMap)
+	case kinds.PersistentVolumeClaim.GroupResource():
+		return individualGet(node, at, func() bool {
+			return related(v.Snapshot(), node, kinds.PersistentVolumeClaim, at.GetNamespace(), at.GetName())
+		})
+	case kinds.PersistentVolume.GroupResource():
+		return individualGet(node, at, func() bool { return volumeOf(v.Snapshot(), node, at.GetName()) })
+	case kinds.ServiceAccount.GroupResource():
+		return tokenAllowed(v, node, at)
+	case schema.GroupResource{Group: coordinationv1.GroupName, Resource: kinds.Lease.Resource}:
+		return leaseAllowed(node, at)
+	}
+	for _, r := range nodeRules {
+		if r.resource == at.GetResource() && r.group == at.GetAPIGroup() && r.sub == at.GetSubresource() && slices.Contains(r.verbs, at.GetVerb()) {
+			return true, ""
 		}
-		uses := usesConfigMap
-		if res == "secrets" {
-			uses = usesSecret
-		}
-		return podUses(s, node, at.GetNamespace(), func(p *corev1.Pod) bool { return uses(p, at.GetName()) }),
-			"no relationship found between node '" + node + "' and this object"
 	}
 	return false, ""
 }
 
 func isRead(verb string) bool { return verb == "get" || verb == "list" || verb == "watch" }
 
-// resourceOf is resource[/subresource][.group].
-func resourceOf(at authorizer.Attributes) string {
-	r := at.GetResource()
-	if at.GetAPIGroup() != "" {
-		r += "." + at.GetAPIGroup()
-	}
-	if at.GetSubresource() != "" {
-		r += "/" + at.GetSubresource()
-	}
-	return r
+func unrelated(node string) string {
+	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
 }
 
-// podsAllowed: its own pods, by name or by the field selector that names it.
-func podsAllowed(s *view.Snapshot, node string, at authorizer.Attributes) (bool, string) {
-	switch at.GetVerb() {
-	case "list", "watch":
-		sel, err := at.GetFieldSelector()
-		if err == nil && selects(sel, "spec.nodeName", node) {
+// nodesAllowed: all nodes are read, because routes between nodes are made of
+// them; only its own is written.
+func nodesAllowed(node string, at authorizer.Attributes) (bool, string) {
+	own := func(ok bool) (bool, string) {
+		// Names are not known yet when one is created: NodeRestriction sees it.
+		if ok && (at.GetName() == node || at.GetVerb() == "create" && at.GetName() == "") {
 			return true, ""
 		}
-		return false, "can only list/watch pods with spec.nodeName field selector"
-	case "get":
-		p := view.Get[*corev1.Pod](s, kinds.Pod, at.GetNamespace(), at.GetName())
-		return p != nil && p.Spec.NodeName == node, "can only get pods of its own node"
-	case "create", "delete":
-		return true, "" // mirror pods and finished ones: NodeRestriction decides
+		return false, fmt.Sprintf("node '%s' can only modify its own Node object", node)
+	}
+	switch at.GetSubresource() {
+	case "":
+		if isRead(at.GetVerb()) {
+			return true, ""
+		}
+		return own(at.GetVerb() == "create" || at.GetVerb() == "update" || at.GetVerb() == "patch" || at.GetVerb() == "delete")
+	case "status":
+		return own(at.GetVerb() == "update" || at.GetVerb() == "patch")
 	}
 	return false, ""
 }
 
-func selects(requirements fields.Requirements, field, value string) bool {
-	for _, r := range requirements {
-		if r.Field == field && r.Value == value && (r.Operator == "=" || r.Operator == "==") {
-			return true
-		}
+// podsAllowed: its own pods, by name or by the field selector that names it.
+func podsAllowed(v *view.View, node string, at authorizer.Attributes) (bool, string) {
+	verb := at.GetVerb()
+	switch at.GetSubresource() {
+	case "":
+	case "status":
+		return verb == "update" || verb == "patch", ""
+	case "eviction":
+		return verb == "create", ""
+	default:
+		return false, ""
 	}
-	return false
-}
-
-// podUses asks for a pod of the namespace that is bound to the node.
-func podUses(s *view.Snapshot, node, namespace string, uses func(*corev1.Pod) bool) bool {
-	for p := range view.By[*corev1.Pod](s, view.PodsByNode, node) {
-		if p.Namespace == namespace && uses(p) {
-			return true
-		}
-	}
-	return false
-}
-
-func usesSecret(p *corev1.Pod, name string) bool {
-	for _, r := range p.Spec.ImagePullSecrets {
-		if r.Name == name {
-			return true
-		}
-	}
-	for _, v := range p.Spec.Volumes {
-		if v.Secret != nil && v.Secret.SecretName == name {
-			return true
-		}
-		if v.Projected == nil {
-			continue
-		}
-		for _, src := range v.Projected.Sources {
-			if src.Secret != nil && src.Secret.Name == name {
-				return true
+	switch verb {
+	case "get":
+		return boundTo(v, node, at)
+	case "list", "watch":
+		requirements, err := at.GetFieldSelector()
+		for _, r := range requirements {
+			if err == nil && r.Field == "spec.nodeName" && r.Value == node && (r.Operator == selection.Equals || r.Operator == selection.DoubleEquals) {
+				return true, ""
 			}
 		}
+		if at.GetName() != "" && at.GetNamespace() != "" {
+			return boundTo(v, node, at)
+		}
+		return false, "can only list/watch pods with spec.nodeName field selector"
+	case "create", "delete":
+		return true, "" // mirror pods and ended ones: NodeRestriction decides
 	}
-	return anyEnv(p, func(from corev1.EnvFromSource) bool { return from.SecretRef != nil && from.SecretRef.Name == name },
-		func(v *corev1.EnvVarSource) bool { return v.SecretKeyRef != nil && v.SecretKeyRef.Name == name })
+	return false, ""
 }
 
-func usesConfigMap(p *corev1.Pod, name string) bool {
-	for _, v := range p.Spec.Volumes {
-		if v.ConfigMap != nil && v.ConfigMap.Name == name {
+func boundTo(v *view.View, node string, at authorizer.Attributes) (bool, string) {
+	p := view.Now[*corev1.Pod](v, kinds.Pod, at.GetNamespace(), at.GetName())
+	if p != nil && p.Spec.NodeName == node {
+		return true, ""
+	}
+	return false, unrelated(node)
+}
+
+// namedRead: secrets and config maps are read one by one, those that the
+// node's pods name. A list or watch names its object by a field selector.
+func namedRead(v *view.View, node string, at authorizer.Attributes, k *kinds.Kind) (bool, string) {
+	switch {
+	case !isRead(at.GetVerb()):
+		return false, "can only read resources of this type"
+	case at.GetSubresource() != "":
+		return false, "cannot read subresource"
+	case at.GetNamespace() == "":
+		return false, "can only read namespaced object of this type"
+	case at.GetName() == "":
+		return false, "No Object name found"
+	case related(v.Snapshot(), node, k, at.GetNamespace(), at.GetName()):
+		return true, ""
+	}
+	return false, unrelated(node)
+}
+
+func individualGet(node string, at authorizer.Attributes, ok func() bool) (bool, string) {
+	switch {
+	case at.GetVerb() != "get":
+		return false, "can only get individual resources of this type"
+	case at.GetSubresource() != "":
+		return false, "cannot get subresource"
+	case at.GetName() == "":
+		return false, "No Object name found"
+	case ok():
+		return true, ""
+	}
+	return false, unrelated(node)
+}
+
+// tokenAllowed: tokens for the accounts that its pods run as.
+func tokenAllowed(v *view.View, node string, at authorizer.Attributes) (bool, string) {
+	switch {
+	case at.GetVerb() != "create" || at.GetName() == "":
+		return false, "can only create tokens for individual service accounts"
+	case at.GetSubresource() != "token":
+		return false, "can only create token subresource of service account"
+	case related(v.Snapshot(), node, kinds.ServiceAccount, at.GetNamespace(), at.GetName()):
+		return true, ""
+	}
+	return false, unrelated(node)
+}
+
+func leaseAllowed(node string, at authorizer.Attributes) (bool, string) {
+	switch verb := at.GetVerb(); {
+	case at.GetSubresource() != "":
+		return false, ""
+	case !slices.Contains([]string{"get", "create", "update", "patch", "delete"}, verb):
+		return false, "can only get, create, update, patch, or delete a node lease"
+	case at.GetNamespace() != corev1.NamespaceNodeLease:
+		return false, fmt.Sprintf("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
+	case at.GetName() != node && (verb != "create" || at.GetName() != ""):
+		return false, "can only access node lease with the same name as the requesting node"
+	}
+	return true, ""
+}
+
+// related asks for a pod on the node that names the object, directly or, for
+// secrets, through a claim and its volume. Mirror pods are written by nodes
+// and therefore never lead anywhere (CVE-2025-4563).
+func related(s *view.Snapshot, node string, k *kinds.Kind, namespace, name string) bool {
+	for p := range pods(s, node) {
+		if p.Namespace == namespace && podrefs.Has(p, k, name) {
 			return true
 		}
-		if v.Projected == nil {
-			continue
-		}
-		for _, src := range v.Projected.Sources {
-			if src.ConfigMap != nil && src.ConfigMap.Name == name {
-				return true
-			}
-		}
 	}
-	return anyEnv(p, func(from corev1.EnvFromSource) bool {
-		return from.ConfigMapRef != nil && from.ConfigMapRef.Name == name
-	},
-		func(v *corev1.EnvVarSource) bool { return v.ConfigMapKeyRef != nil && v.ConfigMapKeyRef.Name == name })
-}
-
-// anyEnv looks at every container, ephemeral ones too (CVE-2023-2727).
-func anyEnv(p *corev1.Pod, from func(corev1.EnvFromSource) bool, value func(*corev1.EnvVarSource) bool) bool {
-	check := func(envFrom []corev1.EnvFromSource, env []corev1.EnvVar) bool {
-		for _, f := range envFrom {
-			if from(f) {
-				return true
-			}
-		}
-		for _, e := range env {
-			if e.ValueFrom != nil && value(e.ValueFrom) {
-				return true
-			}
-		}
+	if k != kinds.Secret || !s.Has(kinds.PersistentVolume) || !s.Has(kinds.PersistentVolumeClaim) {
 		return false
 	}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for _, c := range list {
-			if check(c.EnvFrom, c.Env) {
-				return true
+	for p := range pods(s, node) {
+		for kind, claim := range podrefs.All(p) {
+			if kind != kinds.PersistentVolumeClaim {
+				continue
+			}
+			pv := boundVolume(s, p.Namespace, claim)
+			if pv == nil {
+				continue
+			}
+			for ns, secret := range podrefs.VolumeSecrets(pv) {
+				if ns == namespace && secret == name {
+					return true
+				}
 			}
 		}
 	}
-	for _, c := range p.Spec.EphemeralContainers {
-		if check(c.EnvFrom, c.Env) {
-			return true
+	return false
+}
+
+// pods on the node that somebody else than the node has put there.
+func pods(s *view.Snapshot, node string) func(func(*corev1.Pod) bool) {
+	return func(yield func(*corev1.Pod) bool) {
+		for p := range view.By[*corev1.Pod](s, view.PodsByNode, node) {
+			if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; !mirror && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// boundVolume is the volume of a claim, if volume and claim agree.
+func boundVolume(s *view.Snapshot, namespace, claim string) *corev1.PersistentVolume {
+	c := view.Get[*corev1.PersistentVolumeClaim](s, kinds.PersistentVolumeClaim, namespace, claim)
+	if c == nil || c.Spec.VolumeName == "" {
+		return nil
+	}
+	pv := view.Get[*corev1.PersistentVolume](s, kinds.PersistentVolume, "", c.Spec.VolumeName)
+	if pv == nil || pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.Namespace != namespace || pv.Spec.ClaimRef.Name != claim || pv.Spec.ClaimRef.UID != c.UID {
+		return nil
+	}
+	return pv
+}
+
+func volumeOf(s *view.Snapshot, node, volume string) bool {
+	if !s.Has(kinds.PersistentVolume) || !s.Has(kinds.PersistentVolumeClaim) {
+		return false
+	}
+	for p := range pods(s, node) {
+		for kind, claim := range podrefs.All(p) {
+			if kind != kinds.PersistentVolumeClaim {
+				continue
+			}
+			if pv := boundVolume(s, p.Namespace, claim); pv != nil && pv.Name == volume {
+				return true
+			}
 		}
 	}
 	return false
