@@ -34,7 +34,7 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	}
 	if d.node == nil {
 		s.queue.failed(w, d.refused, s.now())
-		s.tell(w.pod.obj, corev1.PodReasonUnschedulable, d.why, start)
+		s.tell(w, d.why, start)
 		return
 	}
 	// Assumed from here on: the next decision sees it.
@@ -44,8 +44,11 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	e.node = s.cluster.place(&placed, d.node.name)
 	s.happened(e)
 	s.inFlight++
-	node := d.node.name
+	node, told := d.node.name, w.told
 	start(func(ctx context.Context) result {
+		if told != nil {
+			<-told // or a late condition would say that the bound pod waits
+		}
 		return result{bound: w, pod: obj, node: node, err: s.bind(ctx, obj, node)}
 	})
 }
@@ -105,21 +108,29 @@ func inCourse(err error) bool {
 
 // tell says why a pod has no node: in an event, and in its condition if that
 // does not say so yet.
-func (s *Scheduler) tell(p *corev1.Pod, reason, why string, start func(func(context.Context) result)) {
+func (s *Scheduler) tell(w *queued, why string, start func(func(context.Context) result)) {
+	p := w.pod.obj
 	s.events.Emit(eventOf(p, corev1.EventTypeWarning, "FailedScheduling", why))
-	now := metav1.NewTime(s.now())
 	next := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: why,
-		LastTransitionTime: now, ObservedGeneration: p.Generation,
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: why,
+		LastTransitionTime: metav1.NewTime(s.now()), ObservedGeneration: p.Generation,
 	}
 	if old := condition(p, corev1.PodScheduled); old != nil && old.Status == next.Status {
-		if old.Reason == reason && old.Message == why {
+		if old.Reason == next.Reason && old.Message == why {
 			return
 		}
 		next.LastTransitionTime = old.LastTransitionTime
 	}
 	s.inFlight++
-	start(func(ctx context.Context) result { return result{pod: p, err: s.patch(ctx, p, next)} })
+	before, told := w.told, make(chan struct{})
+	w.told = told
+	start(func(ctx context.Context) result {
+		defer close(told)
+		if before != nil {
+			<-before
+		}
+		return result{pod: p, err: s.patch(ctx, p, next)}
+	})
 }
 
 func (s *Scheduler) patch(ctx context.Context, p *corev1.Pod, c corev1.PodCondition) error {

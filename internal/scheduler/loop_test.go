@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -438,6 +439,41 @@ func TestRunBindsInParallelWithinItsBound(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A condition that is slow to be written must not come after the binding.
+func TestSlowConditionComesBeforeBinding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI()
+		a.put(aPod("p"))
+		s, err := New(Config{View: a.View, Client: &slowPatch{a}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		<-time.After(2 * time.Second)
+		a.put(aNode("n")) // the back-off is over, the condition not yet written
+		<-time.After(2 * time.Second)
+		if p := a.Object(kinds.Pod, "default", "p").(*corev1.Pod); p.Spec.NodeName != "" {
+			t.Error("bound while the condition was still on its way")
+		}
+		<-time.After(time.Minute)
+		if p := a.Object(kinds.Pod, "default", "p").(*corev1.Pod); p.Spec.NodeName != "n" {
+			t.Error("not bound after the condition was written")
+		}
+		cancel()
+		<-done
+	})
+}
+
+// slowPatch takes ten seconds to write a condition.
+type slowPatch struct{ *api }
+
+func (s *slowPatch) Patch(ctx context.Context, ref kinds.Ref, t types.PatchType, data []byte) (runtime.Object, error) {
+	<-time.After(10 * time.Second)
+	return s.api.Patch(ctx, ref, t, data)
 }
 
 // A day without changes: the waiting pod costs nothing, no timer runs.

@@ -27,6 +27,7 @@ type queued struct {
 	refused  uint32    // by which filters, while waiting
 	due      time.Time // the end of its back-off
 	heap     int
+	told     chan struct{} // closed once its last condition is written; nil: none
 }
 
 // queue orders pods: those of higher priority first, then those that came
