@@ -1,18 +1,17 @@
 // Package codec turns objects into bytes and back: JSON, YAML and protobuf as
 // clients speak them, and the form in which they are stored. It wraps
-// apimachinery's serializers with bounds on what a client can make them do.
+// apimachinery's types with bounds on what a client can make them do.
 package codec
 
 import (
-	"bytes"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"strconv"
+	"reflect"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer/json"
-	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -21,184 +20,100 @@ import (
 // Format of bytes.
 type Format int
 
+// The formats that clients may speak.
 const (
 	JSON Format = iota
 	YAML
 	Protobuf
 )
 
-const (
-	// maxDepth of nested objects and arrays; the deepest built-in type needs 30.
-	maxDepth = 500
-	// maxYAMLGrowth bounds what aliases may make of a document (CVE-2019-11253).
-	maxYAMLGrowth = 10
-)
+// types is made when it is first asked for: short-lived commands of the same
+// binary never need it.
+var types = sync.OnceValue(func() *typeInfo { return &typeInfo{scheme: newScheme()} })
 
-var (
-	protoMagic = []byte("k8s\x00")
-
-	errDepth = errors.New("the body nests too deeply")
-)
-
-type codecs struct {
-	scheme *runtime.Scheme
-	json   *json.Serializer
-	strict *json.Serializer
-	proto  *protobuf.Serializer
-}
-
-var std = newCodecs()
-
-func newCodecs() *codecs {
-	s := newScheme()
-	return &codecs{scheme: s,
-		json:   json.NewSerializerWithOptions(json.DefaultMetaFactory, s, s, json.SerializerOptions{}),
-		strict: json.NewSerializerWithOptions(json.DefaultMetaFactory, s, s, json.SerializerOptions{Strict: true}),
-		proto:  protobuf.NewSerializer(s, s),
-	}
+type typeInfo struct {
+	scheme  *runtime.Scheme
+	weights sync.Map // *weight by reflect.Type: a few hundred
 }
 
 // Scheme knows every type that is served. Do not change it.
-func Scheme() *runtime.Scheme { return std.scheme }
+func Scheme() *runtime.Scheme { return types().scheme }
 
-// Encode writes obj with its apiVersion and kind from the scheme. obj is not
-// changed.
+// Encode writes obj with its apiVersion and kind, which come from the scheme
+// if obj does not say them. obj is not changed. JSON is one line without a
+// newline at its end.
 func Encode(f Format, obj runtime.Object) ([]byte, error) {
-	obj, err := withGVK(obj)
+	gvk, err := kindOf(obj)
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	switch f {
-	case Protobuf:
-		err = std.proto.Encode(obj, &b)
-	case YAML:
-		if err = std.json.Encode(obj, &b); err != nil {
-			return nil, err
-		}
-		return yaml.JSONToYAML(b.Bytes())
-	default:
-		err = std.json.Encode(obj, &b)
+	if f == Protobuf {
+		return encodeEnvelope(gvk, obj)
 	}
-	return b.Bytes(), err
+	data, err := json.Marshal(named(gvk, obj))
+	if err != nil || f == JSON {
+		return data, err
+	}
+	return yaml.JSONToYAML(data)
 }
 
-// withGVK returns obj, or a shallow copy, that says what it is.
-func withGVK(obj runtime.Object) (runtime.Object, error) {
+// kindOf is what obj says it is, or else what the scheme says.
+func kindOf(obj runtime.Object) (schema.GroupVersionKind, error) {
 	if _, ok := obj.(*metav1.WatchEvent); ok {
-		return obj, nil
+		return schema.GroupVersionKind{}, nil // it has no kind of its own
 	}
-	gvk := obj.GetObjectKind().GroupVersionKind()
-	if !gvk.Empty() {
-		return obj, nil
+	if gvk := obj.GetObjectKind().GroupVersionKind(); !gvk.Empty() {
+		return gvk, nil
 	}
-	gvks, _, err := std.scheme.ObjectKinds(obj)
+	gvks, _, err := Scheme().ObjectKinds(obj)
 	if err != nil {
-		return nil, err
+		return schema.GroupVersionKind{}, err
 	}
-	obj = obj.DeepCopyObject()
-	obj.GetObjectKind().SetGroupVersionKind(gvks[0])
-	return obj, nil
+	return gvks[0], nil
 }
 
-// Decode reads an object of a type that the bytes name.
-func Decode(f Format, data []byte) (runtime.Object, error) {
-	var (
-		obj runtime.Object
-		err error
-	)
-	switch {
-	case f == Protobuf:
-		obj, _, err = std.proto.Decode(data, nil, nil)
-	default:
-		if data, err = toJSON(f, data); err == nil {
-			obj, _, err = std.json.Decode(data, nil, nil)
-		}
+// named returns obj, or a shallow copy that says what it is.
+func named(gvk schema.GroupVersionKind, obj runtime.Object) runtime.Object {
+	if gvk.Empty() || !obj.GetObjectKind().GroupVersionKind().Empty() {
+		return obj
 	}
-	return obj, err
+	obj = shallow(obj)
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return obj
 }
 
-func toJSON(f Format, data []byte) ([]byte, error) {
-	if f == YAML {
-		j, err := yaml.YAMLToJSON(data)
-		if err != nil {
-			return nil, fmt.Errorf("error converting YAML to JSON: %w", err)
-		}
-		if len(j) > maxYAMLGrowth*len(data)+4096 {
-			return nil, errors.New("the YAML body grows too much when its aliases are expanded")
-		}
-		data = j
-	}
-	return data, checkDepth(data)
+// shallow copies the outermost struct, in which every API type has its
+// TypeMeta and ObjectMeta by value. The scheme's types are pointers to structs.
+func shallow[T runtime.Object](obj T) T {
+	from := reflect.ValueOf(obj).Elem()
+	to := reflect.New(from.Type())
+	to.Elem().Set(from)
+	return to.Interface().(T)
 }
 
-// checkDepth counts brackets outside strings.
-func checkDepth(data []byte) error {
-	depth, inString := 0, false
-	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
-			if depth++; depth > maxDepth {
-				return errDepth
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return nil
-}
-
-// EncodeStored is the stored form: protobuf in upstream's envelope, without
-// the resourceVersion, which is the store's revision.
+// EncodeStored is the stored form: protobuf in upstream's envelope, or JSON if
+// the type has no protobuf, without the resourceVersion, which is the store's
+// revision. obj is not changed.
 func EncodeStored(obj kinds.Object) ([]byte, error) {
 	if obj.GetResourceVersion() != "" {
-		obj = obj.DeepCopyObject().(kinds.Object)
+		if u, ok := obj.(runtime.Unstructured); ok { // its metadata is behind a map
+			obj = u.DeepCopyObject().(kinds.Object)
+		} else {
+			obj = shallow(obj)
+		}
 		obj.SetResourceVersion("")
 	}
-	return Encode(Protobuf, obj)
+	if _, ok := obj.(marshaler); ok {
+		return Encode(Protobuf, obj)
+	}
+	return Encode(JSON, obj)
 }
 
-// DecodeStored reads what EncodeStored wrote at rev, and fills in defaults.
-func DecodeStored(k *kinds.Kind, data []byte, rev int64) (kinds.Object, error) {
-	obj := k.New()
-	f := JSON
-	if bytes.HasPrefix(data, protoMagic) {
-		f = Protobuf
-	}
-	var err error
-	if f == Protobuf {
-		_, _, err = std.proto.Decode(data, nil, obj)
-	} else {
-		_, _, err = std.json.Decode(data, nil, obj)
-	}
-	if err != nil {
-		return nil, err
-	}
-	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
-	if k.Default != nil {
-		k.Default(obj)
-	}
-	return obj, nil
+// WrongKind: the body says that it is something else than what was asked for.
+type WrongKind struct {
+	Got schema.GroupVersionKind
 }
 
-// DecodeBody reads a request's body. unknown lists unknown and duplicate
-// fields; whether they matter is the caller's choice.
-func DecodeBody(f Format, data []byte, into runtime.Object) (unknown []error, err error) {
-	if f == Protobuf {
-		_, _, err := std.proto.Decode(data, nil, into)
-		return nil, err
-	}
-	if data, err = toJSON(f, data); err != nil {
-		return nil, err
-	}
-	_, _, err = std.strict.Decode(data, nil, into)
-	if strict, ok := runtime.AsStrictDecodingError(err); ok {
-		return strict.Errors(), nil
-	}
-	return nil, err
+func (e *WrongKind) Error() string {
+	return fmt.Sprintf("unexpected kind %q in version %q", e.Got.Kind, e.Got.GroupVersion())
 }

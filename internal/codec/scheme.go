@@ -32,6 +32,8 @@ func newScheme() *runtime.Scheme {
 			panic(err) // two types of one name: a programming error
 		}
 	}
+	// Options may come in the name of the core group and of their own.
 	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	metav1.AddToGroupVersion(s, metav1.SchemeGroupVersion)
 	return s
 }

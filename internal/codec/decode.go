@@ -1,0 +1,149 @@
+package codec
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"sigs.k8s.io/json"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// Decode reads an object of a type that the bytes name.
+func Decode(f Format, data []byte) (runtime.Object, error) {
+	if f == Protobuf {
+		gvk, raw, err := openEnvelope(data)
+		if err != nil {
+			return nil, err
+		}
+		obj, err := Scheme().New(gvk)
+		if err != nil {
+			return nil, err
+		}
+		return obj, unmarshal(gvk, raw, obj)
+	}
+	data, _, err := toJSON(f, data)
+	if err != nil {
+		return nil, err
+	}
+	gvk, err := jsonserializer.DefaultMetaFactory.Interpret(data)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := Scheme().New(*gvk)
+	if err != nil {
+		return nil, err
+	}
+	return obj, json.UnmarshalCaseSensitivePreserveInts(data, obj)
+}
+
+// unmarshal reads the message inside an envelope.
+func unmarshal(gvk schema.GroupVersionKind, raw []byte, obj runtime.Object) error {
+	m, ok := obj.(unmarshaler)
+	if !ok {
+		return fmt.Errorf("%T cannot be decoded from protobuf", obj)
+	}
+	m.Reset()
+	if err := m.Unmarshal(raw); err != nil {
+		return err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return nil
+}
+
+// DecodeStored reads what EncodeStored wrote at rev, and fills in defaults.
+// Bytes of another kind than k are an error.
+func DecodeStored(k *kinds.Kind, data []byte, rev int64) (kinds.Object, error) {
+	obj := k.New()
+	var got schema.GroupVersionKind
+	if bytes.HasPrefix(data, []byte(protoMagic)) {
+		gvk, raw, err := openEnvelope(data)
+		if err != nil {
+			return nil, err
+		}
+		if err := unmarshal(gvk, raw, obj); err != nil {
+			return nil, err
+		}
+		got = gvk
+	} else {
+		if err := json.UnmarshalCaseSensitivePreserveInts(data, obj); err != nil {
+			return nil, err
+		}
+		got = obj.GetObjectKind().GroupVersionKind()
+	}
+	if got != k.GVK {
+		return nil, &WrongKind{Got: got}
+	}
+	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	return obj, nil
+}
+
+// DecodeBody reads a request's body, which has to be of into's kind if it
+// names one: else *WrongKind. unknown lists unknown and duplicate fields;
+// whether they matter is the caller's choice. The body is bounded in depth, in
+// its number of parts and in what YAML aliases make of it, not in its length.
+func DecodeBody(f Format, data []byte, into runtime.Object) (unknown []error, err error) {
+	if f == Protobuf {
+		return nil, decodeProtobufBody(data, into)
+	}
+	data, unknown, err = toJSON(f, data)
+	if err != nil {
+		return nil, err
+	}
+	strict, err := json.UnmarshalStrict(data, into)
+	if err != nil {
+		// The cause may be that it is something else.
+		if gvk, merr := jsonserializer.DefaultMetaFactory.Interpret(data); merr == nil {
+			if wrong := checkKind(*gvk, into); wrong != nil {
+				return nil, wrong
+			}
+		}
+		return nil, err
+	}
+	if err := checkKind(into.GetObjectKind().GroupVersionKind(), into); err != nil {
+		return nil, err
+	}
+	return append(unknown, strict...), nil
+}
+
+func decodeProtobufBody(data []byte, into runtime.Object) error {
+	gvk, raw, err := openEnvelope(data)
+	if err != nil {
+		return err
+	}
+	if err := checkKind(gvk, into); err != nil {
+		return err
+	}
+	if err := checkParts(raw, into); err != nil {
+		return err
+	}
+	return unmarshal(gvk, raw, into)
+}
+
+// checkKind accepts what is not said, and every kind under which the scheme
+// knows into's type (options are in every group).
+func checkKind(got schema.GroupVersionKind, into runtime.Object) error {
+	if _, ok := into.(runtime.Unstructured); ok || got.Empty() {
+		return nil
+	}
+	known, _, err := Scheme().ObjectKinds(into)
+	if err != nil {
+		if runtime.IsNotRegisteredError(err) {
+			return nil
+		}
+		return err
+	}
+	for _, t := range known {
+		if (got.Kind == "" || got.Kind == t.Kind) && (got.Version == "" && got.Group == "" || got.GroupVersion() == t.GroupVersion()) {
+			return nil
+		}
+	}
+	return &WrongKind{Got: got}
+}
