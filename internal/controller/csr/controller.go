@@ -38,7 +38,7 @@ type Signer interface {
 
 // Config of the controller.
 type Config struct {
-	Authorizer authorizer.Authorizer
+	Authorizer authorizer.UnconditionalAuthorizer
 	Signer     Signer
 	// MaxTTL of a certificate, and what a request gets that asks for nothing.
 	// 0: one year.

@@ -80,7 +80,7 @@ func podKeys(s *view.Snapshot, c view.Change) []reconcile.Key {
 	if c.New != nil {
 		after = c.New.(*corev1.Pod)
 	}
-	if before != nil && after != nil && samePod(before, after) {
+	if before != nil && after != nil && samePod(before, after) || !addressed(before) && !addressed(after) {
 		return nil
 	}
 	var keys []reconcile.Key
@@ -90,6 +90,12 @@ func podKeys(s *view.Snapshot, c view.Change) []reconcile.Key {
 		}
 	}
 	return keys
+}
+
+// addressed pods are the only ones that slices tell of: the way of a pod to its
+// address, a handful of changes, wakes nobody.
+func addressed(p *corev1.Pod) bool {
+	return p != nil && (p.Status.PodIP != "" || len(p.Status.PodIPs) > 0)
 }
 
 func samePod(a, b *corev1.Pod) bool {

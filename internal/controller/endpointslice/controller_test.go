@@ -72,11 +72,12 @@ func TestWhatWakes(t *testing.T) {
 		after *corev1.Pod
 		want  string
 	}{
-		"readiness":      {pod("a", "10.0.0.1", unready), "default/web"},
-		"address":        {pod("a", "10.0.0.9"), "default/web"},
-		"ends":           {pod("a", "10.0.0.1", ending), "default/web"},
-		"goes over":      {pod("a", "10.0.0.1", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "other"} }), "default/other default/web"},
-		"a message only": {pod("a", "10.0.0.1", func(p *corev1.Pod) { p.Status.Message = "x" }), ""},
+		"readiness":         {pod("a", "10.0.0.1", unready), "default/web"},
+		"address":           {pod("a", "10.0.0.9"), "default/web"},
+		"ends":              {pod("a", "10.0.0.1", ending), "default/web"},
+		"goes over":         {pod("a", "10.0.0.1", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "other"} }), "default/other default/web"},
+		"a message only":    {pod("a", "10.0.0.1", func(p *corev1.Pod) { p.Status.Message = "x" }), ""},
+		"loses its address": {pod("a", ""), "default/web"},
 	} {
 		var got []string
 		for _, k := range podKeys(w.View.Snapshot(), view.Change{Kind: kinds.Pod, Old: before, New: tt.after}) {
@@ -86,6 +87,9 @@ func TestWhatWakes(t *testing.T) {
 		if strings.Join(got, " ") != tt.want {
 			t.Errorf("%s wakes %v, want %q", name, got, tt.want)
 		}
+	}
+	if keys := podKeys(w.View.Snapshot(), view.Change{Kind: kinds.Pod, New: pod("new", "")}); len(keys) > 0 {
+		t.Errorf("a pod without an address wakes %v", keys)
 	}
 }
 
