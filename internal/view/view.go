@@ -5,9 +5,8 @@ package view
 
 import (
 	"context"
-	"iter"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 
 	"github.com/tidwall/btree"
@@ -37,51 +36,57 @@ type Index struct {
 	Keys func(kinds.Object) []string
 }
 
+// objectMap is ordered by namespace and name, or by an index's value, then
+// those. Copies share what neither side changes.
+type objectMap = btree.Map[string, kinds.Object]
+
 // View is written by one feed per kind and read by anybody.
 type View struct {
+	kinds   []*kinds.Kind
+	indexes map[*Index]int // position in its table's indexes
+
 	mu     sync.Mutex
 	tables map[*kinds.Kind]*table
 	subs   []*func(Change)
-	moved  chan struct{} // closed and replaced whenever a table moves
+	moved  chan struct{} // closed when a table moves; nil: nobody waits
 	last   *Snapshot     // nil once a table has changed since it was taken
 	floor  int64         // every kind is complete up to here
 }
 
 type table struct {
-	objects btree.Map[string, kinds.Object]
-	indexes map[*Index]*btree.Map[string, kinds.Object]
-	rev     int64
-	synced  bool
-	frozen  *frozenTable // shared by snapshots until the next write
-}
-
-type frozenTable struct {
-	objects *btree.Map[string, kinds.Object]
-	indexes map[*Index]*btree.Map[string, kinds.Object]
-	rev     int64
+	position int // in View.kinds
+	objects  objectMap
+	keys     []*Index
+	indexes  []*objectMap
+	rev      int64
+	synced   bool
+	frozen   *frozenTable // shared by snapshots until the next write
 }
 
 // New makes an empty view of the kinds. Indexes of other kinds are a
 // programming error and panic.
 func New(ks []*kinds.Kind, indexes ...*Index) *View {
-	v := &View{tables: make(map[*kinds.Kind]*table, len(ks)), moved: make(chan struct{})}
+	v := &View{tables: make(map[*kinds.Kind]*table, len(ks)), indexes: make(map[*Index]int, len(indexes))}
 	for _, k := range ks {
-		v.tables[k] = &table{indexes: map[*Index]*btree.Map[string, kinds.Object]{}}
+		if v.tables[k] != nil {
+			continue
+		}
+		v.tables[k] = &table{position: len(v.kinds)}
+		v.kinds = append(v.kinds, k)
 	}
 	for _, ix := range indexes {
-		v.tables[ix.Kind].indexes[ix] = new(btree.Map[string, kinds.Object])
+		if _, twice := v.indexes[ix]; twice {
+			continue
+		}
+		t := v.tables[ix.Kind]
+		v.indexes[ix] = len(t.indexes)
+		t.keys, t.indexes = append(t.keys, ix), append(t.indexes, new(objectMap))
 	}
 	return v
 }
 
-// Kinds that the view holds.
-func (v *View) Kinds() []*kinds.Kind {
-	ks := make([]*kinds.Kind, 0, len(v.tables))
-	for k := range v.tables {
-		ks = append(ks, k)
-	}
-	return ks
-}
+// Kinds that the view holds, in the order in which New was given them.
+func (v *View) Kinds() []*kinds.Kind { return slices.Clone(v.kinds) }
 
 // Has reports whether the view holds k.
 func (v *View) Has(k *kinds.Kind) bool { return v.tables[k] != nil }
@@ -105,25 +110,53 @@ func (v *View) Subscribe(fn func(Change)) (cancel func()) {
 func (v *View) Moved() <-chan struct{} {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.movedLocked()
+}
+
+func (v *View) movedLocked() <-chan struct{} {
+	if v.moved == nil {
+		v.moved = make(chan struct{})
+	}
 	return v.moved
 }
 
-// Apply makes one change. A change at or below the kind's revision is old news
-// and dropped, so that feeds may deliver twice. Old is filled from the view.
+// Apply makes one change. What the view has seen already is dropped, so that
+// feeds may deliver twice. Old is filled from the view.
 func (v *View) Apply(c Change) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	t := v.tables[c.Kind]
-	if t == nil || c.Rev <= t.rev {
+	if t == nil || !t.isNews(c) {
 		return
 	}
-	t.rev = c.Rev
+	if c.Rev > t.rev {
+		t.rev = c.Rev
+		t.frozen, v.last = nil, nil
+	}
 	v.apply(t, c)
 	v.wake()
 }
 
+// isNews: changes come in the order of their revisions. One revision changes
+// several objects if somebody deletes a range of keys in etcd, so at the
+// revision that was reached the object itself tells.
+func (t *table) isNews(c Change) bool {
+	if c.Rev != t.rev {
+		return c.Rev > t.rev
+	}
+	o := c.Object()
+	have, ok := t.objects.Get(objectKey(o.GetNamespace(), o.GetName()))
+	if !ok {
+		return c.New != nil
+	}
+	rev, err := strconv.ParseInt(have.GetResourceVersion(), 10, 64)
+	return err == nil && rev < c.Rev
+}
+
 // Replace makes a kind's content that of a complete list read at rev, and
-// marks the kind as synced. Subscribers see the differences.
+// marks the kind as synced. Subscribers see the differences; an object that
+// has been made anew under its old name is deleted and created. rev may lie
+// before what the view knew: the list is the truth, say after a restore.
 func (v *View) Replace(k *kinds.Kind, objects []kinds.Object, rev int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -132,7 +165,10 @@ func (v *View) Replace(k *kinds.Kind, objects []kinds.Object, rev int64) {
 	for _, o := range objects {
 		key := objectKey(o.GetNamespace(), o.GetName())
 		keep[key] = true
-		if old, ok := t.objects.Get(key); ok && old.GetResourceVersion() == o.GetResourceVersion() && old.GetUID() == o.GetUID() {
+		old, had := t.objects.Get(key)
+		if had && old.GetUID() != o.GetUID() {
+			v.apply(t, Change{Kind: k, Old: old, Rev: rev})
+		} else if had && old.GetResourceVersion() == o.GetResourceVersion() {
 			continue
 		}
 		v.apply(t, Change{Kind: k, New: o, Rev: rev})
@@ -147,7 +183,8 @@ func (v *View) Replace(k *kinds.Kind, objects []kinds.Object, rev int64) {
 	for _, o := range gone {
 		v.apply(t, Change{Kind: k, Old: o, Rev: rev})
 	}
-	t.rev, t.synced = max(t.rev, rev), true
+	t.rev, t.synced = rev, true
+	t.frozen, v.last = nil, nil
 	v.wake()
 }
 
@@ -185,17 +222,8 @@ func (v *View) apply(t *table, c Change) {
 		return
 	}
 	t.frozen, v.last = nil, nil
-	for ix, m := range t.indexes {
-		if had {
-			for _, val := range ix.Keys(old) {
-				m.Delete(val + "\x00" + key)
-			}
-		}
-		if c.New != nil {
-			for _, val := range ix.Keys(c.New) {
-				m.Set(val+"\x00"+key, c.New)
-			}
-		}
+	for i, ix := range t.keys {
+		reindex(t.indexes[i], ix, key, c.Old, c.New)
 	}
 	if c.New != nil {
 		t.objects.Set(key, c.New)
@@ -207,9 +235,31 @@ func (v *View) apply(t *table, c Change) {
 	}
 }
 
+// reindex files an object under its new values. A value that stays is written
+// in place: that costs half of removing and adding it.
+func reindex(m *objectMap, ix *Index, key string, old, now kinds.Object) {
+	var before, after []string
+	if old != nil {
+		before = ix.Keys(old)
+	}
+	if now != nil {
+		after = ix.Keys(now)
+	}
+	for _, val := range before {
+		if !slices.Contains(after, val) {
+			m.Delete(val + "\x00" + key)
+		}
+	}
+	for _, val := range after {
+		m.Set(val+"\x00"+key, now)
+	}
+}
+
 func (v *View) wake() {
-	close(v.moved)
-	v.moved = make(chan struct{})
+	if v.moved != nil {
+		close(v.moved)
+		v.moved = nil
+	}
 }
 
 // Rev is the revision up to which the view knows everything of the kind.
@@ -239,99 +289,17 @@ func (v *View) WaitRev(ctx context.Context, k *kinds.Kind, rev int64) error {
 func (v *View) wait(ctx context.Context, done func() bool) error {
 	for {
 		v.mu.Lock()
-		ok, moved := done(), v.moved
-		v.mu.Unlock()
-		if ok {
+		if done() {
+			v.mu.Unlock()
 			return nil
 		}
+		moved := v.movedLocked()
+		v.mu.Unlock()
 		select {
 		case <-moved:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-}
-
-// Snapshot returns the present content. It costs nothing while nothing
-// changes and a few small copies after a change; it never changes.
-func (v *View) Snapshot() *Snapshot {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.last != nil {
-		return v.last
-	}
-	s := &Snapshot{tables: make(map[*kinds.Kind]*frozenTable, len(v.tables)), floor: v.floor}
-	for k, t := range v.tables {
-		if t.frozen == nil {
-			t.frozen = &frozenTable{objects: t.objects.Copy(), rev: t.rev, indexes: make(map[*Index]*btree.Map[string, kinds.Object], len(t.indexes))}
-			for ix, m := range t.indexes {
-				t.frozen.indexes[ix] = m.Copy()
-			}
-		}
-		s.tables[k] = t.frozen
-	}
-	v.last = s
-	return s
-}
-
-// Now returns one object as it stands, or nil, without the copies that a
-// snapshot costs after each change: for requests that need an object or two.
-func Now[T kinds.Object](v *View, k *kinds.Kind, namespace, name string) T {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	o, ok := v.tables[k].objects.Get(objectKey(namespace, name))
-	if !ok {
-		var none T
-		return none
-	}
-	return o.(T)
-}
-
-// Snapshot is the view at one moment. All methods are safe for concurrent use.
-type Snapshot struct {
-	tables map[*kinds.Kind]*frozenTable
-	floor  int64
-}
-
-// Has reports whether the snapshot holds k.
-func (s *Snapshot) Has(k *kinds.Kind) bool { return s.tables[k] != nil }
-
-// Rev is the revision up to which the snapshot knows everything of the kind.
-func (s *Snapshot) Rev(k *kinds.Kind) int64 { return max(s.tables[k].rev, s.floor) }
-
-// Len is the number of objects of the kind.
-func (s *Snapshot) Len(k *kinds.Kind) int { return s.tables[k].objects.Len() }
-
-// Get returns one object, or nil. T is the kind's Go type, say *corev1.Pod.
-func Get[T kinds.Object](s *Snapshot, k *kinds.Kind, namespace, name string) T {
-	o, ok := s.tables[k].objects.Get(objectKey(namespace, name))
-	if !ok {
-		var none T
-		return none
-	}
-	return o.(T)
-}
-
-// List yields a namespace's objects, or all (namespace ""), by namespace and
-// name.
-func List[T kinds.Object](s *Snapshot, k *kinds.Kind, namespace string) iter.Seq[T] {
-	prefix := ""
-	if namespace != "" {
-		prefix = namespace + "/"
-	}
-	return scan[T](s.tables[k].objects, prefix)
-}
-
-// By yields the objects that the index files under value, by namespace and name.
-func By[T kinds.Object](s *Snapshot, ix *Index, value string) iter.Seq[T] {
-	return scan[T](s.tables[ix.Kind].indexes[ix], value+"\x00")
-}
-
-func scan[T kinds.Object](m *btree.Map[string, kinds.Object], prefix string) iter.Seq[T] {
-	return func(yield func(T) bool) {
-		m.Ascend(prefix, func(key string, o kinds.Object) bool {
-			return strings.HasPrefix(key, prefix) && yield(o.(T))
-		})
 	}
 }
 

@@ -1,0 +1,108 @@
+package view
+
+import (
+	"iter"
+	"strings"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// Snapshot is the view at one moment. All methods are safe for concurrent use.
+type Snapshot struct {
+	view   *View // for what never changes: the positions of kinds and indexes
+	tables []*frozenTable
+	floor  int64
+}
+
+type frozenTable struct {
+	objects *objectMap
+	indexes []*objectMap
+	rev     int64
+}
+
+// Snapshot returns the present content. It costs nothing while nothing
+// changes and a few small copies after a change; it never changes.
+func (v *View) Snapshot() *Snapshot {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.last != nil {
+		return v.last
+	}
+	s := &Snapshot{view: v, tables: make([]*frozenTable, len(v.kinds)), floor: v.floor}
+	for i, k := range v.kinds {
+		t := v.tables[k]
+		if t.frozen == nil {
+			t.frozen = &frozenTable{objects: t.objects.Copy(), rev: t.rev, indexes: make([]*objectMap, len(t.indexes))}
+			for j, m := range t.indexes {
+				t.frozen.indexes[j] = m.Copy()
+			}
+		}
+		s.tables[i] = t.frozen
+	}
+	v.last = s
+	return s
+}
+
+// table of a kind that the view holds; asking for another is a programming
+// error and panics.
+func (s *Snapshot) table(k *kinds.Kind) *frozenTable { return s.tables[s.view.tables[k].position] }
+
+// Has reports whether the snapshot holds k.
+func (s *Snapshot) Has(k *kinds.Kind) bool { return s.view.Has(k) }
+
+// Rev is the revision up to which the snapshot knows everything of the kind.
+func (s *Snapshot) Rev(k *kinds.Kind) int64 { return max(s.table(k).rev, s.floor) }
+
+// Len is the number of objects of the kind.
+func (s *Snapshot) Len(k *kinds.Kind) int { return s.table(k).objects.Len() }
+
+// Get returns one object, or nil. T is the kind's Go type, say *corev1.Pod.
+func Get[T kinds.Object](s *Snapshot, k *kinds.Kind, namespace, name string) T {
+	o, ok := s.table(k).objects.Get(objectKey(namespace, name))
+	if !ok {
+		var none T
+		return none
+	}
+	return o.(T)
+}
+
+// Now returns one object as it stands, or nil, without the copies that a
+// snapshot costs after each change: for requests that need an object or two.
+func Now[T kinds.Object](v *View, k *kinds.Kind, namespace, name string) T {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	o, ok := v.tables[k].objects.Get(objectKey(namespace, name))
+	if !ok {
+		var none T
+		return none
+	}
+	return o.(T)
+}
+
+// List yields a namespace's objects, or all (namespace ""), by namespace and
+// name.
+func List[T kinds.Object](s *Snapshot, k *kinds.Kind, namespace string) iter.Seq[T] {
+	prefix := ""
+	if namespace != "" {
+		prefix = namespace + "/"
+	}
+	return scan[T](s.table(k).objects, prefix)
+}
+
+// By yields the objects that the index files under value, by namespace and
+// name. The view has to have been made with the index.
+func By[T kinds.Object](s *Snapshot, ix *Index, value string) iter.Seq[T] {
+	position, ok := s.view.indexes[ix]
+	if !ok {
+		panic("view: an index of " + ix.Kind.String() + " that the view was made without")
+	}
+	return scan[T](s.table(ix.Kind).indexes[position], value+"\x00")
+}
+
+func scan[T kinds.Object](m *objectMap, prefix string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		m.Ascend(prefix, func(key string, o kinds.Object) bool {
+			return strings.HasPrefix(key, prefix) && yield(o.(T))
+		})
+	}
+}
