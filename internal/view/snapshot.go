@@ -2,6 +2,7 @@ package view
 
 import (
 	"iter"
+	"slices"
 	"strings"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -77,6 +78,18 @@ func Now[T kinds.Object](v *View, k *kinds.Kind, namespace, name string) T {
 		return none
 	}
 	return o.(T)
+}
+
+// NowList returns a namespace's objects, or all (namespace ""), as they stand,
+// like Now. It holds everybody up while it copies: for kinds with few objects.
+func NowList[T kinds.Object](v *View, k *kinds.Kind, namespace string) []T {
+	prefix := ""
+	if namespace != "" {
+		prefix = namespace + "/"
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Collect(scan[T](&v.tables[k].objects, prefix))
 }
 
 // List yields a namespace's objects, or all (namespace ""), by namespace and
