@@ -2,12 +2,47 @@ package kubelet
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/cgroup"
+	"knarr.dev/knarr/internal/kubelet/cri"
+	"knarr.dev/knarr/internal/kubelet/probe"
+	"knarr.dev/knarr/internal/kubelet/volume"
+	"knarr.dev/knarr/internal/view"
 )
+
+// relistEvery is how late the kubelet learns that a container ended by itself.
+const relistEvery = time.Second
 
 // Kubelet is one node's agent.
 type Kubelet struct {
-	cfg   Config
-	ready chan struct{}
+	cfg     Config
+	ready   chan struct{}
+	cri     *cri.Client
+	volumes *volume.Pods
+	cgroups *cgroup.Tree
+	prober  *probe.Prober
+	pulls   *puller
+	machine machine
+
+	mu      sync.Mutex
+	workers map[types.UID]*worker
+	group   sync.WaitGroup // workers and what they started
+
+	relistNow  chan struct{} // capacity 1
+	runtimeErr error         // of the last relist; guarded by mu
+	changed    chan struct{} // capacity 1: a pod in the view changed
+	nodeNow    chan struct{} // capacity 1: the node's status should be looked at
+	imagesUsed map[string]time.Time
 }
 
 // New checks the configuration; it does no I/O.
@@ -16,7 +51,17 @@ func New(c Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Kubelet{cfg: c, ready: make(chan struct{})}, nil
+	k := &Kubelet{
+		cfg: c, ready: make(chan struct{}), workers: map[types.UID]*worker{}, imagesUsed: map[string]time.Time{},
+		relistNow: make(chan struct{}, 1), changed: make(chan struct{}, 1), nodeNow: make(chan struct{}, 1),
+	}
+	if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName); err != nil {
+		return nil, err
+	}
+	k.volumes = &volume.Pods{Root: filepath.Join(c.RootDir, "pods"), Source: newSource(c), Allocatable: k.allocatable}
+	k.prober = probe.New(probe.Config{Log: c.Log, Exec: k.execProbe})
+	k.pulls = newPuller(k.cri, c.Log)
+	return k, nil
 }
 
 // Ready is closed once the node is registered and has been Ready once.
@@ -24,6 +69,225 @@ func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
 
 // Run works until ctx ends. Containers go on running without it.
 func (k *Kubelet) Run(ctx context.Context) error {
+	defer k.cri.Close()
+	if err := k.prepare(); err != nil {
+		return err
+	}
+	if err := k.cfg.View.WaitSynced(ctx); err != nil {
+		return nil // ended before it began
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	listener, err := k.listen(ctx)
+	if err != nil {
+		return err
+	}
+	stop := k.cfg.View.Subscribe(k.onChange)
+	defer stop()
+	var loops sync.WaitGroup
+	run := func(name string, fn func(context.Context) error) {
+		loops.Add(1)
+		go func() {
+			defer loops.Done()
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("kubelet: %s: %w", name, err))
+			}
+		}()
+	}
+	if listener != nil {
+		run("server", func(ctx context.Context) error { return k.serve(ctx, listener) })
+	}
+	run("node", k.runNode)
+	run("lease", k.runLease)
+	run("runtime", k.relistLoop)
+	run("pods", k.podLoop)
+	run("garbage", k.collectLoop)
 	<-ctx.Done()
+	loops.Wait()
+	k.prober.Stop()
+	k.group.Wait()
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// prepare makes directories and reads what does not change.
+func (k *Kubelet) prepare() error {
+	for dir, mode := range map[string]os.FileMode{k.cfg.RootDir: 0o750, k.volumes.Root: 0o750, k.cfg.PodLogDir: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("kubelet: %w", err)
+		}
+	}
+	var err error
+	if k.machine, err = readMachine(); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	if k.cgroups, err = cgroup.Open(k.cfg.CgroupRoot); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	return nil
+}
+
+// kick wakes the reader of a channel of capacity 1.
+func kick(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// onChange runs under the view's lock: it only wakes.
+func (k *Kubelet) onChange(c view.Change) {
+	switch c.Kind {
+	case kinds.Pod:
+		if c.Object().(*corev1.Pod).Spec.NodeName == k.cfg.NodeName {
+			kick(k.changed)
+		}
+	case kinds.Node:
+		if c.Object().GetName() == k.cfg.NodeName {
+			kick(k.nodeNow)
+		}
+	}
+}
+
+// podLoop gives every pod of the node a worker and tells workers of changes.
+func (k *Kubelet) podLoop(ctx context.Context) error {
+	if err := k.adopt(ctx); err != nil {
+		return nil // only when ctx ended
+	}
+	for {
+		k.dispatch(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.changed:
+		}
+	}
+}
+
+// dispatch compares the view with the workers.
+func (k *Kubelet) dispatch(ctx context.Context) {
+	snap := k.cfg.View.Snapshot()
+	seen := map[types.UID]*corev1.Pod{}
+	for pod := range view.By[*corev1.Pod](snap, view.PodsByNode, k.cfg.NodeName) {
+		seen[pod.UID] = pod
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for uid, pod := range seen {
+		w := k.workers[uid]
+		if w == nil {
+			k.startWorker(ctx, pod)
+			continue
+		}
+		w.update(pod)
+	}
+	for uid, w := range k.workers {
+		if seen[uid] == nil {
+			w.gone()
+		}
+	}
+}
+
+// startWorker runs one; the caller holds the lock.
+func (k *Kubelet) startWorker(ctx context.Context, pod *corev1.Pod) *worker {
+	w := newWorker(k, pod)
+	k.workers[pod.UID] = w
+	k.group.Add(1)
+	go func() {
+		defer k.group.Done()
+		w.run(ctx)
+		k.mu.Lock()
+		if k.workers[pod.UID] == w {
+			delete(k.workers, pod.UID)
+		}
+		k.mu.Unlock()
+		kick(k.changed) // the name may be in use again
+	}()
+	kick(k.relistNow)
+	return w
+}
+
+// list of the present workers.
+func (k *Kubelet) list() []*worker {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := make([]*worker, 0, len(k.workers))
+	for _, w := range k.workers {
+		out = append(out, w)
+	}
+	return out
+}
+
+// relistLoop asks the runtime for what changed by itself: every second while
+// pods exist, every ten to see that it lives.
+func (k *Kubelet) relistLoop(ctx context.Context) error {
+	for {
+		k.relist(ctx)
+		pause := relistEvery
+		if len(k.list()) == 0 {
+			pause = 10 * time.Second
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		case <-k.relistNow:
+		}
+	}
+}
+
+func (k *Kubelet) relist(ctx context.Context) {
+	pods, err := k.cri.Pods(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	k.mu.Lock()
+	before := k.runtimeErr
+	k.runtimeErr = err
+	k.mu.Unlock()
+	if (before == nil) != (err == nil) {
+		kick(k.nodeNow)
+		if err != nil {
+			k.cfg.Log.Error("the container runtime does not answer", "error", err)
+		}
+	}
+	if err != nil {
+		return
+	}
+	for _, w := range k.list() {
+		w.observed(pods[string(w.uid)])
+	}
+}
+
+// adopt finds what an earlier run left: pods that are no longer in the API are
+// ended, directories and cgroups that belong to none are removed.
+func (k *Kubelet) adopt(ctx context.Context) error {
+	var pods map[string]*cri.Pod
+	for {
+		var err error
+		if pods, err = k.cri.Pods(ctx); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	known := map[string]bool{}
+	for pod := range view.By[*corev1.Pod](k.cfg.View.Snapshot(), view.PodsByNode, k.cfg.NodeName) {
+		known[string(pod.UID)] = true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for uid, p := range pods {
+		if uid != "" && !known[uid] {
+			known[uid] = true
+			k.startWorker(ctx, orphan(p)).gone()
+		}
+	}
+	k.removeOrphans(known)
 	return nil
 }

@@ -1,0 +1,99 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/internal/kubelet/plan"
+)
+
+// admit judges a pod once: what this node cannot do is refused with a reason
+// instead of being left out. A pod that already runs is not judged again.
+func (w *worker) admit(ctx context.Context, pod *corev1.Pod) {
+	w.admitted = true
+	if pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending || pod.Status.StartTime != nil || pod.DeletionTimestamp != nil {
+		return
+	}
+	w.rejected = w.k.refuses(pod)
+	if w.rejected != nil {
+		w.emit(pod, "", true, w.rejected.Reason, w.rejected.Message)
+	}
+}
+
+func (k *Kubelet) refuses(pod *corev1.Pod) *plan.Rejection {
+	if why := k.cannot(pod); why != "" {
+		return &plan.Rejection{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + why}
+	}
+	if n := len(k.list()); n > k.cfg.MaxPods {
+		return &plan.Rejection{Reason: "OutOfpods", Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", n-1, k.cfg.MaxPods)}
+	}
+	return nil
+}
+
+// cannot says what the machine or its runtime lacks for the pod.
+func (k *Kubelet) cannot(pod *corev1.Pod) string {
+	s := &pod.Spec
+	if s.SecurityContext != nil && !k.machine.apparmor && wantsAppArmor(s.SecurityContext.AppArmorProfile) {
+		return "Cannot enforce AppArmor: AppArmor is not enabled on the host"
+	}
+	if s.HostUsers != nil && !*s.HostUsers {
+		return "this node has no user namespaces for pods"
+	}
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			if why := k.cannotRun(pod, &list[i]); why != "" {
+				return fmt.Sprintf("container %q: %s", list[i].Name, why)
+			}
+		}
+	}
+	for i := range s.Volumes {
+		if e := s.Volumes[i].EmptyDir; e != nil && e.Medium != corev1.StorageMediumDefault && e.Medium != corev1.StorageMediumMemory {
+			return fmt.Sprintf("volume %q: this node has no emptyDir medium %q", s.Volumes[i].Name, e.Medium)
+		}
+	}
+	return ""
+}
+
+func wantsAppArmor(p *corev1.AppArmorProfile) bool {
+	return p != nil && p.Type != corev1.AppArmorProfileTypeUnconfined
+}
+
+func (k *Kubelet) cannotRun(pod *corev1.Pod, c *corev1.Container) string {
+	sc := c.SecurityContext
+	if sc != nil && wantsAppArmor(sc.AppArmorProfile) {
+		if !k.machine.apparmor {
+			return "Cannot enforce AppArmor: AppArmor is not enabled on the host"
+		}
+		if sc.AppArmorProfile.Type == corev1.AppArmorProfileTypeLocalhost {
+			return "this node has no local AppArmor profiles"
+		}
+	}
+	for name := range c.Resources.Limits {
+		switch name {
+		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
+		default:
+			return fmt.Sprintf("this node has no resource %q", name)
+		}
+	}
+	for _, m := range c.VolumeMounts {
+		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled {
+			return "the runtime cannot mount recursively read-only"
+		}
+		if m.MountPropagation == nil || *m.MountPropagation == corev1.MountPropagationNone {
+			continue
+		}
+		for i := range pod.Spec.Volumes {
+			v := &pod.Spec.Volumes[i]
+			if v.Name != m.Name {
+				continue
+			}
+			shared, err := sharedMount(k.volumes.Path(pod, v))
+			if err != nil || !shared {
+				return fmt.Sprintf("volume %q: mount propagation %s needs a shared mount on the node", m.Name, *m.MountPropagation)
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,285 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/cri"
+	"knarr.dev/knarr/internal/kubelet/plan"
+)
+
+const (
+	// localRegistry holds what knarr brings along; nothing answers there.
+	localRegistry = "registry.knarr.dev"
+	// pullsAtOnce bounds the network and disk that pulls take.
+	pullsAtOnce = 4
+	pullTimeout = 30 * time.Minute
+)
+
+// puller bounds pulls; several pods that want one image share one pull.
+type puller struct {
+	cri *cri.Client
+	log *slog.Logger
+
+	slots chan struct{}
+	mu    sync.Mutex
+	now   map[string]*pull
+}
+
+type pull struct {
+	done chan struct{}
+	id   string
+	err  error
+}
+
+func newPuller(c *cri.Client, log *slog.Logger) *puller {
+	return &puller{cri: c, log: log, slots: make(chan struct{}, pullsAtOnce), now: map[string]*pull{}}
+}
+
+// get pulls image with the first credentials that work.
+func (p *puller) get(ctx context.Context, image string, creds []*runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {
+	if len(creds) == 0 { // anonymous pulls may be shared; others may not see what this one may
+		p.mu.Lock()
+		if other := p.now[image]; other != nil {
+			p.mu.Unlock()
+			select {
+			case <-other.done:
+				return other.id, other.err
+			case <-ctx.Done():
+				return "", ctx.Err()
+			}
+		}
+		own := &pull{done: make(chan struct{})}
+		p.now[image] = own
+		p.mu.Unlock()
+		own.id, own.err = p.pull(ctx, image, nil, box)
+		p.mu.Lock()
+		delete(p.now, image)
+		p.mu.Unlock()
+		close(own.done)
+		return own.id, own.err
+	}
+	var errs []error
+	for _, c := range creds {
+		id, err := p.pull(ctx, image, c, box)
+		if err == nil {
+			return id, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+func (p *puller) pull(ctx context.Context, image string, auth *runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	res, err := p.cri.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}, Auth: auth, SandboxConfig: box})
+	if err != nil {
+		return "", clean(err)
+	}
+	return res.ImageRef, nil
+}
+
+// local reports whether an image can only be there already.
+func local(image string) bool {
+	host, _, _ := strings.Cut(image, "/")
+	return host == localRegistry
+}
+
+// ensureImage looks the image up and, if the policy says so, starts to pull it
+// beside the worker.
+func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, a plan.Action) {
+	c, _ := specOf(pod, a.Container)
+	if c == nil {
+		return
+	}
+	w.mu.Lock()
+	last := w.images[c.Name]
+	w.mu.Unlock()
+	im := plan.Image{Attempt: a.Attempt, Spec: c.Image}
+	if last.Spec == c.Image {
+		im.Delay = last.Delay
+	}
+	policy := c.ImagePullPolicy
+	id := ""
+	res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: c.Image}})
+	switch {
+	case status.Code(err) == codes.InvalidArgument:
+		w.imageFailed(pod, c, im, "InvalidImageName", fmt.Sprintf("Failed to apply default image tag %q: %s", c.Image, clean(err)))
+		return
+	case err != nil:
+		if ctx.Err() == nil {
+			w.imageFailed(pod, c, im, "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %s", c.Image, clean(err)))
+		}
+		return
+	case res.Image != nil:
+		id = res.Image.Id
+	}
+	here := id != ""
+	switch {
+	case here && (policy != corev1.PullAlways || local(c.Image)):
+		w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
+		im.Ready, im.ID, im.Delay = true, id, 0
+		w.setImage(c.Name, im)
+		return
+	case policy == corev1.PullNever:
+		w.imageFailed(pod, c, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
+		return
+	}
+	im.Pulling = true
+	w.setImage(c.Name, im)
+	w.k.group.Add(1)
+	go func() {
+		defer w.k.group.Done()
+		w.pull(ctx, pod, c, im)
+		kick(w.wake)
+	}()
+}
+
+func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, im plan.Image) {
+	im.Pulling = false
+	box, err := w.sandboxConfig(pod, 0)
+	if err != nil {
+		w.imageFailed(pod, c, im, "ErrImagePull", err.Error())
+		return
+	}
+	w.emit(pod, c.Name, false, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	began := time.Now()
+	id, err := w.k.pulls.get(ctx, c.Image, w.credentials(ctx, pod, c.Image), box)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		w.imageFailed(pod, c, im, "ErrImagePull", err.Error())
+		return
+	}
+	w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Successfully pulled image %q in %s", c.Image, time.Since(began).Round(time.Millisecond)))
+	im.Ready, im.ID, im.Delay = true, id, 0
+	w.setImage(c.Name, im)
+}
+
+func (w *worker) setImage(name string, im plan.Image) {
+	w.mu.Lock()
+	w.images[name] = im
+	w.mu.Unlock()
+}
+
+func (w *worker) forgetImage(name string) {
+	w.mu.Lock()
+	delete(w.images, name)
+	w.mu.Unlock()
+}
+
+func (w *worker) imageFailed(pod *corev1.Pod, c *corev1.Container, im plan.Image, reason, message string) {
+	im.Pulling, im.Ready = false, false
+	im.Reason, im.Message, im.At, im.Delay = reason, message, w.k.cfg.Now(), plan.NextPull(im.Delay)
+	w.setImage(c.Name, im)
+	if reason == "ErrImagePull" {
+		w.emit(pod, c.Name, true, "Failed", fmt.Sprintf("Failed to pull image %q: %s", c.Image, message))
+	} else {
+		w.emit(pod, c.Name, true, reason, message)
+	}
+	w.emit(pod, c.Name, true, "Failed", "Error: "+reason)
+}
+
+// credentials of the pod's pull secrets that are for the image's registry. A
+// secret that is missing or broken is passed over: the pull says the rest.
+func (w *worker) credentials(ctx context.Context, pod *corev1.Pod, image string) []*runtimeapi.AuthConfig {
+	var out []*runtimeapi.AuthConfig
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		o, err := w.k.cfg.Objects.Get(ctx, kinds.Secret, pod.Namespace, ref.Name)
+		if err != nil {
+			w.emit(pod, "", true, "FailedToRetrieveImagePullSecret", fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name))
+			continue
+		}
+		out = append(out, dockerAuth(o.(*corev1.Secret), image)...)
+	}
+	return out
+}
+
+type dockerEntry struct {
+	Username, Password, Auth, IdentityToken, RegistryToken string
+}
+
+// dockerAuth reads the two forms in which Docker keeps credentials.
+func dockerAuth(s *corev1.Secret, image string) []*runtimeapi.AuthConfig {
+	entries := map[string]dockerEntry{}
+	switch s.Type {
+	case corev1.SecretTypeDockerConfigJson:
+		var file struct {
+			Auths map[string]dockerEntry `json:"auths"`
+		}
+		if json.Unmarshal(s.Data[corev1.DockerConfigJsonKey], &file) != nil {
+			return nil
+		}
+		entries = file.Auths
+	case corev1.SecretTypeDockercfg:
+		if json.Unmarshal(s.Data[corev1.DockerConfigKey], &entries) != nil {
+			return nil
+		}
+	}
+	var out []*runtimeapi.AuthConfig
+	best := -1
+	for registry, e := range entries {
+		n, ok := registryMatch(registry, image)
+		if !ok {
+			continue
+		}
+		user, password := e.Username, e.Password
+		if raw, err := base64.StdEncoding.DecodeString(e.Auth); err == nil && e.Auth != "" {
+			user, password, _ = strings.Cut(strings.TrimRight(string(raw), "\x00"), ":")
+		}
+		a := &runtimeapi.AuthConfig{Username: user, Password: password, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
+		if n > best { // the longest path first
+			out, best = append([]*runtimeapi.AuthConfig{a}, out...), n
+		} else {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// registryMatch compares a credential's registry, which may have a scheme, a
+// path and globs in its host, with an image's name.
+func registryMatch(registry, image string) (int, bool) {
+	registry = strings.TrimPrefix(strings.TrimPrefix(registry, "https://"), "http://")
+	registry = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(registry, "/"), "/v1"), "/v2")
+	wantHost, wantPath, _ := strings.Cut(registry, "/")
+	host, rest, ok := strings.Cut(image, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		host, rest = "docker.io", image
+	}
+	if wantHost == "index.docker.io" || wantHost == "registry-1.docker.io" {
+		wantHost = "docker.io"
+	}
+	if strings.Count(wantHost, ".") != strings.Count(host, ".") {
+		return 0, false
+	}
+	if same, err := path.Match(wantHost, host); err != nil || !same {
+		return 0, false
+	}
+	if wantPath != "" && rest != wantPath && !strings.HasPrefix(rest, wantPath+"/") && !strings.HasPrefix(rest, wantPath+":") {
+		return 0, false
+	}
+	return len(wantPath), true
+}

@@ -1,0 +1,325 @@
+// Package volume lays out a pod's directory on the node: emptyDir, configMap,
+// secret, projected, downwardAPI and hostPath volumes. Files that come from
+// the API are replaced all at once through a ..data link, so that a container
+// never sees half of an update.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// File to be shown in a volume.
+type File struct {
+	Data []byte
+	Mode os.FileMode
+	User *int64 // owner, if not root
+}
+
+// Source gives what volumes are filled with.
+type Source interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// Token returns a token for the pod and when it should be replaced.
+	Token(ctx context.Context, pod *corev1.Pod, audience string, seconds int64) (string, error)
+}
+
+// Pods is the directory of all pods on a node.
+type Pods struct {
+	Root   string // RootDir/pods
+	Source Source
+	// Allocatable answers resourceFieldRefs to limits that are not set.
+	Allocatable func() corev1.ResourceList
+}
+
+// Dir of one pod.
+func (p *Pods) Dir(uid string) string { return filepath.Join(p.Root, uid) }
+
+// plugin is the directory name that the field knows for a kind of volume.
+func plugin(v *corev1.Volume) string {
+	switch {
+	case v.EmptyDir != nil:
+		return "kubernetes.io~empty-dir"
+	case v.ConfigMap != nil:
+		return "kubernetes.io~configmap"
+	case v.Secret != nil:
+		return "kubernetes.io~secret"
+	case v.Projected != nil:
+		return "kubernetes.io~projected"
+	case v.DownwardAPI != nil:
+		return "kubernetes.io~downward-api"
+	}
+	return ""
+}
+
+// Path on the node of one of the pod's volumes.
+func (p *Pods) Path(pod *corev1.Pod, v *corev1.Volume) string {
+	if v.HostPath != nil {
+		return v.HostPath.Path
+	}
+	return filepath.Join(p.Dir(string(pod.UID)), "volumes", plugin(v), v.Name)
+}
+
+// Setup makes or refreshes every volume. It is idempotent.
+func (p *Pods) Setup(ctx context.Context, pod *corev1.Pod) error {
+	if err := os.MkdirAll(p.Dir(string(pod.UID)), 0o750); err != nil {
+		return err
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if err := p.setup(ctx, pod, v); err != nil {
+			return fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
+		}
+	}
+	return nil
+}
+
+// Refresh brings volumes that show API objects up to date; the others are left
+// alone. It reports whether it met any.
+func (p *Pods) Refresh(ctx context.Context, pod *corev1.Pod) error {
+	var errs []error
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil {
+			if err := p.setup(ctx, pod, v); err != nil {
+				errs = append(errs, fmt.Errorf("volume %s: %w", v.Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Refreshes reports whether the pod has volumes that follow API objects.
+func Refreshes(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Pods) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) error {
+	path := p.Path(pod, v)
+	switch {
+	case v.HostPath != nil:
+		return hostPath(v.HostPath)
+	case v.EmptyDir != nil:
+		return emptyDir(path, v.EmptyDir, fsGroup(pod))
+	}
+	files, secret, err := p.files(ctx, pod, v)
+	if err != nil {
+		return err
+	}
+	if secret { // never on a disk
+		if err := tmpfs(path, 0); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(path, 0o777); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o777); err != nil {
+		return err
+	}
+	return publish(path, files, fsGroup(pod))
+}
+
+func fsGroup(pod *corev1.Pod) *int64 {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	return pod.Spec.SecurityContext.FSGroup
+}
+
+// emptyDir is world-writable: who runs in the pod is the pod's business, and
+// the directories above keep everybody else out.
+func emptyDir(path string, e *corev1.EmptyDirVolumeSource, group *int64) error {
+	_, err := os.Stat(path)
+	fresh := errors.Is(err, os.ErrNotExist)
+	switch {
+	case e.Medium == corev1.StorageMediumMemory:
+		size := int64(0)
+		if e.SizeLimit != nil {
+			size = e.SizeLimit.Value()
+		}
+		if err := tmpfs(path, size); err != nil {
+			return err
+		}
+	case e.Medium != corev1.StorageMediumDefault:
+		return fmt.Errorf("emptyDir medium %q is not supported by this node", e.Medium)
+	default:
+		if err := os.MkdirAll(path, 0o777); err != nil {
+			return err
+		}
+	}
+	if !fresh {
+		return nil
+	}
+	mode := os.FileMode(0o777)
+	if group != nil {
+		if err := os.Chown(path, -1, int(*group)); err != nil {
+			return err
+		}
+		mode |= os.ModeSetgid
+	}
+	return os.Chmod(path, mode)
+}
+
+// tmpfs mounts memory at path, once. Pages of it may be swapped, but a node of
+// Kubernetes has no swap; noswap where the kernel knows it.
+func tmpfs(path string, size int64) error {
+	if err := os.MkdirAll(path, 0o777); err != nil {
+		return err
+	}
+	if mounted(path) {
+		return nil
+	}
+	options := "mode=0777"
+	if size > 0 {
+		options += fmt.Sprintf(",size=%d", size)
+	}
+	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options+",noswap"); err == nil {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
+		return fmt.Errorf("cannot mount a tmpfs: %w", err)
+	}
+	return nil
+}
+
+// mounted reports whether path is a mount point, by its device; bind mounts of
+// the same device are none of ours here.
+func mounted(path string) bool {
+	var here, above unix.Stat_t
+	if unix.Lstat(path, &here) != nil || unix.Lstat(filepath.Dir(path), &above) != nil {
+		return false
+	}
+	return here.Dev != above.Dev
+}
+
+func hostPath(h *corev1.HostPathVolumeSource) error {
+	kind := corev1.HostPathUnset
+	if h.Type != nil {
+		kind = *h.Type
+	}
+	if strings.Contains(h.Path, "..") {
+		return errors.New("the path contains '..'")
+	}
+	switch kind {
+	case corev1.HostPathUnset:
+		return nil
+	case corev1.HostPathDirectoryOrCreate:
+		if err := os.MkdirAll(h.Path, 0o755); err != nil {
+			return err
+		}
+	case corev1.HostPathFileOrCreate:
+		f, err := os.OpenFile(h.Path, os.O_CREATE|os.O_RDONLY, 0o644)
+		if err != nil && !errors.Is(err, unix.EISDIR) {
+			return err
+		}
+		if err == nil {
+			f.Close()
+		}
+	}
+	info, err := os.Stat(h.Path)
+	if err != nil {
+		return fmt.Errorf("hostPath type check failed: %w", err)
+	}
+	mode, ok := info.Mode(), false
+	switch kind {
+	case corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory:
+		ok = mode.IsDir()
+	case corev1.HostPathFileOrCreate, corev1.HostPathFile:
+		ok = mode.IsRegular()
+	case corev1.HostPathSocket:
+		ok = mode&os.ModeSocket != 0
+	case corev1.HostPathCharDev:
+		ok = mode&os.ModeCharDevice != 0
+	case corev1.HostPathBlockDev:
+		ok = mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0
+	}
+	if !ok {
+		return fmt.Errorf("hostPath type check failed: %s is not a %s", h.Path, kind)
+	}
+	return nil
+}
+
+// Teardown unmounts and removes everything of the pod. Nothing outside of the
+// pod's directory can be hit: mounts are read from the kernel and links are
+// not followed.
+func (p *Pods) Teardown(uid string) error {
+	dir := p.Dir(uid)
+	if uid == "" || filepath.Dir(dir) != filepath.Clean(p.Root) {
+		return fmt.Errorf("%q is not a pod's UID", uid)
+	}
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for range 8 { // mounts may be stacked
+		points, err := mountsBelow(dir)
+		if err != nil {
+			return err
+		}
+		if len(points) == 0 {
+			return os.RemoveAll(dir)
+		}
+		for _, at := range points {
+			if err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+				if err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+					return fmt.Errorf("cannot unmount %s: %w", at, err)
+				}
+			}
+		}
+	}
+	return fmt.Errorf("mounts below %s do not go away", dir)
+}
+
+// UIDs of the pods that have a directory.
+func (p *Pods) UIDs() ([]string, error) {
+	entries, err := os.ReadDir(p.Root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, err
+}
+
+// mountsBelow lists mount points under dir, deepest first.
+func mountsBelow(dir string) ([]string, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			continue
+		}
+		at := unescape(fields[4])
+		if strings.HasPrefix(at, dir+"/") {
+			out = append([]string{at}, out...)
+		}
+	}
+	return out, nil
+}
+
+// unescape undoes mountinfo's octal escapes (proc(5)).
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// stampFormat of the directories behind ..data.
+func stamp(now time.Time) string { return now.UTC().Format("..2006_01_02_15_04_05.000000000") }
