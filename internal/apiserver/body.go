@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"knarr.dev/knarr/internal/codec"
-	"knarr.dev/knarr/internal/kinds"
 )
 
 func listOptions(q url.Values) (metav1.ListOptions, error) {
@@ -60,7 +60,7 @@ func body(r *http.Request) ([]byte, error) {
 }
 
 // decode reads the body into obj, which must be of the kind that the URL names.
-func decode(r *http.Request, obj runtime.Object, k *kinds.Kind, warn func(string)) error {
+func decode(r *http.Request, obj runtime.Object, warn func(string)) error {
 	data, err := body(r)
 	if err != nil {
 		return err
@@ -75,14 +75,37 @@ func decode(r *http.Request, obj runtime.Object, k *kinds.Kind, warn func(string
 	}
 	unknown, err := codec.DecodeBody(f, data, obj)
 	if err != nil {
-		return badRequest("%s in version %q cannot be handled as a %s: %v", k.GVK.Kind, k.GVK.Version, k.GVK.Kind, err)
+		return undecodable(err, data, obj)
 	}
-	if got := obj.GetObjectKind().GroupVersionKind(); !got.Empty() {
-		if want, err := gvkOf(obj); err == nil && got != want {
-			return badRequest("%s in version %q cannot be handled as a %s: no kind %q is registered for version %q", got.Kind, got.GroupVersion(), want.Kind, got.Kind, want.GroupVersion())
+	return policy.judge(unknown, warn, func(text string) error {
+		want, err := gvkOf(obj)
+		if err != nil {
+			return err
 		}
+		return badRequest("%s in version %q cannot be handled as a %s: %s", want.Kind, want.Version, want.Kind, text)
+	})
+}
+
+// undecodable says why a body is not what the URL asks for, in upstream's words.
+func undecodable(cause error, data []byte, into runtime.Object) error {
+	want, err := gvkOf(into)
+	if err != nil {
+		return err
 	}
-	return policy.judge(unknown, warn)
+	var wrong *codec.WrongKind
+	switch {
+	case !errors.As(cause, &wrong):
+		if got := into.GetObjectKind().GroupVersionKind(); got.Kind != "" {
+			return badRequest("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want.Kind, cause)
+		}
+		const shown = 30 // bytes of the body, which may be binary
+		return badRequest("the object provided is unrecognized (must be of type %s): %v (%x ...)", want.Kind, cause, data[:min(len(data), shown)])
+	case wrong.Got.Kind == want.Kind && codec.Scheme().Recognizes(wrong.Got):
+		return badRequest("the API version in the data (%s) does not match the expected API version (%s)", wrong.Got.GroupVersion(), want.GroupVersion())
+	default:
+		return badRequest("%s in version %q cannot be handled as a %s: no kind %q is registered for version %q",
+			wrong.Got.Kind, wrong.Got.Version, want.Kind, wrong.Got.Kind, wrong.Got.GroupVersion())
+	}
 }
 
 // deleteOptions come in the body, or without one in the query.

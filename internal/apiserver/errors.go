@@ -1,12 +1,14 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -25,10 +27,12 @@ func statusOf(err error) *metav1.Status {
 		}
 		return &st
 	}
-	if errors.Is(err, store.ErrNoSpace) {
-		err = &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage,
-			Reason: metav1.StatusReasonInternalError, Message: "the store is full: delete objects, or raise its quota"}}
-	} else {
+	switch {
+	case errors.Is(err, store.ErrNoSpace):
+		err = statusError(http.StatusInsufficientStorage, metav1.StatusReasonInternalError, "the store is full: delete objects, or raise its quota")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		err = apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
+	default:
 		err = apierrors.NewInternalError(err)
 	}
 	return statusOf(err)
@@ -61,4 +65,12 @@ func expired(format string, args ...any) error {
 // statusError builds a Status that apierrors has no constructor for.
 func statusError(code int, reason metav1.StatusReason, format string, args ...any) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: fmt.Sprintf(format, args...)}}
+}
+
+func errNamespace() error {
+	return badRequest("the namespace of the provided object does not match the namespace sent on the request")
+}
+
+func wrongUID(ref kinds.Ref, want, have types.UID) error {
+	return apierrors.NewConflict(ref.Kind.GroupResource(), ref.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", want, have))
 }

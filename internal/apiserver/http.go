@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"sigs.k8s.io/yaml"
@@ -256,21 +257,22 @@ func dryRun(q url.Values) (bool, error) {
 	return len(q["dryRun"]) > 0, nil
 }
 
-// warner adds Warning headers, each text once (RFC 7234, code 299).
+// warner adds Warning headers, each text once (RFC 7234, code 299), bounded in
+// number and length: their texts can hold what a client sent.
 func warner(w http.ResponseWriter) func(string) {
 	seen := map[string]bool{}
 	return func(text string) {
+		if len(text) > maxWarning {
+			text = strings.ToValidUTF8(text[:maxWarning], "")
+		}
 		if seen[text] || len(seen) > 2*maxFieldWarnings {
 			return
 		}
 		seen[text] = true
-		text = strings.Map(func(r rune) rune {
-			if r < ' ' || r == 0x7f {
-				return ' '
-			}
-			return r
-		}, text)
-		w.Header().Add("Warning", "299 - "+strconv.Quote(text))
+		h, err := net.NewWarningHeader(299, "-", text)
+		if err == nil {
+			w.Header().Add("Warning", h)
+		}
 	}
 }
 

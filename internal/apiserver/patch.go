@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -105,10 +106,13 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 	}
 	unknown, err := codec.DecodeBody(codec.JSON, after, into)
 	if err != nil {
-		return nil, invalid(c.ref.Kind, c.ref.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(data[:min(len(data), 1024)]), err.Error())})
+		return nil, invalidPatch(data, err.Error())
 	}
-	if err := v.judge(unknown, c.warn); err != nil {
-		return nil, err
-	}
-	return into, nil
+	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(data, text) })
+}
+
+// invalidPatch: the patch does not lead to an object of the kind.
+func invalidPatch(data []byte, why string) error {
+	const shown = 1024 // bytes of the patch
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(data[:min(len(data), shown)]), why)})
 }

@@ -57,7 +57,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 			into = k.Subresources[c.ref.Sub].New
 		}
 		obj := into()
-		if err := decode(r, obj, k, c.warn); err != nil {
+		if err := decode(r, obj, c.warn); err != nil {
 			return err
 		}
 		out, err := s.ask(c, obj)
@@ -68,7 +68,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 		return s.write(w, http.StatusCreated, a, data, err)
 	}
 	obj := k.New()
-	if err := decode(r, obj, k, c.warn); err != nil {
+	if err := decode(r, obj, c.warn); err != nil {
 		return err
 	}
 	out, err := s.create(c, obj)
@@ -83,7 +83,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 	k := c.ref.Kind
 	if sub := k.Subresources[c.ref.Sub]; sub.Scale != nil {
 		obj := sub.New()
-		if err := decode(r, obj, k, c.warn); err != nil {
+		if err := decode(r, obj, c.warn); err != nil {
 			return err
 		}
 		out, err := s.updateScale(c, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
@@ -94,7 +94,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 		return s.write(w, http.StatusOK, a, data, err)
 	}
 	obj := k.New()
-	if err := decode(r, obj, k, c.warn); err != nil {
+	if err := decode(r, obj, c.warn); err != nil {
 		return err
 	}
 	out, created, err := s.replace(c, obj)

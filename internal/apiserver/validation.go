@@ -3,10 +3,9 @@ package apiserver
 import (
 	"net/url"
 	"strconv"
-	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // fieldPolicy is what to do with fields that a kind does not have.
@@ -27,17 +26,18 @@ func fieldValidation(q url.Values) (fieldPolicy, error) {
 // maxFieldWarnings bounds the headers that one body can cause.
 const maxFieldWarnings = 20
 
-func (v fieldPolicy) judge(unknown []error, warn func(string)) error {
+// maxWarning bounds the length of one warning, whose text can hold what a
+// client sent; as upstream cuts them.
+const maxWarning = 256
+
+// judge refuses with what refuse makes of the findings, or warns.
+func (v fieldPolicy) judge(unknown []error, warn func(string), refuse func(text string) error) error {
 	if len(unknown) == 0 {
 		return nil
 	}
 	switch v {
 	case metav1.FieldValidationStrict:
-		text := make([]string, 0, len(unknown))
-		for _, e := range unknown {
-			text = append(text, e.Error())
-		}
-		return apierrors.NewBadRequest("strict decoding error: " + strings.Join(text, ", "))
+		return refuse(runtime.NewStrictDecodingError(unknown).Error())
 	case metav1.FieldValidationWarn:
 		for i, e := range unknown {
 			if i == maxFieldWarnings {

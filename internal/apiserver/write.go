@@ -159,7 +159,7 @@ func (s *Server) shown(k *kinds.Kind, obj kinds.Object) kinds.Object {
 func checkScope(ref kinds.Ref, obj kinds.Object) error {
 	if !ref.Kind.Namespaced {
 		if obj.GetNamespace() != "" {
-			return badRequest("the namespace of the provided object does not match the namespace sent on the request")
+			return errNamespace()
 		}
 		return nil
 	}
@@ -167,7 +167,7 @@ func checkScope(ref kinds.Ref, obj kinds.Object) error {
 		return badRequest("an empty namespace may not be set during creation")
 	}
 	if ns := obj.GetNamespace(); ns != "" && ns != ref.Namespace {
-		return badRequest("the namespace of the provided object does not match the namespace sent on the request")
+		return errNamespace()
 	}
 	obj.SetNamespace(ref.Namespace)
 	return nil
@@ -401,8 +401,7 @@ func (s *Server) fitsOld(c *call, obj, old kinds.Object) error {
 		return invalid(c.ref.Kind, c.ref.Name, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update")})
 	}
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		return apierrors.NewConflict(c.ref.Kind.GroupResource(), c.ref.Name,
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+		return wrongUID(c.ref, uid, old.GetUID())
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())
 	obj.SetUID(old.GetUID())
