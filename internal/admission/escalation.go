@@ -3,11 +3,12 @@ package admission
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -17,43 +18,40 @@ import (
 )
 
 // escalation lets nobody grant what they do not have, unless they may escalate
-// (roles) or bind (bindings) explicitly.
+// (roles) or bind (bindings) explicitly. Upstream does this in the storage of
+// the four kinds; it is no plugin of theirs.
 type escalation struct{ authz Authorizer }
+
+// fullAuthority is what the author of an aggregated role needs: what it will
+// hold is open.
+var fullAuthority = []rbacv1.PolicyRule{
+	{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
+	{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}},
+}
 
 func (escalation) Name() string { return "RBACEscalation" }
 
 func (escalation) Mutate(context.Context, *Request) error { return nil }
 
 func (p escalation) Validate(ctx context.Context, r *Request) error {
-	if r.Ref.Sub != "" || r.Operation != Create && r.Operation != Update || slices.Contains(r.User.GetGroups(), user.SystemPrivilegedGroup) {
+	if r.Ref.Sub != "" || r.Operation != Create && r.Operation != Update {
 		return nil
 	}
 	switch o := r.Object.(type) {
 	case *rbacv1.Role:
-		old, _ := r.Old.(*rbacv1.Role)
-		if old != nil && sameRules(o.Rules, old.Rules) {
+		if old, ok := r.Old.(*rbacv1.Role); ok && equality.Semantic.DeepEqual(o.Rules, old.Rules) {
 			return nil
 		}
-		return p.covers(ctx, r, o.Rules, "escalate", r.Ref.Name)
+		return p.role(ctx, r, o.Rules)
 	case *rbacv1.ClusterRole:
-		old, _ := r.Old.(*rbacv1.ClusterRole)
-		if old != nil && sameRules(o.Rules, old.Rules) && aggregationText(o) == aggregationText(old) {
-			return nil
-		}
-		rules := o.Rules
-		if o.AggregationRule != nil && (old == nil || aggregationText(o) != aggregationText(old)) {
-			// What it will hold is open: only who has everything may say so.
-			rules = append(slices.Clone(rules), rbacv1.PolicyRule{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
-				rbacv1.PolicyRule{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}})
-		}
-		return p.covers(ctx, r, rules, "escalate", r.Ref.Name)
+		return p.clusterRole(ctx, r, o)
 	case *rbacv1.RoleBinding:
-		if old, ok := r.Old.(*rbacv1.RoleBinding); ok && sameSubjects(o.Subjects, old.Subjects) {
+		if old, ok := r.Old.(*rbacv1.RoleBinding); ok && old.RoleRef == o.RoleRef && slices.Equal(o.Subjects, old.Subjects) {
 			return nil
 		}
 		return p.binding(ctx, r, o.RoleRef)
 	case *rbacv1.ClusterRoleBinding:
-		if old, ok := r.Old.(*rbacv1.ClusterRoleBinding); ok && sameSubjects(o.Subjects, old.Subjects) {
+		if old, ok := r.Old.(*rbacv1.ClusterRoleBinding); ok && old.RoleRef == o.RoleRef && slices.Equal(o.Subjects, old.Subjects) {
 			return nil
 		}
 		return p.binding(ctx, r, o.RoleRef)
@@ -61,45 +59,83 @@ func (p escalation) Validate(ctx context.Context, r *Request) error {
 	return nil
 }
 
-func aggregationText(r *rbacv1.ClusterRole) string { return r.AggregationRule.String() }
-
-func sameRules(a, b []rbacv1.PolicyRule) bool {
-	return slices.EqualFunc(a, b, func(x, y rbacv1.PolicyRule) bool { return x.String() == y.String() })
+// clusterRole: its labels decide into which others it is aggregated, so a
+// change of them grants its rules too.
+func (p escalation) clusterRole(ctx context.Context, r *Request, o *rbacv1.ClusterRole) error {
+	rules, open := o.Rules, o.AggregationRule != nil
+	if old, ok := r.Old.(*rbacv1.ClusterRole); ok {
+		if equality.Semantic.DeepEqual(o.Rules, old.Rules) && equality.Semantic.DeepEqual(o.AggregationRule, old.AggregationRule) && maps.Equal(o.Labels, old.Labels) {
+			return nil
+		}
+		open = open || old.AggregationRule != nil
+	}
+	if open {
+		rules = append(slices.Clone(rules), fullAuthority...)
+	}
+	return p.role(ctx, r, rules)
 }
 
-func sameSubjects(a, b []rbacv1.Subject) bool { return slices.Equal(a, b) }
+func (p escalation) role(ctx context.Context, r *Request, rules []rbacv1.PolicyRule) error {
+	if may(ctx, p.authz, r.User, request{verb: "escalate", group: rbacv1.GroupName, resource: r.Ref.Kind.Resource, namespace: r.Ref.Namespace, name: r.Ref.Name}) {
+		return nil
+	}
+	return p.covers(r, rules)
+}
 
 func (p escalation) binding(ctx context.Context, r *Request, ref rbacv1.RoleRef) error {
 	k := kinds.ClusterRole
 	if ref.Kind == "Role" {
 		k = kinds.Role
 	}
-	if p.may(ctx, r, "bind", k, ref.Name) {
+	if may(ctx, p.authz, r.User, request{verb: "bind", group: rbacv1.GroupName, resource: k.Resource, namespace: r.Ref.Namespace, name: ref.Name}) {
 		return nil
 	}
 	rules, ok := p.authz.RoleRules(ref, r.Ref.Namespace)
 	if !ok {
 		return apierrors.NewNotFound(k.GroupResource(), ref.Name)
 	}
-	return p.covers(ctx, r, rules, "", ref.Name)
+	return p.covers(r, rules)
 }
 
 // covers compares the rules with what the user has.
-func (p escalation) covers(ctx context.Context, r *Request, rules []rbacv1.PolicyRule, verb, name string) error {
-	if verb != "" && p.may(ctx, r, verb, r.Ref.Kind, name) {
-		return nil
-	}
+func (p escalation) covers(r *Request, rules []rbacv1.PolicyRule) error {
 	ok, missing := validation.Covers(p.authz.Rules(r.User, r.Ref.Namespace), rules)
 	if ok {
 		return nil
 	}
 	var text []string
-	for _, m := range missing {
+	for _, m := range joinVerbs(missing) {
 		text = append(text, compact(m))
 	}
 	slices.Sort(text)
-	return apierrors.NewForbidden(r.Ref.Kind.GroupResource(), r.Ref.Name, fmt.Errorf(
-		"user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s", r.User.GetName(), r.User.GetGroups(), strings.Join(text, "\n")))
+	return forbid(r, fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s",
+		r.User.GetName(), r.User.GetGroups(), strings.Join(text, "\n")))
+}
+
+// joinVerbs makes one rule of those that differ in the verb alone; Covers
+// reports one per verb and resource.
+func joinVerbs(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	at := map[string]int{}
+	for _, r := range rules {
+		verbs := r.Verbs
+		r.Verbs = nil
+		key := compact(r)
+		r.Verbs = verbs
+		i, ok := at[key]
+		if !ok {
+			at[key] = len(out)
+			r.Verbs = slices.Clone(verbs)
+			out = append(out, r)
+			continue
+		}
+		for _, v := range verbs {
+			if !slices.Contains(out[i].Verbs, v) {
+				out[i].Verbs = append(out[i].Verbs, v)
+			}
+		}
+	}
+	return out
 }
 
 // compact writes a rule in one line.
@@ -118,59 +154,11 @@ func compact(r rbacv1.PolicyRule) string {
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
-func (p escalation) may(ctx context.Context, r *Request, verb string, k *kinds.Kind, name string) bool {
-	return may(ctx, p.authz, r.User, verb, k.GVK.Group, k.Resource, "", r.Ref.Namespace, name)
-}
+// request that may be allowed.
+type request struct{ verb, group, resource, namespace, name string }
 
-func may(ctx context.Context, a authorizer.UnconditionalAuthorizer, u user.Info, verb, group, resource, sub, namespace, name string) bool {
-	d, _, err := a.Authorize(ctx, authorizer.AttributesRecord{User: u, Verb: verb, APIGroup: group, APIVersion: "v1", Resource: resource,
-		Subresource: sub, Namespace: namespace, Name: name, ResourceRequest: true})
+func may(ctx context.Context, a authorizer.UnconditionalAuthorizer, u user.Info, r request) bool {
+	d, _, err := a.Authorize(ctx, authorizer.AttributesRecord{User: u, Verb: r.verb, APIGroup: r.group, APIVersion: "v1", Resource: r.resource,
+		Namespace: r.namespace, Name: r.name, ResourceRequest: true})
 	return err == nil && d == authorizer.DecisionAllow
-}
-
-// certificates guards signing requests: who asks is written by the server, who
-// approves or signs needs the signer's permission, and nobody asks for masters.
-type certificates struct{ authz Authorizer }
-
-func (certificates) Name() string { return "CertificateApproval" }
-
-func (certificates) Mutate(_ context.Context, r *Request) error {
-	csr, ok := r.Object.(*certificatesv1.CertificateSigningRequest)
-	if !ok || r.Operation != Create {
-		return nil
-	}
-	csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups, csr.Spec.Extra = r.User.GetName(), r.User.GetUID(), r.User.GetGroups(), nil
-	for k, v := range r.User.GetExtra() {
-		if csr.Spec.Extra == nil {
-			csr.Spec.Extra = map[string]certificatesv1.ExtraValue{}
-		}
-		csr.Spec.Extra[k] = v
-	}
-	return nil
-}
-
-func (p certificates) Validate(ctx context.Context, r *Request) error {
-	csr, ok := r.Object.(*certificatesv1.CertificateSigningRequest)
-	if !ok {
-		return nil
-	}
-	refuse := func(format string, args ...any) error {
-		return apierrors.NewForbidden(kinds.CertificateSigningRequest.GroupResource(), r.Ref.Name, fmt.Errorf(format, args...))
-	}
-	switch {
-	case r.Operation == Create && csr.Spec.SignerName == certificatesv1.KubeAPIServerClientSignerName && asksForMasters(csr.Spec.Request):
-		return refuse("use of %s signer with system:masters group is not allowed", csr.Spec.SignerName)
-	case r.Operation == Update && r.Ref.Sub == "approval" && !p.signer(ctx, r, "approve", csr.Spec.SignerName):
-		return refuse("user not permitted to approve requests with signerName %q", csr.Spec.SignerName)
-	case r.Operation == Update && r.Ref.Sub == "status" && len(csr.Status.Certificate) > 0 && !p.signer(ctx, r, "sign", csr.Spec.SignerName):
-		return refuse("user not permitted to sign requests with signerName %q", csr.Spec.SignerName)
-	}
-	return nil
-}
-
-// signer asks for the verb on the signer, or on all of its domain.
-func (p certificates) signer(ctx context.Context, r *Request, verb, name string) bool {
-	domain, _, _ := strings.Cut(name, "/")
-	return may(ctx, p.authz, r.User, verb, certificatesv1.GroupName, "signers", "", "", name) ||
-		may(ctx, p.authz, r.User, verb, certificatesv1.GroupName, "signers", "", "", domain+"/*")
 }

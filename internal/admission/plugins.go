@@ -1,15 +1,27 @@
 package admission
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 )
+
+// accountPatience is how long a new pod waits for its namespace's default
+// account, which a controller makes a moment after the namespace; upstream
+// tries ten times in about as long.
+const accountPatience = 2 * time.Second
+
+var errConfig = errors.New("admission: view and authorizer are needed")
 
 // Authorizer is what plugins ask: may this user, and which rules has it.
 type Authorizer interface {
@@ -20,24 +32,106 @@ type Authorizer interface {
 
 // Config of the built-in plugins.
 type Config struct {
+	// View holds namespaces, service accounts, pods, nodes and priority
+	// classes; also limit ranges, if they are to count.
 	View  *view.View
 	Authz Authorizer
-	Now   func() time.Time
+	// Fresh waits until the view knows everything of the kind that was written
+	// before the call. It is called when an object is not in the view that may
+	// have been created a moment ago. nil: the view is taken as it is.
+	Fresh func(ctx context.Context, k *kinds.Kind) error
+	// AccountPatience is how long a pod waits for a missing service account
+	// "default". 0: 2 s; negative: not at all.
+	AccountPatience time.Duration
+	// Suffix returns five random characters for the name of a volume; nil:
+	// from crypto/rand. The simulation seeds it.
+	Suffix func() string
+	Now    func() time.Time
 }
 
-// Default is the built-in plugins in the order in which they run.
+// Default is the built-in plugins in the order in which they run. What
+// completes an object stands before what judges it.
 func Default(cfg Config) ([]Plugin, error) {
 	if cfg.View == nil || cfg.Authz == nil {
-		return nil, errors.New("admission: view and authorizer are needed")
+		return nil, errConfig
 	}
+	for _, k := range []*kinds.Kind{kinds.Namespace, kinds.ServiceAccount, kinds.Pod, kinds.Node, kinds.PriorityClass} {
+		if !cfg.View.Has(k) {
+			return nil, fmt.Errorf("admission: the view does not hold %s", k)
+		}
+	}
+	if cfg.AccountPatience == 0 {
+		cfg.AccountPatience = accountPatience
+	}
+	if cfg.Suffix == nil {
+		cfg.Suffix = randomSuffix
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := &cfg
 	return []Plugin{
-		namespaceLifecycle{cfg.View},
-		serviceAccount{cfg.View},
-		nodeRestriction{cfg.View},
+		namespaceLifecycle{c},
+		limitRanger{c},
+		serviceAccount{c},
+		nodeRestriction{c},
 		taintNodes{},
-		priority{cfg.View},
+		priority{c},
 		defaultTolerations{},
 		escalation{cfg.Authz},
-		certificates{cfg.Authz},
+		certificateApproval{cfg.Authz},
+		certificateSigning{cfg.Authz},
+		certificateSubject{},
+		denyExternalIPs{},
 	}, nil
+}
+
+// find returns an object of the view, or nil. It looks twice if the view may
+// lag behind.
+func find[T interface {
+	kinds.Object
+	comparable
+}](ctx context.Context, c *Config, k *kinds.Kind, namespace, name string) (T, error) {
+	var none T
+	if o := view.Now[T](c.View, k, namespace, name); o != none || c.Fresh == nil {
+		return o, nil
+	}
+	if err := c.Fresh(ctx, k); err != nil {
+		return none, err
+	}
+	return view.Now[T](c.View, k, namespace, name), nil
+}
+
+// forbid refuses the request's object.
+func forbid(r *Request, err error) *apierrors.StatusError {
+	name := r.Ref.Name
+	if o, ok := r.Object.(kinds.Object); ok && name == "" {
+		if name = o.GetName(); name == "" {
+			name = o.GetGenerateName()
+		}
+	}
+	return apierrors.NewForbidden(r.Ref.Kind.GroupResource(), name, err)
+}
+
+// created is the whole new object of a kind; false for anything else than its
+// creation.
+func created[T kinds.Object](r *Request, k *kinds.Kind) (T, bool) {
+	var none T
+	if r.Operation != Create || r.Ref.Kind != k || r.Ref.Sub != "" {
+		return none, false
+	}
+	o, ok := r.Object.(T)
+	return o, ok
+}
+
+// suffixAlphabet is upstream's: no vowels and nothing that looks like one.
+const suffixAlphabet = "bcdfghjklmnpqrstvwxz2456789"
+
+func randomSuffix() string {
+	b := make([]byte, 5)
+	_, _ = rand.Read(b) // never fails, crypto/rand
+	for i := range b {
+		b[i] = suffixAlphabet[int(b[i])%len(suffixAlphabet)]
+	}
+	return string(b)
 }

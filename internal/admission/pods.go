@@ -2,14 +2,11 @@ package admission
 
 import (
 	"context"
-	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"knarr.dev/knarr/internal/kinds"
-	"knarr.dev/knarr/internal/view"
 )
 
 // taintNodes keeps pods off a new node until its lifecycle controller has seen
@@ -19,16 +16,14 @@ type taintNodes struct{}
 func (taintNodes) Name() string { return "TaintNodesByCondition" }
 
 func (taintNodes) Mutate(_ context.Context, r *Request) error {
-	node, ok := r.Object.(*corev1.Node)
-	if !ok || r.Operation != Create || r.Ref.Sub != "" {
+	node, ok := created[*corev1.Node](r, kinds.Node)
+	if !ok {
 		return nil
 	}
-	for _, t := range node.Spec.Taints {
-		if t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule {
-			return nil
-		}
+	want := corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}
+	if !slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.MatchTaint(&want) }) {
+		node.Spec.Taints = append(node.Spec.Taints, want)
 	}
-	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
 	return nil
 }
 
@@ -43,11 +38,11 @@ const tolerateSeconds = 300
 func (defaultTolerations) Name() string { return "DefaultTolerationSeconds" }
 
 func (defaultTolerations) Mutate(_ context.Context, r *Request) error {
-	pod, ok := r.Object.(*corev1.Pod)
-	if !ok || r.Operation != Create || r.Ref.Sub != "" {
+	pod, ok := created[*corev1.Pod](r, kinds.Pod)
+	if !ok {
 		return nil
 	}
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+	for _, key := range [...]string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
 		if tolerates(pod.Spec.Tolerations, key) {
 			continue
 		}
@@ -59,67 +54,9 @@ func (defaultTolerations) Mutate(_ context.Context, r *Request) error {
 }
 
 func tolerates(list []corev1.Toleration, key string) bool {
-	for _, t := range list {
-		if (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(t corev1.Toleration) bool {
+		return (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "")
+	})
 }
 
 func (defaultTolerations) Validate(context.Context, *Request) error { return nil }
-
-// priority resolves a pod's priority class.
-type priority struct{ view *view.View }
-
-func (priority) Name() string { return "Priority" }
-
-func (p priority) Mutate(_ context.Context, r *Request) error {
-	pod, ok := r.Object.(*corev1.Pod)
-	if !ok || r.Ref.Sub != "" || r.Operation != Create {
-		return nil
-	}
-	class, err := p.class(r, pod.Spec.PriorityClassName)
-	if err != nil {
-		return err
-	}
-	value, policy := int32(0), corev1.PreemptLowerPriority
-	if class != nil {
-		value = class.Value
-		pod.Spec.PriorityClassName = class.Name
-		if class.PreemptionPolicy != nil {
-			policy = *class.PreemptionPolicy
-		}
-	}
-	refuse := func(format string, args ...any) error {
-		return apierrors.NewForbidden(kinds.Pod.GroupResource(), r.Ref.Name, fmt.Errorf(format, args...))
-	}
-	if pod.Spec.Priority != nil && *pod.Spec.Priority != value {
-		return refuse("the integer value of priority (%d) must not be provided in pod spec; priority admission controller computed %d from the given PriorityClass name", *pod.Spec.Priority, value)
-	}
-	if pod.Spec.PreemptionPolicy != nil && *pod.Spec.PreemptionPolicy != policy {
-		return refuse("the string value of PreemptionPolicy (%s) must not be provided in pod spec; priority admission controller computed %s from the given PriorityClass name", *pod.Spec.PreemptionPolicy, policy)
-	}
-	pod.Spec.Priority, pod.Spec.PreemptionPolicy = &value, &policy
-	return nil
-}
-
-// class is the named one, or the global default with the lowest value, or nil.
-func (p priority) class(r *Request, name string) (*schedulingv1.PriorityClass, error) {
-	s := p.view.Snapshot()
-	if name != "" {
-		if c := view.Get[*schedulingv1.PriorityClass](s, kinds.PriorityClass, "", name); c != nil {
-			return c, nil
-		}
-		return nil, apierrors.NewForbidden(kinds.Pod.GroupResource(), r.Ref.Name, fmt.Errorf("no PriorityClass with name %v was found", name))
-	}
-	var best *schedulingv1.PriorityClass
-	for c := range view.List[*schedulingv1.PriorityClass](s, kinds.PriorityClass, "") {
-		if c.GlobalDefault && (best == nil || c.Value < best.Value) {
-			best = c
-		}
-	}
-	return best, nil
-}
-
-func (priority) Validate(context.Context, *Request) error { return nil }
