@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// audit watches every commit of the store for what may never happen, whatever
+// crashes and however late anybody learns of anything.
+type audit struct {
+	err error // the first thing that happened
+	// on is what runs on each node.
+	on map[string]*load
+	// active pods by controlling set, and the most that the set ever wanted.
+	active map[types.UID]int
+	wanted map[types.UID]int32
+}
+
+// load of a node, in thousandths and bytes.
+type load struct {
+	cpu, memory int64
+	pods        int
+}
+
+func newAudit() *audit {
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}}
+}
+
+func (a *audit) fail(format string, args ...any) {
+	if a.err == nil {
+		a.err = fmt.Errorf(format, args...)
+	}
+}
+
+// observe one commit. before or after is nil for creations and deletions.
+func (a *audit) observe(k *kinds.Kind, before, after kinds.Object) {
+	switch k {
+	case kinds.Pod:
+		var b, p *corev1.Pod
+		if before != nil {
+			b = before.(*corev1.Pod)
+		}
+		if after != nil {
+			p = after.(*corev1.Pod)
+		}
+		a.pod(b, p)
+	case kinds.ReplicaSet:
+		if after != nil {
+			rs := after.(*appsv1.ReplicaSet)
+			a.wanted[rs.UID] = max(a.wanted[rs.UID], *rs.Spec.Replicas)
+		}
+	}
+}
+
+func (a *audit) pod(before, after *corev1.Pod) {
+	if before != nil && after != nil && before.UID != after.UID {
+		a.fail("pod %s/%s changed its UID", after.Namespace, after.Name)
+		return
+	}
+	if before != nil && after != nil && before.Spec.NodeName != "" && after.Spec.NodeName != before.Spec.NodeName {
+		a.fail("pod %s/%s was bound to %s and is now to %s", after.Namespace, after.Name, before.Spec.NodeName, after.Spec.NodeName)
+	}
+	a.count(before, -1)
+	a.count(after, 1)
+	if after != nil && after.Spec.NodeName != "" && (before == nil || before.Spec.NodeName == "") {
+		if err := a.on[after.Spec.NodeName].fits(); err != nil {
+			a.fail("pod %s/%s was bound to %s: %w", after.Namespace, after.Name, after.Spec.NodeName, err)
+		}
+	}
+	if after != nil && before == nil {
+		if ref := metav1.GetControllerOf(after); ref != nil && ref.Kind == "ReplicaSet" && a.active[ref.UID] > int(a.wanted[ref.UID]) {
+			a.fail("replica set %s/%s has %d pods, but never wanted more than %d", after.Namespace, ref.Name, a.active[ref.UID], a.wanted[ref.UID])
+		}
+	}
+}
+
+func (a *audit) count(p *corev1.Pod, sign int) {
+	if p == nil || finished(p) {
+		return
+	}
+	if ref := metav1.GetControllerOf(p); ref != nil && p.DeletionTimestamp == nil {
+		a.active[ref.UID] += sign
+	}
+	if p.Spec.NodeName == "" {
+		return
+	}
+	l := a.on[p.Spec.NodeName]
+	if l == nil {
+		l = &load{}
+		a.on[p.Spec.NodeName] = l
+	}
+	r := requests(p)
+	l.cpu += int64(sign) * r.cpu
+	l.memory += int64(sign) * r.memory
+	l.pods += sign
+}
+
+func finished(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+func requests(p *corev1.Pod) load {
+	var l load
+	for _, c := range p.Spec.Containers {
+		l.cpu += c.Resources.Requests.Cpu().MilliValue()
+		l.memory += c.Resources.Requests.Memory().Value()
+	}
+	l.pods = 1
+	return l
+}
+
+var errOvercommitted = errors.New("more is allocated than there is")
+
+// capacity of every hollow node.
+func capacity() load {
+	s := nodeStatus(metav1.Now().Time)
+	return load{cpu: s.Allocatable.Cpu().MilliValue(), memory: s.Allocatable.Memory().Value(), pods: nodePods}
+}
+
+func (l *load) fits() error {
+	c := capacity()
+	if l.cpu > c.cpu || l.memory > c.memory || l.pods > c.pods {
+		return fmt.Errorf("%w: %dm CPU of %dm, %d bytes of %d, %d pods of %d", errOvercommitted, l.cpu, c.cpu, l.memory, c.memory, l.pods, c.pods)
+	}
+	return nil
+}
+
+// room for a pod with these requests.
+func (l *load) room(r load) bool {
+	sum := load{l.cpu + r.cpu, l.memory + r.memory, l.pods + r.pods}
+	return sum.fits() == nil
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store"
+)
+
+// planted are bugs that a run can be given, to see that it finds them. None is
+// in the code that is simulated: they sit between it and its world.
+var planted = map[string]func(*process){
+	"scheduler-ignores-allocations": func(p *process) {
+		if p.name == "scheduler" {
+			p.change = roomy
+		}
+	},
+	"gc-forgets": func(p *process) {
+		if p.name == "generic-garbage-collector" {
+			p.wrap = func(c client.Client) client.Client { return forgetful{c} }
+		}
+	},
+	"replicaset-ignores-its-writes": func(p *process) {
+		if p.name == "replicaset-controller" {
+			p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
+		}
+	},
+	"watch-drops-event": nil, // in plantInWatch
+}
+
+func plants() []string { return slices.Sorted(maps.Keys(planted)) }
+
+func (w *world) plantInProcess(p *process) {
+	if plant := planted[w.plant]; plant != nil {
+		plant(p)
+	}
+}
+
+// plantInWatch loses one of a thousand events on the way from the store to the
+// cache.
+func (w *world) plantInWatch(b *store.Batch) {
+	if w.plant == "watch-drops-event" && w.step > 0 && w.rng.IntN(1000) == 0 && len(b.Events) > 0 {
+		w.tell("the watch drops %s", b.Events[0].Key)
+		b.Events = b.Events[1:]
+	}
+}
+
+// roomy shows nodes as larger than they are.
+func roomy(o kinds.Object) kinds.Object {
+	n, ok := o.(*corev1.Node)
+	if !ok {
+		return o
+	}
+	n = n.DeepCopy()
+	n.Status.Allocatable = corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("1000"), corev1.ResourceMemory: resource.MustParse("1Ti"), corev1.ResourcePods: resource.MustParse("1000")}
+	return n
+}
+
+// forgetful says that it has deleted, and has not.
+type forgetful struct{ client.Client }
+
+func (f forgetful) Delete(context.Context, kinds.Ref, metav1.DeleteOptions) (runtime.Object, error) {
+	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}
+
+// amnesiac hides the revisions of its writes, so that the runtime does not
+// wait for the view to show them.
+type amnesiac struct{ client.Client }
+
+func (a amnesiac) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
+	_, err := a.Client.Create(ctx, ref, obj)
+	return &metav1.Status{Status: metav1.StatusSuccess}, err
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/view"
+)
+
+// users do at random what users do. They act on names, not on what they know:
+// much of it fails, as in life, and that is no error of the cluster's.
+type users struct{ *world }
+
+func (u *users) pick(names ...string) string { return names[u.rng.IntN(len(names))] }
+
+func (u *users) space() string { return u.pick("default", "default", "a", "b") }
+func (u *users) app() string   { return u.pick("web", "api", "db", "job") }
+
+// act does one thing.
+func (u *users) act() {
+	ns, app := u.space(), u.app()
+	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
+	var what string
+	var err error
+	switch n := u.rng.IntN(100); {
+	case n < 25:
+		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
+	case n < 40:
+		replicas := u.rng.IntN(7)
+		what, err = fmt.Sprintf("scale to %d", replicas), u.patch(ref, fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas))
+	case n < 52:
+		v := u.rng.IntN(4)
+		what, err = fmt.Sprintf("set image v%d", v), u.patch(ref, fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"demo:v%d"}]}}}}`, v))
+	case n < 55:
+		what, err = "pause or resume", u.patch(ref, fmt.Sprintf(`{"spec":{"paused":%v}}`, u.rng.IntN(3) == 0))
+	case n < 63:
+		what, err = "delete deployment", u.remove(ref, u.policy())
+	case n < 67:
+		what, err = "delete a replica set", u.removeAny(kinds.ReplicaSet, ns, u.pick("Background", "Foreground"))
+	case n < 74:
+		what, err = "delete a pod", u.removeAny(kinds.Pod, ns, "")
+	case n < 79:
+		what, err = "create pod", u.create(kinds.Pod, u.pod(ns))
+	case n < 84:
+		what, err = "create service", u.create(kinds.Service, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: app},
+			Spec: corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Port: 80}}}})
+	case n < 87:
+		what, err = "delete service", u.remove(kinds.Ref{Kind: kinds.Service, Namespace: ns, Name: app}, "")
+	case n < 93:
+		what, err = "create config map with owners", u.create(kinds.ConfigMap, u.owned(ns))
+	case n < 97:
+		ns = u.pick("a", "b")
+		what, err = "create namespace", u.create(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
+	default:
+		ns = u.pick("a", "b")
+		what, err = "delete namespace", u.remove(kinds.Ref{Kind: kinds.Namespace, Name: ns}, "")
+	}
+	u.tell("user: %s %s/%s: %v", what, ns, app, err)
+}
+
+func (u *users) create(k *kinds.Kind, o kinds.Object) error {
+	_, err := u.admin.Create(u.ctx, kinds.Ref{Kind: k, Namespace: o.GetNamespace()}, o)
+	return err
+}
+
+func (u *users) patch(ref kinds.Ref, data string) error {
+	_, err := u.admin.Patch(u.ctx, ref, types.StrategicMergePatchType, []byte(data))
+	return err
+}
+
+func (u *users) policy() string { return u.pick("Background", "Background", "Foreground", "Orphan") }
+
+func (u *users) remove(ref kinds.Ref, policy string) error {
+	var o metav1.DeleteOptions
+	if policy != "" {
+		p := metav1.DeletionPropagation(policy)
+		o.PropagationPolicy = &p
+	}
+	_, err := u.admin.Delete(u.ctx, ref, o)
+	return err
+}
+
+// removeAny deletes some object of the kind in the namespace.
+func (u *users) removeAny(k *kinds.Kind, ns, policy string) error {
+	var names []string
+	for o := range view.List[kinds.Object](u.tap.Snapshot(), k, ns) {
+		names = append(names, o.GetName())
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return u.remove(kinds.Ref{Kind: k, Namespace: ns, Name: u.pick(names...)}, policy)
+}
+
+func (u *users) template(app string) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: fmt.Sprintf("demo:v%d", u.rng.IntN(4)),
+			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+				corev1.ResourceCPU: *resource.NewMilliQuantity(int64(100*(1+u.rng.IntN(5))), resource.DecimalSI), corev1.ResourceMemory: resource.MustParse("64Mi")}}}}},
+	}
+}
+
+func (u *users) deployment(ns, app string) *appsv1.Deployment {
+	replicas, history := int32(u.rng.IntN(7)), int32(u.rng.IntN(3))
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: app}, Spec: appsv1.DeploymentSpec{
+		Replicas: &replicas, RevisionHistoryLimit: &history, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}, Template: u.template(app),
+	}}
+	switch u.rng.IntN(4) {
+	case 0:
+		d.Spec.Strategy.Type = appsv1.RecreateDeploymentStrategyType
+	case 1:
+		surge, unavailable := intstr.FromInt32(int32(u.rng.IntN(3))), intstr.FromInt32(int32(1+u.rng.IntN(2)))
+		d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType,
+			RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &surge, MaxUnavailable: &unavailable}}
+	}
+	return d
+}
+
+// pod of nobody, with labels that no set selects.
+func (u *users) pod(ns string) *corev1.Pod {
+	t := u.template("alone")
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "alone-" + suffix(u.rng), Labels: t.Labels}, Spec: t.Spec}
+}
+
+// owned is a config map that one or two others own, some of which are gone.
+func (u *users) owned(ns string) *corev1.ConfigMap {
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "cm-" + suffix(u.rng)}}
+	for range 1 + u.rng.IntN(2) {
+		if o := view.Get[*appsv1.Deployment](u.tap.Snapshot(), kinds.Deployment, ns, u.app()); o != nil {
+			block := u.rng.IntN(2) == 0
+			ref := metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: o.Name, UID: o.UID, BlockOwnerDeletion: &block}
+			if len(cm.OwnerReferences) == 0 || cm.OwnerReferences[0].UID != ref.UID {
+				cm.OwnerReferences = append(cm.OwnerReferences, ref)
+			}
+		}
+	}
+	return cm
+}

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store"
+	"knarr.dev/knarr/internal/store/cache"
+	"knarr.dev/knarr/internal/store/mem"
+	"knarr.dev/knarr/internal/view"
+)
+
+// config of one run. The same config gives the same run, write by write.
+type config struct {
+	seed  uint64
+	steps int
+	plant string
+	log   *slog.Logger
+	trace func(format string, args ...any) // optional: what happens, line by line
+}
+
+// settleEvery steps the chaos pauses, and the cluster has to come to the state
+// that was asked for.
+const settleEvery = 1000
+
+// calm is how much virtual time it gets for that: longer than an eviction
+// (5 min) and the longest back-off (5 min) together.
+const calm = 30 * time.Minute
+
+// world is the whole cluster: one store, one server, and processes that see it
+// through links which delay.
+type world struct {
+	config
+	ctx   context.Context
+	rng   *rand.Rand
+	now   time.Time
+	table *kinds.Table
+	kinds []*kinds.Kind // stored ones
+
+	store   *mem.Store
+	pumped  int64 // revision up to which the cache has been fed
+	cache   *cache.Cache
+	tap     *view.View // the server's view; its changes are what links deliver
+	changes map[*kinds.Kind][]view.Change
+	server  server
+	admin   client.Client
+
+	processes    []*process
+	audit        *audit
+	ownerIndexes []*view.Index
+	checker      *checker
+	users        *users
+	quiet        bool // no faults
+	step         int
+	writes       map[string]int // by kind, for the check that an idle cluster is idle
+}
+
+// start of the virtual time.
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+var errUnknownPlant = errors.New("no such plant")
+
+func newWorld(c config) (*world, error) {
+	if c.plant != "" && !slices.Contains(plants(), c.plant) {
+		return nil, fmt.Errorf("%w: %q; there are %s", errUnknownPlant, c.plant, strings.Join(plants(), ", "))
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	w := &world{
+		config: c, ctx: context.Background(), rng: rand.New(rand.NewPCG(c.seed, 0)),
+		now: start, table: kinds.Builtin(), store: mem.New(),
+		changes: map[*kinds.Kind][]view.Change{}, writes: map[string]int{},
+	}
+	for _, k := range w.table.All() {
+		if k.Stored() && k.StoredAs == nil {
+			w.kinds = append(w.kinds, k)
+		}
+	}
+	w.audit = newAudit()
+	var err error
+	if w.cache, err = cache.New(cache.Config{Store: w.store, Kinds: w.kinds, Decoded: w.kinds, Log: c.log, Now: w.clock}); err != nil {
+		return nil, err
+	}
+	if err := w.cache.FillFrom(w.ctx); err != nil {
+		return nil, err
+	}
+	w.pumped = w.cache.Rev()
+	w.tap = view.New(w.kinds, w.indexes()...)
+	w.tap.Subscribe(func(ch view.Change) { w.changes[ch.Kind] = append(w.changes[ch.Kind], ch) })
+	w.cache.Feed(w.tap)
+	if w.server, err = newServer(w); err != nil {
+		return nil, err
+	}
+	w.admin = w.server.client("admin", "system:masters")
+	if w.checker, err = newChecker(w); err != nil {
+		return nil, err
+	}
+	w.users = &users{world: w}
+	if err := w.bootstrap(); err != nil {
+		return nil, err
+	}
+	w.processes = processes(w)
+	for _, p := range w.processes {
+		p.start()
+	}
+	return w, nil
+}
+
+func (w *world) clock() time.Time { return w.now }
+
+// run takes the steps, and settles in between and at the end.
+func (w *world) run() error {
+	for w.step = 1; w.step <= w.steps; w.step++ {
+		w.chaos()
+		if err := w.audit.err; err != nil {
+			return w.failed(err)
+		}
+		if w.step%settleEvery == 0 || w.step == w.steps {
+			if err := w.settle(); err != nil {
+				return w.failed(err)
+			}
+		}
+	}
+	return nil
+}
+
+func (w *world) failed(err error) error {
+	replay := fmt.Sprintf("make sim SEED=%d STEPS=%d", w.seed, w.steps)
+	if w.plant != "" {
+		replay = fmt.Sprintf("go run ./sim -seed %d -steps %d -plant %s", w.seed, w.steps, w.plant)
+	}
+	return fmt.Errorf("step %d, %s: %w\nreplay: %s", w.step, w.now.Format("15:04:05"), err, replay)
+}
+
+// tell writes a line of the trace.
+func (w *world) tell(format string, args ...any) {
+	if w.trace != nil {
+		w.trace("%6d %s "+format, append([]any{w.step, w.now.Format("15:04:05.000")}, args...)...)
+	}
+}
+
+// chaos is one step: one of all that can happen.
+func (w *world) chaos() {
+	switch n := w.rng.IntN(1000); {
+	case n < 550:
+		w.work()
+	case n < 850:
+		w.deliver()
+	case n < 920:
+		w.users.act()
+	case n < 980:
+		w.pass()
+	case n < 992:
+		p := w.processes[w.rng.IntN(len(w.processes))]
+		w.tell("%s crashes", p.name)
+		p.start()
+	default:
+		w.switchNode()
+	}
+}
+
+// work lets one process do one thing, any that has something to do.
+func (w *world) work() bool {
+	for _, i := range w.rng.Perm(len(w.processes)) {
+		if w.processes[i].work() {
+			return true
+		}
+	}
+	return false
+}
+
+// deliver brings some changes of one kind to one process.
+func (w *world) deliver() {
+	for _, i := range w.rng.Perm(len(w.processes)) {
+		if w.processes[i].link.deliverSome(w.rng) {
+			return
+		}
+	}
+}
+
+// pass lets time pass: mostly to when something is due, else a little.
+func (w *world) pass() {
+	next := w.due()
+	if next.IsZero() || w.rng.IntN(4) == 0 {
+		next = w.now.Add(time.Duration(w.rng.IntN(2000)) * time.Millisecond)
+	}
+	if limit := w.now.Add(time.Minute); next.After(limit) {
+		next = limit // so that there is something to be seen on the way
+	}
+	if next.After(w.now) {
+		w.now = next
+	}
+}
+
+// due is when the next process wants to go on although nothing happens.
+func (w *world) due() time.Time {
+	var first time.Time
+	for _, p := range w.processes {
+		if at := p.due(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
+
+// switchNode takes a node away or brings it back.
+func (w *world) switchNode() {
+	var nodes []*process
+	for _, p := range w.processes {
+		if p.node {
+			nodes = append(nodes, p)
+		}
+	}
+	p := nodes[w.rng.IntN(len(nodes))]
+	p.lost = !p.lost
+	w.tell("%s lost: %v", p.name, p.lost)
+}
+
+// rest lets everything happen that can without time passing.
+func (w *world) rest() error {
+	const most = 200000 // far above any real settling: a livelock otherwise
+	for range most {
+		busy := false
+		for _, p := range w.processes {
+			busy = p.link.deliverAll() || busy
+		}
+		if !w.work() && !busy {
+			return nil
+		}
+		if w.audit.err != nil {
+			return w.audit.err
+		}
+	}
+	return errors.New("the cluster never comes to rest")
+}
+
+// settle ends the faults and gives the cluster time to become what was asked
+// for; then it must be, and must stay so without further writes.
+func (w *world) settle() error {
+	w.tell("settle")
+	w.quiet = true
+	defer func() { w.quiet = false }()
+	for _, p := range w.processes {
+		p.lost = false
+	}
+	end := w.now.Add(calm)
+	for {
+		if err := w.rest(); err != nil {
+			return err
+		}
+		err := w.converged()
+		if err == nil {
+			return w.idle()
+		}
+		next := w.due()
+		if next.IsZero() || next.After(end) {
+			return fmt.Errorf("not converged after %v of calm: %w", calm-end.Sub(w.now), err)
+		}
+		w.now = next
+	}
+}
+
+// idle watches a converged cluster for two minutes: nothing but heartbeats and
+// events may be written.
+func (w *world) idle() error {
+	before := map[string]int{}
+	for k, n := range w.writes {
+		before[k] = n
+	}
+	for end := w.now.Add(2 * time.Minute); ; {
+		next := w.due()
+		if next.IsZero() || next.After(end) {
+			break
+		}
+		w.now = next
+		if err := w.rest(); err != nil {
+			return err
+		}
+	}
+	for k, n := range w.writes {
+		quiet := k == kinds.Lease.String() || k == kinds.Event.String() || k == kinds.Node.String()
+		if n != before[k] && !quiet && !w.waiting() {
+			return fmt.Errorf("%d writes of %s in two idle minutes", n-before[k], k)
+		}
+	}
+	return w.converged()
+}
+
+// pump feeds what the store has committed to the auditor and the cache.
+func (w *world) pump() {
+	b, err := w.store.Since(kinds.Root, w.pumped)
+	if err != nil {
+		w.audit.fail("the store's history: %v", err)
+		return
+	}
+	w.pumped = b.Rev
+	for _, e := range b.Events {
+		w.record(e)
+	}
+	w.plantInWatch(&b)
+	w.cache.Apply(b)
+	w.tap.ProgressAll(b.Rev)
+	if w.checker != nil {
+		if err := w.checker.follow(w.kinds); err != nil {
+			w.audit.fail("%w", err)
+		}
+	}
+}
+
+// record shows a commit to the auditor.
+func (w *world) record(e store.Event) {
+	k, obj, prev, err := w.decode(e)
+	if err != nil {
+		w.audit.fail("undecodable %s: %v", e.Key, err)
+		return
+	}
+	if k == nil {
+		return
+	}
+	w.writes[k.String()]++
+	if w.trace != nil && k != kinds.Lease {
+		verb := "put"
+		if e.Delete {
+			verb = "delete"
+		}
+		w.tell("rev %d: %s %s", e.Rev, verb, strings.TrimPrefix(e.Key, kinds.Root))
+	}
+	w.audit.observe(k, prev, obj)
+}
+
+// revision in a resourceVersion.
+func revision(o kinds.Object) int64 {
+	n, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
