@@ -106,6 +106,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	loops.Wait()
 	k.prober.Stop()
 	k.group.Wait()
+	if len(k.list()) == 0 && ctx.Err() != nil && len(k.cgroups.Pods()) == 0 {
+		k.cgroups.RemoveIdle()
+	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}

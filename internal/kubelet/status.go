@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/plan"
 )
 
 const (
@@ -29,16 +31,22 @@ type statusWriter struct {
 	mu      sync.Mutex
 	want    *corev1.PodStatus
 	sent    *corev1.PodStatus // what the API took last
+	last    *corev1.Pod       // the API's answer to that
 	writing bool
 	idle    chan struct{} // closed when a write has ended
 }
 
-// set what the status should be.
+// set what the status should be. What was sent is sent again if somebody
+// changed it after that.
 func (s *statusWriter) set(ctx context.Context, st corev1.PodStatus) {
+	pod, _ := s.w.current()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.want != nil && equality.Semantic.DeepEqual(*s.want, st) && s.sent == s.want {
-		return
+	if s.want != nil && s.sent == s.want && equality.Semantic.DeepEqual(*s.want, st) {
+		if !after(pod, s.last) || equality.Semantic.DeepEqual(pod.Status, st) {
+			return
+		}
+		s.sent = nil
 	}
 	if s.want == nil || !equality.Semantic.DeepEqual(*s.want, st) {
 		s.want = &st
@@ -102,21 +110,61 @@ func (s *statusWriter) flush(ctx context.Context) error {
 	}
 }
 
-// write the difference to what the view shows, so that conditions of others
-// stay untouched.
+// write the difference to the newest pod that is known, of which conditions of
+// others stay untouched.
 func (s *statusWriter) write(ctx context.Context, want *corev1.PodStatus) error {
 	pod, absent := s.w.current()
 	if absent {
 		return nil
 	}
-	data, err := statusPatch(pod, want)
+	s.mu.Lock()
+	if s.last != nil && s.last.UID == pod.UID && !after(pod, s.last) {
+		pod = s.last
+	}
+	s.mu.Unlock()
+	data, err := statusPatch(pod, withForeign(want, &pod.Status))
 	if err != nil || data == nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	_, err = s.w.k.cfg.Client.Patch(ctx, kinds.RefTo(kinds.Pod, pod).WithSub("status"), types.StrategicMergePatchType, data)
-	return err
+	out, err := s.w.k.cfg.Client.Patch(ctx, kinds.RefTo(kinds.Pod, pod).WithSub("status"), types.StrategicMergePatchType, data)
+	if err != nil {
+		return err
+	}
+	if p, ok := out.(*corev1.Pod); ok {
+		s.mu.Lock()
+		s.last = p
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// after reports whether a is a later state than b of the same pod.
+func after(a, b *corev1.Pod) bool {
+	if b == nil {
+		return true
+	}
+	x, err := strconv.ParseInt(a.ResourceVersion, 10, 64)
+	y, err2 := strconv.ParseInt(b.ResourceVersion, 10, 64)
+	return err == nil && err2 == nil && x > y
+}
+
+// withForeign is want with the conditions of others as they are now.
+func withForeign(want, now *corev1.PodStatus) *corev1.PodStatus {
+	out := *want
+	out.Conditions = nil
+	for _, c := range want.Conditions {
+		if plan.Owns(c.Type) {
+			out.Conditions = append(out.Conditions, c)
+		}
+	}
+	for _, c := range now.Conditions {
+		if !plan.Owns(c.Type) {
+			out.Conditions = append(out.Conditions, c)
+		}
+	}
+	return &out
 }
 
 // statusPatch is nil if nothing differs. It names the UID, so that it fails

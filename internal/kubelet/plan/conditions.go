@@ -40,6 +40,15 @@ func (p *pass) conditions(st *corev1.PodStatus) {
 	}
 }
 
+// Owns reports whether the kubelet writes conditions of that type.
+func Owns(t corev1.PodConditionType) bool {
+	switch t {
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+		return true
+	}
+	return false
+}
+
 func truth(ok bool) corev1.ConditionStatus {
 	if ok {
 		return corev1.ConditionTrue

@@ -143,8 +143,7 @@ func groupsPolicy(pod *corev1.Pod) runtimeapi.SupplementalGroupsPolicy {
 func Security(pod *corev1.Pod, c *corev1.Container, image *runtimeapi.Image, seccompRoot, target string) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	s := &runtimeapi.LinuxContainerSecurityContext{
 		NamespaceOptions: namespaces(pod, target), SupplementalGroups: groups(pod), SupplementalGroupsPolicy: groupsPolicy(pod),
-		Privileged: Privileged(c),
-		Apparmor:   &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+		Privileged: Privileged(c), Apparmor: appArmor(pod, c),
 	}
 	if u := RunAsUser(pod, c); u != nil {
 		s.RunAsUser = &runtimeapi.Int64Value{Value: *u}
@@ -199,4 +198,23 @@ func selinux(o *corev1.SELinuxOptions) *runtimeapi.SELinuxOption {
 		return nil
 	}
 	return &runtimeapi.SELinuxOption{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
+}
+
+// appArmor profile that the spec names; without one the runtime's default is
+// used where the kernel has AppArmor. Local profiles are refused at admission.
+func appArmor(pod *corev1.Pod, c *corev1.Container) *runtimeapi.SecurityProfile {
+	var p *corev1.AppArmorProfile
+	if pod.Spec.SecurityContext != nil {
+		p = pod.Spec.SecurityContext.AppArmorProfile
+	}
+	if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+		p = c.SecurityContext.AppArmorProfile
+	}
+	switch {
+	case p == nil:
+		return nil
+	case p.Type == corev1.AppArmorProfileTypeUnconfined:
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	}
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 }

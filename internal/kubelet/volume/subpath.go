@@ -106,7 +106,7 @@ func makeBeneath(dir int, sub string, group *int64) error {
 	return nil
 }
 
-// owned makes a directory what an emptyDir is: writable for who runs there.
+// owned gives a directory the mode of the one that it lies in.
 func owned(parent int, name string, group *int64) error {
 	how := &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
 	fd, err := unix.Openat2(parent, name, how)
@@ -114,14 +114,16 @@ func owned(parent int, name string, group *int64) error {
 		return err
 	}
 	defer unix.Close(fd)
-	mode := uint32(0o750)
+	var above unix.Stat_t
+	if err := unix.Fstat(parent, &above); err != nil {
+		return err
+	}
 	if group != nil {
 		if err := unix.Fchown(fd, -1, int(*group)); err != nil {
 			return err
 		}
-		mode = 0o2770
 	}
-	return unix.Fchmod(fd, mode)
+	return unix.Fchmod(fd, above.Mode&0o7777)
 }
 
 // bind mounts what was opened at a place of its own, because the runtime opens
