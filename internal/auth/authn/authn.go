@@ -4,7 +4,9 @@
 package authn
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"slices"
@@ -17,47 +19,65 @@ import (
 	"knarr.dev/knarr/internal/view"
 )
 
-// Names that upstream gives to what everybody is.
 const (
+	// Anonymous is who sends a request without credentials.
 	Anonymous       = user.Anonymous
 	unauthenticated = user.AllUnauthenticated
 	authenticated   = user.AllAuthenticated
-	maxToken        = 16 << 10 // a header's worth
+
+	maxToken = 16 << 10 // a header's worth
+
+	credentialID = "authentication.kubernetes.io/credential-id"
 )
 
 var (
+	errConfig      = errors.New("authn: roots, view and tokens are needed")
 	errCredentials = errors.New("invalid bearer token")
 	errCertificate = errors.New("the client certificate has no common name")
 )
 
 // Config of an Authenticator.
 type Config struct {
-	// Roots that client certificates are checked against, now; the TLS layer
-	// only asks for a certificate, it does not verify it.
+	// Roots that client certificates are checked against, now: another pool
+	// takes effect at once. The TLS layer only asks for a certificate, it does
+	// not verify it.
 	Roots func() *x509.CertPool
 	// View holds secrets, service accounts, pods and nodes.
 	View   *view.View
 	Tokens *Tokens
-	Now    func() time.Time
+	Now    func() time.Time // nil: time.Now
 }
 
 // Authenticator implements authenticator.Request.
 type Authenticator struct {
 	cfg Config
+	// certificates that have been verified, by their hash: a connection sends
+	// many requests, and checking a signature costs more than answering most.
+	certificates *remembered[certificate]
+}
+
+var _ authenticator.Request = (*Authenticator)(nil)
+
+// certificate is a verified one.
+type certificate struct {
+	user        user.Info
+	roots       *x509.CertPool // that it was verified against
+	from, until time.Time
 }
 
 // New checks the configuration.
 func New(cfg Config) (*Authenticator, error) {
 	if cfg.Roots == nil || cfg.View == nil || cfg.Tokens == nil {
-		return nil, errors.New("authn: roots, view and tokens are needed")
+		return nil, errConfig
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Authenticator{cfg: cfg}, nil
+	return &Authenticator{cfg: cfg, certificates: newRemembered[certificate]()}, nil
 }
 
-// AuthenticateRequest implements authenticator.Request.
+// AuthenticateRequest implements authenticator.Request. It says false never:
+// who shows nothing is Anonymous, and bad credentials are an error.
 func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
 	u, err := a.identify(r)
 	if err != nil {
@@ -66,36 +86,57 @@ func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Res
 	return &authenticator.Response{User: u}, true, nil
 }
 
+// identify takes the certificate if it holds, else the token.
 func (a *Authenticator) identify(r *http.Request) (user.Info, error) {
+	token, hasToken, tokenErr := bearer(r)
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return a.certificate(r.TLS.PeerCertificates)
+		u, err := a.certificate(r.TLS.PeerCertificates)
+		if err == nil || !hasToken {
+			return u, err
+		}
 	}
-	token, ok, err := bearer(r)
-	if err != nil {
-		return nil, err
+	switch {
+	case tokenErr != nil:
+		return nil, tokenErr
+	case hasToken:
+		return a.token(token)
 	}
-	if !ok {
-		return &user.DefaultInfo{Name: Anonymous, Groups: []string{unauthenticated}}, nil
-	}
-	return a.token(token)
+	return &user.DefaultInfo{Name: Anonymous, Groups: []string{unauthenticated}}, nil
 }
 
 // certificate is the identity of x509: the common name and the organizations.
 func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error) {
+	leaf, now, roots := chain[0], a.cfg.Now(), a.cfg.Roots()
+	key := sha256.Sum256(leaf.Raw)
+	if c, ok := a.certificates.get(key); ok && c.roots.Equal(roots) && !now.Before(c.from) && !now.After(c.until) {
+		return c.user, nil
+	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: a.cfg.Roots(), Intermediates: intermediates, CurrentTime: a.cfg.Now(),
+	verified, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return nil, err
 	}
-	subject := chain[0].Subject
-	if subject.CommonName == "" {
+	if leaf.Subject.CommonName == "" {
 		return nil, errCertificate
 	}
-	return known(&user.DefaultInfo{Name: subject.CommonName, Groups: subject.Organization}), nil
+	c := certificate{roots: roots, from: leaf.NotBefore, until: leaf.NotAfter, user: known(&user.DefaultInfo{
+		Name: leaf.Subject.CommonName, Groups: leaf.Subject.Organization,
+		Extra: map[string][]string{credentialID: {"X509SHA256=" + hex.EncodeToString(key[:])}},
+	})}
+	for _, link := range verified[0] {
+		if link.NotAfter.Before(c.until) {
+			c.until = link.NotAfter
+		}
+		if link.NotBefore.After(c.from) {
+			c.from = link.NotBefore
+		}
+	}
+	a.certificates.put(key, c)
+	return c.user, nil
 }
 
 // known adds the group that every authenticated user is in.

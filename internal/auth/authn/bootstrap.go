@@ -37,7 +37,7 @@ func bootstrapToken(token string) (id, secret string, ok bool) {
 
 // bootstrap checks a token against its Secret. All refusals look alike.
 func (a *Authenticator) bootstrap(id, secret string) (user.Info, error) {
-	s := view.Get[*corev1.Secret](a.cfg.View.Snapshot(), kinds.Secret, metav1.NamespaceSystem, bootstrapSecret+id)
+	s := view.Now[*corev1.Secret](a.cfg.View, kinds.Secret, metav1.NamespaceSystem, bootstrapSecret+id)
 	if s == nil || s.DeletionTimestamp != nil || s.Type != bootstrapType {
 		return nil, errCredentials
 	}
