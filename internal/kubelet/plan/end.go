@@ -38,7 +38,8 @@ func (p *pass) remaining() time.Duration {
 // kill asks for the end of a container, again if it must now be quicker.
 func (p *pass) kill(c *Container, grace time.Duration, reason, message string, noHook bool) {
 	before := p.in.Now.Add(grace + MinGrace)
-	if c.Killing && !before.Add(time.Second).Before(c.KillBefore) {
+	if c.Killing && p.in.Now.Before(c.KillBefore) && !before.Add(time.Second).Before(c.KillBefore) {
+		p.wakeAt(c.KillBefore) // the runtime may have failed to end it
 		return
 	}
 	p.act(Action{Op: KillContainer, Container: c.Name, ID: c.ID, Grace: grace, Reason: reason, Message: message, NoHook: noHook})

@@ -268,9 +268,6 @@ func (p *pass) run(spec *corev1.Container, again func(code int32) bool) {
 
 // check ends a running container that must be replaced.
 func (p *pass) check(spec *corev1.Container, c *Container) {
-	if c.Killing {
-		return
-	}
 	pr := p.in.Probes[c.ID]
 	switch {
 	case c.Hook == HookFailed:
