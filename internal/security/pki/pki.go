@@ -4,20 +4,16 @@
 package pki
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -39,47 +35,69 @@ type Authority struct {
 	Cert *x509.Certificate
 	PEM  []byte // of Cert
 	key  crypto.Signer
+	pool *x509.CertPool
 }
 
-// Pool trusts this authority alone.
-func (a *Authority) Pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.Cert)
-	return p
+// Pool trusts this authority alone. It must not be changed.
+func (a *Authority) Pool() *x509.CertPool { return a.pool }
+
+func newAuthority(cert *x509.Certificate, key crypto.Signer) *Authority {
+	a := &Authority{Cert: cert, PEM: EncodeCert(cert.Raw), key: key, pool: x509.NewCertPool()}
+	a.pool.AddCert(cert)
+	return a
 }
 
-// OpenAuthority reads name.crt and name.key in dir, or makes both if neither
-// is there.
+// OpenAuthority reads name.crt and name.key in dir, or makes both. The key is
+// written first and its certificate can be made again, so that a crash in
+// between does no harm; a certificate without its key is beyond repair.
 func OpenAuthority(dir, name, commonName string, now time.Time) (*Authority, error) {
 	certFile, keyFile := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	certPEM, certErr := os.ReadFile(certFile)
-	key, keyErr := ReadKey(keyFile)
-	switch {
-	case errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist):
-		return newAuthority(certFile, keyFile, commonName, now)
-	case certErr != nil:
-		return nil, fmt.Errorf("the CA is half there: restore %s from a backup: %w", certFile, certErr)
-	case keyErr != nil:
-		return nil, fmt.Errorf("the CA is half there: restore %s from a backup: %w", keyFile, keyErr)
-	}
-	cert, err := parseCert(certPEM)
-	if err != nil {
-		return nil, fmt.Errorf("%s is broken: restore it from a backup: %w", certFile, err)
-	}
-	if !samePublic(cert.PublicKey, key.Public()) {
-		return nil, fmt.Errorf("%s and %s do not belong together: restore both from one backup", certFile, keyFile)
-	}
-	if now.After(cert.NotAfter) {
-		return nil, fmt.Errorf("the CA in %s has expired on %s", certFile, cert.NotAfter.Format(time.DateOnly))
-	}
-	return &Authority{Cert: cert, PEM: certPEM, key: key}, nil
-}
-
-func newAuthority(certFile, keyFile, commonName string, now time.Time) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	if err := sweep(dir); err != nil {
 		return nil, err
 	}
+	certPEM, certErr := os.ReadFile(certFile)
+	key, keyErr := ReadKey(keyFile)
+	noCert, noKey := errors.Is(certErr, fs.ErrNotExist), errors.Is(keyErr, fs.ErrNotExist)
+	switch {
+	case noCert && noKey:
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		if err := WriteKey(keyFile, k); err != nil {
+			return nil, fmt.Errorf("cannot store the key of the CA: %w", err)
+		}
+		return selfSign(certFile, k, commonName, now)
+	case noCert && keyErr == nil:
+		return selfSign(certFile, key, commonName, now)
+	case noKey:
+		return nil, fmt.Errorf("%s is there without %s: restore the key from a backup, or remove the certificate to start a new cluster", certFile, keyFile)
+	case certErr != nil:
+		return nil, fmt.Errorf("cannot read the CA: %w", certErr)
+	case keyErr != nil:
+		return nil, fmt.Errorf("cannot read the key of the CA: %w", keyErr)
+	}
+	return checkAuthority(certFile, keyFile, certPEM, key, now)
+}
+
+func checkAuthority(certFile, keyFile string, certPEM []byte, key crypto.Signer, now time.Time) (*Authority, error) {
+	cert, err := parseCert(certPEM)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s is broken: restore it from a backup: %w", certFile, err)
+	case !samePublic(cert.PublicKey, key.Public()):
+		return nil, fmt.Errorf("%s and %s do not belong together: restore both from one backup", certFile, keyFile)
+	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return nil, fmt.Errorf("%s is not the certificate of a CA: put the cluster's own there", certFile)
+	case now.After(cert.NotAfter):
+		return nil, fmt.Errorf("the CA in %s has expired on %s", certFile, cert.NotAfter.Format(time.DateOnly))
+	case now.Add(backdate).Before(cert.NotBefore):
+		return nil, fmt.Errorf("the CA in %s is valid only from %s on: check this machine's clock", certFile, cert.NotBefore.Format(time.DateTime))
+	}
+	return newAuthority(cert, key), nil
+}
+
+func selfSign(certFile string, key crypto.Signer, commonName string, now time.Time) (*Authority, error) {
 	id, err := keyID(key.Public())
 	if err != nil {
 		return nil, err
@@ -96,15 +114,14 @@ func newAuthority(certFile, keyFile, commonName string, now time.Time) (*Authori
 	if err != nil {
 		return nil, err
 	}
-	if err := WriteKey(keyFile, key); err != nil {
-		return nil, err
-	}
-	certPEM := EncodeCert(der)
-	if err := writeFile(certFile, certPEM, 0o644); err != nil {
-		return nil, err
+	if err := writeFile(certFile, EncodeCert(der), 0o644); err != nil {
+		return nil, fmt.Errorf("cannot store the CA: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
-	return &Authority{Cert: cert, PEM: certPEM, key: key}, err
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(cert, key), nil
 }
 
 // Leaf says what a certificate is for.
@@ -117,8 +134,11 @@ type Leaf struct {
 	Life       time.Duration
 }
 
-// Sign makes a certificate for a public key.
+// Sign makes a certificate for a public key, in PEM.
 func (a *Authority) Sign(l Leaf, public crypto.PublicKey, now time.Time) ([]byte, error) {
+	if err := checkStrength(public); err != nil {
+		return nil, err
+	}
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
@@ -182,7 +202,7 @@ func (r *Renewing) Certificate() (*tls.Certificate, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
-	if r.cert != nil && now.Before(r.renew) {
+	if r.cert != nil && now.Before(r.renew) && !now.Before(r.cert.Leaf.NotBefore) {
 		return r.cert, nil
 	}
 	certPEM, keyPEM, err := r.authority.Issue(r.leaf, now)
@@ -207,118 +227,3 @@ func (r *Renewing) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error
 func (r *Renewing) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return r.Certificate()
 }
-
-func newSerial() (*big.Int, error) {
-	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-}
-
-// keyID is the identifier that RFC 5280, 4.2.1.2 suggests.
-func keyID(public crypto.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha1.Sum(der)
-	return sum[:], nil
-}
-
-func samePublic(a, b crypto.PublicKey) bool {
-	x, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && x.Equal(b)
-}
-
-// EncodeCert writes PEM.
-func EncodeCert(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-func parseCert(data []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("no PEM certificate")
-	}
-	return x509.ParseCertificate(block.Bytes)
-}
-
-// EncodeKey writes PEM (PKCS 8).
-func EncodeKey(key crypto.Signer) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-// ReadKey reads what WriteKey wrote.
-func ReadKey(file string) (crypto.Signer, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no PEM key", file)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s is broken: %w", file, err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s holds no signing key", file)
-	}
-	return signer, nil
-}
-
-// WriteKey stores a key that only root may read.
-func WriteKey(file string, key crypto.Signer) error {
-	data, err := EncodeKey(key)
-	if err != nil {
-		return err
-	}
-	return writeFile(file, data, 0o600)
-}
-
-// OpenSigningKey reads the key of service account tokens, or makes it.
-func OpenSigningKey(file string) (*ecdsa.PrivateKey, error) {
-	key, err := ReadKey(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		return k, WriteKey(file, k)
-	}
-	if err != nil {
-		return nil, err
-	}
-	k, ok := key.(*ecdsa.PrivateKey)
-	if !ok || k.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%s does not hold an ECDSA P-256 key", file)
-	}
-	return k, nil
-}
-
-// writeFile is atomic: what was there stays until the new content is on disk.
-func writeFile(file string, data []byte, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, data) {
-		return nil
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), file)
-}
-
-// WriteFile is writeFile for other packages' secrets: mode 0600.
-func WriteFile(file string, data []byte) error { return writeFile(file, data, 0o600) }
