@@ -251,6 +251,7 @@ func (a *api) until(limit time.Duration, ok func() bool) bool {
 		}
 		select {
 		case <-pulse:
+		case <-time.After(50 * time.Millisecond): // for files, which tell nobody
 		case <-deadline:
 			return ok()
 		}

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -259,6 +260,10 @@ func (k *Kubelet) servePortForward(rw http.ResponseWriter, r *http.Request) {
 func (k *Kubelet) stream(rw http.ResponseWriter, r *http.Request, to string, err error) {
 	if err != nil {
 		http.Error(rw, clean(err).Error(), http.StatusInternalServerError)
+		return
+	}
+	if !strings.EqualFold(r.Header.Get("Connection"), "upgrade") && r.Header.Get("Upgrade") == "" {
+		http.Error(rw, "Upgrade request required", http.StatusBadRequest)
 		return
 	}
 	u, err := url.Parse(to)

@@ -23,6 +23,10 @@ import (
 // relistEvery is how late the kubelet learns that a container ended by itself.
 const relistEvery = time.Second
 
+// relistEager is the same while an init container is young: others wait for
+// its end.
+const relistEager = 100 * time.Millisecond
+
 // Kubelet is one node's agent.
 type Kubelet struct {
 	cfg     Config
@@ -228,9 +232,12 @@ func (k *Kubelet) list() []*worker {
 func (k *Kubelet) relistLoop(ctx context.Context) error {
 	for {
 		k.relist(ctx)
-		pause := relistEvery
-		if len(k.list()) == 0 {
-			pause = 10 * time.Second
+		pause := 10 * time.Second
+		for _, w := range k.list() {
+			pause = min(pause, relistEvery)
+			if w.eager.Load() {
+				pause = relistEager
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -3,8 +3,10 @@ package kubelet_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,6 +155,7 @@ func ready(p *corev1.Pod) bool {
 
 func TestRealPod(t *testing.T) {
 	n := newRealNode(t)
+	ask, ca := secure(t, &n.cfg)
 	n.start()
 	n.api.add(kinds.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "words"}, Data: map[string]string{"a": "one"}})
 	n.api.add(kinds.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "key"}, Data: map[string][]byte{"k": []byte("hidden")}})
@@ -167,7 +170,7 @@ func TestRealPod(t *testing.T) {
 	}
 	web.Spec.InitContainers[0].VolumeMounts = []corev1.VolumeMount{{Name: "init", MountPath: "/init"}}
 	web.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
-		{Name: "init", MountPath: "/init", SubPath: ""}, {Name: "words", MountPath: "/words"}, {Name: "key", MountPath: "/key"}, {Name: "token", MountPath: "/token"}}
+		{Name: "init", MountPath: "/init"}, {Name: "words", MountPath: "/words"}, {Name: "key", MountPath: "/key"}, {Name: "init", MountPath: "/sub", SubPath: "a/b"}, {Name: "token", MountPath: "/token"}}
 	web.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "WHO", Value: "you"}, {Name: "GREETING", Value: "hello-$(WHO)"}}
 	began := time.Now()
 	n.api.add(kinds.Pod, web)
@@ -181,8 +184,21 @@ func TestRealPod(t *testing.T) {
 		return bytes.Contains(data, []byte("init-onehiddentoken-of-default hello-you"))
 	})
 
+	server := issue(t, "kube-apiserver-kubelet-client", x509.ExtKeyUsageClientAuth, ca)
+	if code, body := ask(server, "", "/containerLogs/default/web/main?tailLines=1"); code != 200 || !strings.HasPrefix(body, "init-onehiddentoken-of-default hello-you") {
+		t.Errorf("logs: %d %q", code, body)
+	}
+	if code, body := ask(server, "", "/stats/summary"); code != 200 || !strings.Contains(body, "workingSetBytes") || !strings.Contains(body, `"name":"main"`) {
+		t.Errorf("stats: %d %q", code, body)
+	}
+	// It is no upgrade, so that the runtime's server refuses: the way is open.
+	if code, body := ask(server, "", "/exec/default/web/main?output=1&command=ls"); code != http.StatusBadRequest && code != http.StatusForbidden {
+		t.Errorf("exec: %d %q", code, body)
+	}
+
 	// A kubelet that starts anew restarts nothing.
 	n.stop()
+	n.cfg.Listen, n.cfg.TLS = nil, nil
 	n.start()
 	n.api.add(kinds.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "words"}, Data: map[string]string{"a": "two"}})
 	job := pod("job", shell("main", "echo work; exit 3"))
@@ -196,7 +212,7 @@ func TestRealPod(t *testing.T) {
 		t.Errorf("web was not left alone: %+v", q.Status)
 	}
 	shown := filepath.Join(n.cfg.RootDir, "pods", string(p.UID), "volumes", "kubernetes.io~configmap", "words", "a")
-	_ = shown
+	n.await("the new words", func() bool { data, _ := os.ReadFile(shown); return string(data) == "two" })
 
 	for _, name := range []string{"web", "job"} {
 		if _, err := n.api.Delete(t.Context(), kinds.Ref{Kind: kinds.Pod, Namespace: "default", Name: name}, metav1.DeleteOptions{}); err != nil {

@@ -3,7 +3,9 @@ package kubelet
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +31,7 @@ type worker struct {
 	observer *cri.Observer
 	status   *statusWriter
 	wake     chan struct{} // capacity 1
+	eager    atomic.Bool   // an end is waited for
 
 	mu         sync.Mutex
 	pod        *corev1.Pod
@@ -175,6 +178,7 @@ func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	in := w.input(pod, absent, seen.Print, boxes, containers, now)
 	out := plan.Pod(in)
 	w.since, w.backoffs = out.Since, out.Backoffs
+	w.hurry(out.Status.Phase, containers, now)
 	w.say(pod, out.Events, now)
 	w.k.prober.Want(string(w.uid), w.probes(pod, boxes, out.Probing))
 	if !absent {
@@ -193,10 +197,27 @@ func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 		return 0, false
 	}
 	wait := refreshEvery
+	if w.eager.Load() {
+		wait = eagerFor
+	}
 	if !out.Wake.IsZero() {
 		wait = max(time.Millisecond, min(wait, out.Wake.Sub(now)))
 	}
 	return wait, false
+}
+
+// eagerFor is how long the end of an init container is waited for eagerly.
+const eagerFor = 10 * time.Second
+
+// hurry has the runtime looked at more often while the pod is held up.
+func (w *worker) hurry(phase corev1.PodPhase, containers []plan.Container, now time.Time) {
+	young := slices.ContainsFunc(containers, func(c plan.Container) bool {
+		return c.State == plan.Running && now.Sub(c.Started) < eagerFor
+	})
+	eager := phase == corev1.PodPending && young
+	if w.eager.Swap(eager) != eager && eager {
+		kick(w.k.relistNow)
+	}
 }
 
 // worth tells whether actions may have changed what the next look shows at
