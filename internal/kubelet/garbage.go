@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kubelet/cri"
@@ -45,21 +46,22 @@ func (k *Kubelet) collectLoop(ctx context.Context) error {
 }
 
 // removeOrphans cleans what belongs to no pod: directories with their mounts,
-// cgroups and logs.
-func (k *Kubelet) removeOrphans(known map[string]bool) {
+// cgroups and logs. known is asked after each was found: a pod has its worker
+// before it has anything on disk.
+func (k *Kubelet) removeOrphans(known func(uid string) bool) {
 	dirs, err := k.volumes.UIDs()
 	if err != nil {
 		k.cfg.Log.Warn("cannot list pods' directories", "error", err)
 	}
 	for _, uid := range dirs {
-		if !known[uid] {
+		if !known(uid) {
 			if err := k.volumes.Teardown(uid); err != nil {
 				k.cfg.Log.Warn("cannot remove a pod's directory", "uid", uid, "error", err)
 			}
 		}
 	}
 	for uid := range k.cgroups.Pods() {
-		if !known[uid] {
+		if !known(uid) {
 			if err := k.cgroups.RemovePod(uid); err != nil {
 				k.cfg.Log.Warn("cannot remove a pod's cgroup", "uid", uid, "error", err)
 			}
@@ -71,7 +73,7 @@ func (k *Kubelet) removeOrphans(known map[string]bool) {
 	}
 	for _, e := range entries {
 		parts := strings.Split(e.Name(), "_")
-		if len(parts) == 3 && e.IsDir() && !known[parts[2]] && k.ownsLogs(e.Name()) {
+		if len(parts) == 3 && e.IsDir() && !known(parts[2]) && k.ownsLogs(e.Name()) {
 			if err := os.RemoveAll(filepath.Join(k.cfg.PodLogDir, e.Name())); err != nil {
 				k.cfg.Log.Warn("cannot remove logs", "directory", e.Name(), "error", err)
 			}
@@ -89,16 +91,15 @@ func (k *Kubelet) collect(ctx context.Context, now time.Time) {
 	if err != nil {
 		return
 	}
-	known := map[string]bool{}
-	for _, w := range k.list() {
-		known[string(w.uid)] = true
-	}
-	for uid, p := range pods {
+	for _, p := range pods {
 		k.collectPod(ctx, p)
-		known[uid] = true
 	}
-	k.removeOrphans(known)
-	if len(known) == 0 {
+	k.removeOrphans(func(uid string) bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return pods[uid] != nil || k.workers[types.UID(uid)] != nil
+	})
+	if len(pods)+len(k.list()) == 0 {
 		k.cgroups.RemoveIdle()
 	}
 	if err := k.collectImages(ctx, pods, now); err != nil && ctx.Err() == nil {

@@ -298,6 +298,6 @@ func (k *Kubelet) adopt(ctx context.Context) error {
 			k.startWorker(ctx, orphan(p)).gone()
 		}
 	}
-	k.removeOrphans(known)
+	k.removeOrphans(func(uid string) bool { return known[uid] })
 	return nil
 }
