@@ -292,3 +292,12 @@ func removeTree(dir string) error {
 	}
 	return fmt.Errorf("cgroup: cannot remove %s: %w", dir, err)
 }
+
+// Remove the whole tree. Processes in it keep it, and are an error.
+func (t *Tree) Remove() error {
+	var errs []error
+	for _, m := range t.mounts {
+		errs = append(errs, removeTree(filepath.Join(m, t.root)))
+	}
+	return errors.Join(errs...)
+}
