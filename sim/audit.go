@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +22,11 @@ type audit struct {
 	// active pods by controlling set, and the most that the set ever wanted.
 	active map[types.UID]int
 	wanted map[types.UID]int32
+	// owners that stand: not gone, and not waiting for their dependents' end.
+	standing map[types.UID]bool
 }
+
+const collector = "generic-garbage-collector"
 
 // load of a node, in thousandths and bytes.
 type load struct {
@@ -30,7 +35,7 @@ type load struct {
 }
 
 func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}}
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -39,8 +44,21 @@ func (a *audit) fail(format string, args ...any) {
 	}
 }
 
-// observe one commit. before or after is nil for creations and deletions.
-func (a *audit) observe(k *kinds.Kind, before, after kinds.Object) {
+// observe one commit and who made it. before or after is nil for creations and
+// deletions.
+func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
+	if before != nil && before.GetDeletionTimestamp() == nil && (after == nil || after.GetDeletionTimestamp() != nil) && by == collector {
+		for _, r := range before.GetOwnerReferences() {
+			if a.standing[r.UID] {
+				a.fail("%s deleted %s %s/%s, whose owner %s %s stands", by, k, before.GetNamespace(), before.GetName(), r.Kind, r.Name)
+			}
+		}
+	}
+	if after == nil {
+		delete(a.standing, before.GetUID())
+	} else {
+		a.standing[after.GetUID()] = after.GetDeletionTimestamp() == nil || !slices.Contains(after.GetFinalizers(), metav1.FinalizerDeleteDependents)
+	}
 	switch k {
 	case kinds.Pod:
 		var b, p *corev1.Pod
@@ -70,7 +88,7 @@ func (a *audit) pod(before, after *corev1.Pod) {
 	a.count(before, -1)
 	a.count(after, 1)
 	if after != nil && after.Spec.NodeName != "" && (before == nil || before.Spec.NodeName == "") {
-		if err := a.on[after.Spec.NodeName].fits(); err != nil {
+		if err := a.at(after.Spec.NodeName).fits(); err != nil {
 			a.fail("pod %s/%s was bound to %s: %w", after.Namespace, after.Name, after.Spec.NodeName, err)
 		}
 	}
@@ -91,15 +109,19 @@ func (a *audit) count(p *corev1.Pod, sign int) {
 	if p.Spec.NodeName == "" {
 		return
 	}
-	l := a.on[p.Spec.NodeName]
-	if l == nil {
-		l = &load{}
-		a.on[p.Spec.NodeName] = l
-	}
+	l := a.at(p.Spec.NodeName)
 	r := requests(p)
 	l.cpu += int64(sign) * r.cpu
 	l.memory += int64(sign) * r.memory
 	l.pods += sign
+}
+
+// at is the load of a node.
+func (a *audit) at(node string) *load {
+	if a.on[node] == nil {
+		a.on[node] = &load{}
+	}
+	return a.on[node]
 }
 
 func finished(p *corev1.Pod) bool {

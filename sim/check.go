@@ -236,10 +236,7 @@ func (w *world) checkPods(t truth) error {
 		case finished(p):
 		case p.Spec.NodeName == "":
 			for _, name := range slices.Sorted(maps.Keys(there)) {
-				l := w.audit.on[name]
-				if l == nil {
-					l = &load{}
-				}
+				l := w.audit.at(name)
 				if l.room(requests(p)) {
 					return fmt.Errorf("pod %s/%s waits, but fits on %s", p.Namespace, p.Name, name)
 				}

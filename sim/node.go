@@ -126,8 +126,7 @@ func planPod(in reconcile.Input, node string) (res plan.Result) {
 			Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound}}}
 		return res
 	}
-	ready := podReady(p)
-	if p.Status.Phase == corev1.PodRunning && ready {
+	if finished(p) || p.Status.Phase == corev1.PodRunning && podReady(p) {
 		return res
 	}
 	c := p.DeepCopy()

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,13 +25,23 @@ var planted = map[string]func(*process){
 		}
 	},
 	"gc-forgets": func(p *process) {
-		if p.name == "generic-garbage-collector" {
+		if p.name == collector {
 			p.wrap = func(c client.Client) client.Client { return forgetful{c} }
 		}
 	},
 	"replicaset-ignores-its-writes": func(p *process) {
 		if p.name == "replicaset-controller" {
 			p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
+		}
+	},
+	"gc-trusts-its-view": func(p *process) {
+		if p.name == collector {
+			p.wrap = func(c client.Client) client.Client { return blind{c} }
+		}
+	},
+	"namespace-trusts-its-view": func(p *process) {
+		if p.name == "namespace-controller" {
+			p.wrap = func(c client.Client) client.Client { return blind{c} }
 		}
 	},
 	"watch-drops-event": nil, // in plantInWatch
@@ -70,6 +81,17 @@ type forgetful struct{ client.Client }
 
 func (f forgetful) Delete(context.Context, kinds.Ref, metav1.DeleteOptions) (runtime.Object, error) {
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}
+
+// blind finds nothing when it asks the server, so that only the view counts.
+type blind struct{ client.Client }
+
+func (b blind) Get(_ context.Context, ref kinds.Ref) (runtime.Object, error) {
+	return nil, apierrors.NewNotFound(ref.Kind.GroupResource(), ref.Name)
+}
+
+func (b blind) List(_ context.Context, k *kinds.Kind, _ string, _ metav1.ListOptions) (runtime.Object, error) {
+	return k.NewList(), nil
 }
 
 // amnesiac hides the revisions of its writes, so that the runtime does not

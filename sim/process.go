@@ -163,7 +163,9 @@ func (p *process) work() (worked bool) {
 	if p.lost || !p.link.synced() {
 		return false
 	}
+	p.world.acting = p.name
 	defer func() {
+		p.world.acting = ""
 		if r := recover(); r != nil {
 			if _, ok := r.(crash); !ok {
 				panic(r)

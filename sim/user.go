@@ -30,39 +30,72 @@ func (u *users) act() {
 	var what string
 	var err error
 	switch n := u.rng.IntN(100); {
-	case n < 25:
+	case n < 22:
 		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
-	case n < 40:
+	case n < 35:
 		replicas := u.rng.IntN(7)
 		what, err = fmt.Sprintf("scale to %d", replicas), u.patch(ref, fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas))
-	case n < 52:
+	case n < 46:
 		v := u.rng.IntN(4)
 		what, err = fmt.Sprintf("set image v%d", v), u.patch(ref, fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"demo:v%d"}]}}}}`, v))
-	case n < 55:
+	case n < 49:
 		what, err = "pause or resume", u.patch(ref, fmt.Sprintf(`{"spec":{"paused":%v}}`, u.rng.IntN(3) == 0))
-	case n < 63:
+	case n < 56:
 		what, err = "delete deployment", u.remove(ref, u.policy())
-	case n < 67:
-		what, err = "delete a replica set", u.removeAny(kinds.ReplicaSet, ns, u.pick("Background", "Foreground"))
-	case n < 74:
-		what, err = "delete a pod", u.removeAny(kinds.Pod, ns, "")
-	case n < 79:
-		what, err = "create pod", u.create(kinds.Pod, u.pod(ns))
-	case n < 84:
+	case n < 60:
+		what, err = "delete a replica set", u.removeAny(kinds.ReplicaSet, ns, u.policy())
+	case n < 72:
+		what, err = u.disturbPod(ns, app)
+	case n < 75:
+		what, err = "create pod", u.create(kinds.Pod, u.pod(ns, "alone"))
+	case n < 80:
 		what, err = "create service", u.create(kinds.Service, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: app},
 			Spec: corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Port: 80}}}})
-	case n < 87:
+	case n < 83:
 		what, err = "delete service", u.remove(kinds.Ref{Kind: kinds.Service, Namespace: ns, Name: app}, "")
-	case n < 93:
+	case n < 89:
 		what, err = "create config map with owners", u.create(kinds.ConfigMap, u.owned(ns))
-	case n < 97:
+	case n < 94:
 		ns = u.pick("a", "b")
 		what, err = "create namespace", u.create(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
-	default:
+	case n < 98:
 		ns = u.pick("a", "b")
 		what, err = "delete namespace", u.remove(kinds.Ref{Kind: kinds.Namespace, Name: ns}, "")
+	default:
+		app = fmt.Sprintf("n%d", u.rng.IntN(nodes))
+		what, err = "delete node", u.remove(kinds.Ref{Kind: kinds.Node, Name: app}, "")
 	}
 	u.tell("user: %s %s/%s: %v", what, ns, app, err)
+}
+
+// disturbPod does something to a pod behind its controller's back.
+func (u *users) disturbPod(ns, app string) (string, error) {
+	name := u.any(kinds.Pod, ns)
+	if name == "" {
+		return "no pod to disturb", nil
+	}
+	ref := kinds.Ref{Kind: kinds.Pod, Namespace: ns, Name: name}
+	switch u.rng.IntN(6) {
+	case 0:
+		return "pod fails", u.patch(ref.WithSub("status"), `{"status":{"phase":"Failed"}}`)
+	case 1:
+		return "pod gets other labels", u.patch(ref, `{"metadata":{"labels":{"app":"alone"}}}`)
+	case 2:
+		return "create a pod that a set adopts", u.create(kinds.Pod, u.pod(ns, app))
+	}
+	return "delete pod", u.remove(ref, "")
+}
+
+// any object's name of the kind in the namespace, or none.
+func (u *users) any(k *kinds.Kind, ns string) string {
+	var names []string
+	for o := range view.List[kinds.Object](u.tap.Snapshot(), k, ns) {
+		names = append(names, o.GetName())
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return u.pick(names...)
 }
 
 func (u *users) create(k *kinds.Kind, o kinds.Object) error {
@@ -89,15 +122,39 @@ func (u *users) remove(ref kinds.Ref, policy string) error {
 
 // removeAny deletes some object of the kind in the namespace.
 func (u *users) removeAny(k *kinds.Kind, ns, policy string) error {
-	var names []string
-	for o := range view.List[kinds.Object](u.tap.Snapshot(), k, ns) {
-		names = append(names, o.GetName())
-	}
-	if len(names) == 0 {
+	name := u.any(k, ns)
+	if name == "" {
 		return nil
 	}
-	return u.remove(kinds.Ref{Kind: k, Namespace: ns, Name: u.pick(names...)}, policy)
+	return u.remove(kinds.Ref{Kind: k, Namespace: ns, Name: name}, policy)
 }
+
+// relieve scales down until everything that is wanted fits with room to
+// spare, so that rollouts can be expected to end.
+func (u *users) relieve() {
+	total := int64(0)
+	limit := nodes * capacity().cpu / 2
+	for p := range view.List[*corev1.Pod](u.tap.Snapshot(), kinds.Pod, "") {
+		if metav1.GetControllerOf(p) == nil {
+			u.note("delete", u.remove(kinds.RefTo(kinds.Pod, p), ""))
+		}
+	}
+	for rs := range view.List[*appsv1.ReplicaSet](u.tap.Snapshot(), kinds.ReplicaSet, "") {
+		if metav1.GetControllerOf(rs) == nil {
+			u.note("delete", u.remove(kinds.RefTo(kinds.ReplicaSet, rs), ""))
+		}
+	}
+	for d := range view.List[*appsv1.Deployment](u.tap.Snapshot(), kinds.Deployment, "") {
+		each := d.Spec.Template.Spec.Containers[0].Resources.Requests.Cpu().MilliValue()
+		n := int64(*d.Spec.Replicas)
+		if total += n * each; total > limit {
+			total -= n * each
+			u.note("scale", u.patch(kinds.RefTo(kinds.Deployment, d), `{"spec":{"replicas":0}}`))
+		}
+	}
+}
+
+func (u *users) note(what string, err error) { u.tell("user: %s to relieve: %v", what, err) }
 
 func (u *users) template(app string) corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{
@@ -124,10 +181,16 @@ func (u *users) deployment(ns, app string) *appsv1.Deployment {
 	return d
 }
 
-// pod of nobody, with labels that no set selects.
-func (u *users) pod(ns string) *corev1.Pod {
-	t := u.template("alone")
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "alone-" + suffix(u.rng), Labels: t.Labels}, Spec: t.Spec}
+// pod of nobody. With the labels of an app, its sets would adopt it if it had
+// their hash too, so it takes one of them.
+func (u *users) pod(ns, app string) *corev1.Pod {
+	t := u.template(app)
+	for rs := range view.List[*appsv1.ReplicaSet](u.tap.Snapshot(), kinds.ReplicaSet, ns) {
+		if rs.Labels["app"] == app {
+			t = *rs.Spec.Template.DeepCopy()
+		}
+	}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: app + "-alone-" + suffix(u.rng), Labels: t.Labels}, Spec: t.Spec}
 }
 
 // owned is a config map that one or two others own, some of which are gone.

@@ -59,7 +59,8 @@ type world struct {
 	ownerIndexes []*view.Index
 	checker      *checker
 	users        *users
-	quiet        bool // no faults
+	quiet        bool   // no faults
+	acting       string // the process whose turn it is; empty: a user
 	step         int
 	writes       map[string]int // by kind, for the check that an idle cluster is idle
 }
@@ -67,6 +68,7 @@ type world struct {
 // start of the virtual time.
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// errUnknownPlant: the run was asked to plant a bug that does not exist.
 var errUnknownPlant = errors.New("no such plant")
 
 func newWorld(c config) (*world, error) {
@@ -253,6 +255,9 @@ func (w *world) settle() error {
 	for _, p := range w.processes {
 		p.lost = false
 	}
+	if w.rng.IntN(3) > 0 {
+		w.users.relieve()
+	}
 	end := w.now.Add(calm)
 	for {
 		if err := w.rest(); err != nil {
@@ -333,9 +338,9 @@ func (w *world) record(e store.Event) {
 		if e.Delete {
 			verb = "delete"
 		}
-		w.tell("rev %d: %s %s", e.Rev, verb, strings.TrimPrefix(e.Key, kinds.Root))
+		w.tell("rev %d: %s %s by %s", e.Rev, verb, strings.TrimPrefix(e.Key, kinds.Root), w.acting)
 	}
-	w.audit.observe(k, prev, obj)
+	w.audit.observe(k, prev, obj, w.acting)
 }
 
 // revision in a resourceVersion.

@@ -75,6 +75,9 @@ const (
 	Alive
 	// Empty: no object of the reference's kind exists in its namespace.
 	Empty
+	// Waiting: the object is Absent, or is being deleted in the foreground and
+	// waits for its dependents.
+	Waiting
 )
 
 // Live is a precondition on another object than the one that is written.

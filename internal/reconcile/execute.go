@@ -317,7 +317,7 @@ func holds(ctx context.Context, c client.Client, l plan.Live) (bool, error) {
 	}
 	o, err := c.Get(ctx, l.Ref)
 	if apierrors.IsNotFound(err) {
-		return l.Want == plan.Absent, nil
+		return l.Want != plan.Alive, nil
 	}
 	if err != nil {
 		return false, err
@@ -326,10 +326,14 @@ func holds(ctx context.Context, c client.Client, l plan.Live) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if l.Want == plan.Absent {
-		return l.UID != "" && m.GetUID() != l.UID, nil
+	same := m.GetUID() == l.UID
+	switch l.Want {
+	case plan.Absent:
+		return l.UID != "" && !same, nil
+	case plan.Waiting:
+		return !same || m.GetDeletionTimestamp() != nil && slices.Contains(m.GetFinalizers(), metav1.FinalizerDeleteDependents), nil
 	}
-	return m.GetUID() == l.UID && m.GetDeletionTimestamp() == nil, nil
+	return same && m.GetDeletionTimestamp() == nil, nil
 }
 
 // allows reports whether the controller declared the write.

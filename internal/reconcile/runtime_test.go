@@ -304,6 +304,7 @@ func once(actions ...plan.Action) reconcile.Controller {
 func TestPreconditions(t *testing.T) {
 	secret := kinds.Ref{Kind: kinds.Secret, Namespace: "default", Name: "s"}
 	other := kinds.Ref{Kind: kinds.Pod, Namespace: "default", Name: "p"}
+	waiting := kinds.Ref{Kind: kinds.Pod, Namespace: "default", Name: "w"}
 	labels := []byte(`{"metadata":{"labels":{"x":"y"}}}`)
 	patch := func(uid, rv string, t types.PatchType) plan.Action {
 		return plan.Action{Verb: plan.Patch, Ref: secret, PatchType: t, Data: labels, UID: types.UID(uid), ResourceVersion: rv}
@@ -331,11 +332,16 @@ func TestPreconditions(t *testing.T) {
 		{"other has another UID", del("s-uid", "", alive(plan.Alive, "old")), false},
 		{"other absent", del("s-uid", "", alive(plan.Absent, "old")), true},
 		{"other not absent", del("s-uid", "", alive(plan.Absent, "p-uid")), false},
+		{"other waiting, in fact gone", del("s-uid", "", alive(plan.Waiting, "old")), true},
+		{"other not waiting", del("s-uid", "", alive(plan.Waiting, "p-uid")), false},
+		{"other waiting", del("s-uid", "", plan.Live{Want: plan.Waiting, Ref: waiting, UID: "w-uid"}), true},
 		{"kind not empty", del("s-uid", "", alive(plan.Empty, "")), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := setup(t, once(tt.action))
 			f.Put(kinds.Pod, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: "p-uid"}})
+			f.Put(kinds.Pod, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "w", UID: "w-uid",
+				DeletionTimestamp: &metav1.Time{Time: f.Now}, Finalizers: []string{metav1.FinalizerDeleteDependents}}})
 			before := f.Put(kinds.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s", UID: "s-uid"}})
 			f.Put(kinds.ConfigMap, configMap("a"))
 			f.steps()

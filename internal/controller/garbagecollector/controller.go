@@ -198,14 +198,16 @@ func (g *collector) owner(s *view.Snapshot, k *kinds.Kind, obj kinds.Object, r m
 		w.Misplaced = true
 	case owner == nil:
 		w.State = Absent
-		w.Object = kinds.Ref{Kind: ownerKind, Name: r.Name}
-		if ownerKind.Namespaced {
-			w.Object.Namespace = obj.GetNamespace()
-		}
 	case waits(owner):
 		w.State = Waiting
 	default:
 		w.State = Solid
+	}
+	if w.State == Absent || w.State == Waiting {
+		w.Object = kinds.Ref{Kind: ownerKind, Name: r.Name}
+		if ownerKind.Namespaced {
+			w.Object.Namespace = obj.GetNamespace()
+		}
 	}
 	return w
 }

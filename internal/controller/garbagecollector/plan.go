@@ -43,7 +43,8 @@ const (
 type Owner struct {
 	Ref   metav1.OwnerReference
 	State OwnerState
-	// Object is the owner's reference for a live check; set when Absent.
+	// Object is the owner's reference for a live check; set when Absent or
+	// Waiting.
 	Object kinds.Ref
 	// Misplaced: a cluster-scoped object names an owner in a namespace.
 	Misplaced bool
@@ -137,6 +138,8 @@ func (o Observed) dependent() plan.Result {
 			live = append(live, plan.Live{Want: plan.Absent, Ref: w.Object, UID: w.Ref.UID})
 		case Waiting:
 			waiting++
+			// Another delete may have turned it into an orphaning one since.
+			live = append(live, plan.Live{Want: plan.Waiting, Ref: w.Object, UID: w.Ref.UID})
 		default:
 			alive++
 		}
@@ -152,7 +155,7 @@ func (o Observed) dependent() plan.Result {
 		a.Live = live
 		res.Actions = append(res.Actions, a)
 	case waiting > 0 && len(o.Dependents) > 0:
-		res.Actions = append(o.unblock(), o.delete(metav1.DeletePropagationForeground, live))
+		res.Actions = append(o.unblock(live), o.delete(metav1.DeletePropagationForeground, live))
 	default:
 		res.Actions = append(res.Actions, o.delete(o.propagation(), live))
 	}
@@ -172,7 +175,7 @@ func (o Observed) keep() []metav1.OwnerReference {
 
 // unblock ends a circle: an object in whose foreground deletion a dependent
 // waits already must not block that one in turn.
-func (o Observed) unblock() []plan.Action {
+func (o Observed) unblock(live []plan.Live) []plan.Action {
 	circle := slices.ContainsFunc(o.Dependents, func(d Dependent) bool {
 		return d.Object.GetDeletionTimestamp() != nil && has(d.Object, metav1.FinalizerDeleteDependents)
 	})
@@ -189,7 +192,9 @@ func (o Observed) unblock() []plan.Action {
 	if !changed {
 		return nil
 	}
-	return []plan.Action{setOwners(o.Kind, o.Object, refs)}
+	a := setOwners(o.Kind, o.Object, refs)
+	a.Live = live
+	return []plan.Action{a}
 }
 
 // propagation that the object's finalizers ask for.

@@ -230,6 +230,26 @@ func TestAsksBeforeItDeletes(t *testing.T) {
 	}
 }
 
+// The view lags: a foreground deletion has become an orphaning one.
+func TestAsksWhetherTheOwnerStillWaits(t *testing.T) {
+	w, c := world()
+	put(w, deployment("d", metav1.FinalizerDeleteDependents), pod("p", ref(kinds.Deployment, "d", blocking)))
+	w.Lag = true
+	put(w, deployment("d", metav1.FinalizerOrphanDependents))
+	w.Lag = false
+	if _, err := w.Drive(1, 500, 10*time.Second, c); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(w); !slices.Equal(got, []string{"d", "p"}) {
+		t.Fatalf("left %v: deleted what was to be orphaned", got)
+	}
+	w.Deliver(nil)
+	drive(t, w, c)
+	if got := names(w); !slices.Equal(got, []string{"p"}) {
+		t.Errorf("left %v, want the orphan", got)
+	}
+}
+
 // The view lags: it shows the orphaning deletion, but not all dependents yet.
 func TestOrphanWaitsForAllKinds(t *testing.T) {
 	for name, finalizer := range map[string]string{"orphan": metav1.FinalizerOrphanDependents, "foreground": metav1.FinalizerDeleteDependents} {
