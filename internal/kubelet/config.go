@@ -58,6 +58,11 @@ type Config struct {
 	Now        func() time.Time
 }
 
+// sharedLogs is where the field's log collectors look. Other kubelets of the
+// machine may write there too, so that only what is known to be ours is removed
+// from it.
+const sharedLogs = "/var/log/pods"
+
 func (c Config) complete() (Config, error) {
 	switch {
 	case c.NodeName == "":
@@ -72,7 +77,7 @@ func (c Config) complete() (Config, error) {
 		return c, errors.New("kubelet: the root directory is not absolute: " + c.RootDir)
 	}
 	if c.PodLogDir == "" {
-		c.PodLogDir = "/var/log/pods"
+		c.PodLogDir = sharedLogs
 	}
 	if !filepath.IsAbs(c.PodLogDir) {
 		return c, errors.New("kubelet: the log directory is not absolute: " + c.PodLogDir)

@@ -73,16 +73,13 @@ func (k *Kubelet) removeOrphans(known func(uid string) bool) {
 	}
 	for _, e := range entries {
 		parts := strings.Split(e.Name(), "_")
-		if len(parts) == 3 && e.IsDir() && !known(parts[2]) && k.ownsLogs(e.Name()) {
+		if len(parts) == 3 && e.IsDir() && !known(parts[2]) && k.cfg.PodLogDir != sharedLogs {
 			if err := os.RemoveAll(filepath.Join(k.cfg.PodLogDir, e.Name())); err != nil {
 				k.cfg.Log.Warn("cannot remove logs", "directory", e.Name(), "error", err)
 			}
 		}
 	}
 }
-
-// ownsLogs: a log directory that several nodes share is not ours to clean.
-func (k *Kubelet) ownsLogs(string) bool { return strings.HasPrefix(k.cfg.PodLogDir, k.cfg.RootDir) }
 
 // collect removes dead containers but the last of each name, dead sandboxes
 // that nothing lies in, and images when the disk fills.
