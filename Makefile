@@ -43,7 +43,7 @@ bench: deps build
 SEED  ?= 1
 STEPS ?= 10000
 sim:
-	$(GO) run -tags $(TAGS) ./sim/cmd -seed $(SEED) -steps $(STEPS)
+	$(GO) run -tags $(TAGS) ./sim -seed $(SEED) -steps $(STEPS)
 
 ## generate: the OpenAPI documents, after a change of the table of kinds
 generate:

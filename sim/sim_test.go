@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// history runs a simulation and returns its trace.
+func history(t *testing.T, c config) (string, error) {
+	t.Helper()
+	var b bytes.Buffer
+	c.trace = func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	w, err := newWorld(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = w.run()
+	return b.String(), err
+}
+
+func TestInvariantsHold(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			w, err := newWorld(config{seed: seed, steps: 3000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.run(); err != nil {
+				t.Fatal(err)
+			}
+			// Nothing happened in a run that checks nothing.
+			if w.writes["pods"] < 100 || w.writes["deployments.apps"] < 50 || w.writes["endpointslices.discovery.k8s.io"] < 5 {
+				t.Errorf("hardly anything happened: writes %v", w.writes)
+			}
+		})
+	}
+}
+
+// Each planted bug must be found, for the right reason, on each of the seeds.
+func TestPlantsAreFound(t *testing.T) {
+	reasons := map[string]string{
+		"scheduler-ignores-allocations": "more is allocated than there is",
+		"gc-forgets":                    "", // what it forgets first differs
+		"gc-trusts-its-view":            "stands",
+		"namespace-trusts-its-view":     "in a namespace that is gone",
+		"replicaset-ignores-its-writes": "never wanted more than",
+		"watch-drops-event":             "",
+	}
+	for _, plant := range plants() {
+		reason, known := reasons[plant]
+		if !known {
+			t.Errorf("no test of %s", plant)
+		}
+		for seed := range uint64(2) {
+			t.Run(fmt.Sprint(plant, " seed ", seed), func(t *testing.T) {
+				t.Parallel()
+				_, err := history(t, config{seed: seed, steps: 10000, plant: plant})
+				if err == nil {
+					t.Fatal("not found")
+				}
+				if !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), fmt.Sprintf("-seed %d -steps 10000 -plant %s", seed, plant)) {
+					t.Errorf("%v\nwant a reason with %q, and how to replay it", err, reason)
+				}
+			})
+		}
+	}
+}
+
+func TestSeedsReplay(t *testing.T) {
+	a, err := history(t, config{seed: 7, steps: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := history(t, config{seed: 7, steps: 2000})
+	if a != b {
+		x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+		for i := range x {
+			if i >= len(y) || x[i] != y[i] {
+				t.Fatalf("line %d differs:\n%s\n%s", i, x[i], y[min(i, len(y)-1)])
+			}
+		}
+	}
+	for _, what := range []string{"crashes\n", "crashes while it writes", "lost: true", "user: delete namespace", "user: scale to"} {
+		if !strings.Contains(a, what) {
+			t.Errorf("%q never happens", what)
+		}
+	}
+	if c, _ := history(t, config{seed: 8, steps: 2000}); c == a {
+		t.Error("another seed gives the same run")
+	}
+}
+
+func TestUnknownPlant(t *testing.T) {
+	if _, err := newWorld(config{plant: "none"}); !errors.Is(err, errUnknownPlant) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCommand(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run([]string{"-seed", "3", "-steps", "500"}, &out, &errs); code != 0 || !strings.Contains(out.String(), "all invariants hold") {
+		t.Errorf("exit %d: %s%s", code, &out, &errs)
+	}
+	out.Reset()
+	if code := run([]string{"-seed", "3", "-steps", "5000", "-plant", "gc-forgets"}, &out, &errs); code != 1 || !strings.Contains(errs.String(), "replay: ") {
+		t.Errorf("exit %d: %s%s", code, &out, &errs)
+	}
+}
