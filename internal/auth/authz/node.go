@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -40,19 +41,19 @@ var (
 // nodeRules are what every node may do, whichever it is: what its services and
 // routes are made of, and asking who a caller of its kubelet is.
 var nodeRules = []struct {
-	group, resource, sub string
-	verbs                []string
+	group, resource string
+	verbs           []string
 }{
-	{"", "services", "", readVerbs},
-	{"", "endpoints", "", readVerbs},
-	{discoveryv1.GroupName, "endpointslices", "", readVerbs},
-	{"", "namespaces", "", readVerbs}, // the cluster's DNS tells an empty name from none
-	{"", "events", "", writeEvent},
-	{eventsv1.GroupName, "events", "", writeEvent},
-	{certificatesv1.GroupName, "certificatesigningrequests", "", []string{"create", "get", "list", "watch"}},
-	{"authentication.k8s.io", "tokenreviews", "", []string{"create"}},
-	{"authorization.k8s.io", "subjectaccessreviews", "", []string{"create"}},
-	{"authorization.k8s.io", "localsubjectaccessreviews", "", []string{"create"}},
+	{"", "services", readVerbs},
+	{"", "endpoints", readVerbs},
+	{discoveryv1.GroupName, "endpointslices", readVerbs},
+	{"", "namespaces", readVerbs}, // the cluster's DNS tells an empty name from none
+	{"", "events", writeEvent},
+	{eventsv1.GroupName, "events", writeEvent},
+	{certificatesv1.GroupName, "certificatesigningrequests", []string{"create", "get", "list", "watch"}},
+	{"authentication.k8s.io", "tokenreviews", []string{"create"}},
+	{"authorization.k8s.io", "subjectaccessreviews", []string{"create"}},
+	{"authorization.k8s.io", "localsubjectaccessreviews", []string{"create"}},
 }
 
 // nodeAllows decides what a kubelet may do; the text says why not. What it may
@@ -82,11 +83,21 @@ func nodeAllows(v *view.View, node string, at authorizer.Attributes) (bool, stri
 		return leaseAllowed(node, at)
 	}
 	for _, r := range nodeRules {
-		if r.resource == at.GetResource() && r.group == at.GetAPIGroup() && r.sub == at.GetSubresource() && slices.Contains(r.verbs, at.GetVerb()) {
+		if r.resource == at.GetResource() && r.group == at.GetAPIGroup() && at.GetSubresource() == "" && slices.Contains(r.verbs, at.GetVerb()) {
 			return true, ""
 		}
 	}
 	return false, ""
+}
+
+// NodeRules are the part of a node's rights that is the same for all nodes, as
+// rules: what ClusterRole system:node shows. The rest is no list of rules.
+func NodeRules() []rbacv1.PolicyRule {
+	out := make([]rbacv1.PolicyRule, 0, len(nodeRules))
+	for _, r := range nodeRules {
+		out = append(out, rbacv1.PolicyRule{Verbs: slices.Clone(r.verbs), APIGroups: []string{r.group}, Resources: []string{r.resource}})
+	}
+	return out
 }
 
 func isRead(verb string) bool { return verb == "get" || verb == "list" || verb == "watch" }

@@ -47,9 +47,8 @@ func Objects(controllers []reconcile.Controller) []Entry {
 	for _, ns := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
 		out = append(out, Entry{kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}})
 	}
-	for name, value := range map[string]int32{"system-cluster-critical": 2000000000, "system-node-critical": 2000001000} {
-		out = append(out, Entry{kinds.PriorityClass, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value,
-			Description: "Used for system critical pods that must run in the cluster."}})
+	for _, c := range priorityClasses() {
+		out = append(out, Entry{kinds.PriorityClass, c})
 	}
 	for _, r := range slices.Concat(userRoles(), systemRoles()) {
 		out = append(out, Entry{kinds.ClusterRole, r})
@@ -70,9 +69,19 @@ type Entry struct {
 	Object kinds.Object
 }
 
+func priorityClasses() []*schedulingv1.PriorityClass {
+	return []*schedulingv1.PriorityClass{
+		{ObjectMeta: metav1.ObjectMeta{Name: "system-cluster-critical"}, Value: 2000000000,
+			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."},
+		{ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000,
+			Description: "Used for system critical pods that must not be moved from their current node."},
+	}
+}
+
 // Ensure creates what is missing and gives roles and bindings back what was
 // taken from them, unless their owner said to leave them alone. It writes
-// nothing when all is there.
+// nothing when all is there. s should be what the store holds; where it lags,
+// the store refuses and the next start looks again.
 func Ensure(ctx context.Context, c client.Client, s *view.Snapshot, entries []Entry) error {
 	for _, e := range entries {
 		if err := ensure(ctx, c, s, e); err != nil {
@@ -86,56 +95,118 @@ func ensure(ctx context.Context, c client.Client, s *view.Snapshot, e Entry) err
 	ref := kinds.RefTo(e.Kind, e.Object)
 	have := view.Get[kinds.Object](s, e.Kind, e.Object.GetNamespace(), e.Object.GetName())
 	if have == nil {
-		_, err := c.Create(ctx, ref, e.Object)
-		if apierrors.IsAlreadyExists(err) {
-			return nil
+		return create(ctx, c, ref, e.Object)
+	}
+	if have.GetAnnotations()[autoUpdate] == "false" {
+		return nil
+	}
+	if otherRole(have, e.Object) {
+		// What a binding binds can only be changed by making it anew.
+		uid := have.GetUID()
+		_, err := c.Delete(ctx, ref, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return tolerate(err)
 		}
-		return err
+		return create(ctx, c, ref, e.Object)
 	}
 	next := mended(have, e.Object)
 	if next == nil {
 		return nil
 	}
 	_, err := c.Update(ctx, ref, next)
-	if apierrors.IsConflict(err) {
-		return nil // somebody is at it: the next start looks again
+	return tolerate(err)
+}
+
+func create(ctx context.Context, c client.Client, ref kinds.Ref, o kinds.Object) error {
+	_, err := c.Create(ctx, ref, o)
+	if apierrors.IsAlreadyExists(err) {
+		return nil // another server was faster
 	}
 	return err
 }
 
-// mended adds to what stands what it has to have, or returns nil.
-func mended(have, want kinds.Object) kinds.Object {
-	if have.GetAnnotations()[autoUpdate] == "false" {
+// tolerate: somebody is at it at the same time.
+func tolerate(err error) error {
+	if apierrors.IsConflict(err) {
 		return nil
 	}
+	return err
+}
+
+func otherRole(have, want kinds.Object) bool {
+	h, ok := have.(*rbacv1.ClusterRoleBinding)
+	w, ok2 := want.(*rbacv1.ClusterRoleBinding)
+	return ok && ok2 && h.RoleRef != w.RoleRef
+}
+
+// mended adds to what stands what it has to have, or returns nil. What others
+// have added stays.
+func mended(have, want kinds.Object) kinds.Object {
+	out, changed := have.DeepCopyObject().(kinds.Object), false
 	switch w := want.(type) {
 	case *rbacv1.ClusterRole:
-		h, ok := have.(*rbacv1.ClusterRole)
-		if !ok || w.AggregationRule != nil {
+		o, ok := out.(*rbacv1.ClusterRole)
+		if !ok {
 			return nil
 		}
-		covered, missing := validation.Covers(h.Rules, w.Rules)
-		if covered {
-			return nil
-		}
-		out := h.DeepCopy()
-		out.Rules = append(out.Rules, missing...)
-		return out
+		changed = mendRole(o, w)
 	case *rbacv1.ClusterRoleBinding:
-		h, ok := have.(*rbacv1.ClusterRoleBinding)
-		if !ok || h.RoleRef != w.RoleRef {
+		o, ok := out.(*rbacv1.ClusterRoleBinding)
+		if !ok {
 			return nil
 		}
-		out := h.DeepCopy()
 		for _, sub := range w.Subjects {
-			if !slices.Contains(out.Subjects, sub) {
-				out.Subjects = append(out.Subjects, sub)
+			if !slices.Contains(o.Subjects, sub) {
+				o.Subjects, changed = append(o.Subjects, sub), true
 			}
 		}
-		if len(out.Subjects) == len(h.Subjects) {
-			return nil
-		}
-		return out
+	default:
+		return nil // namespaces and priority classes are their owner's once they are there
 	}
-	return nil
+	labels, l := merged(out.GetLabels(), want.GetLabels())
+	annotations, a := merged(out.GetAnnotations(), want.GetAnnotations())
+	if !changed && !l && !a {
+		return nil
+	}
+	out.SetLabels(labels)
+	out.SetAnnotations(annotations)
+	return out
+}
+
+func mendRole(have, want *rbacv1.ClusterRole) (changed bool) {
+	if want.AggregationRule != nil {
+		// Its rules are the aggregation controller's.
+		if have.AggregationRule == nil {
+			have.AggregationRule = want.AggregationRule.DeepCopy()
+			return true
+		}
+		for _, sel := range want.AggregationRule.ClusterRoleSelectors {
+			if !slices.ContainsFunc(have.AggregationRule.ClusterRoleSelectors, func(s metav1.LabelSelector) bool { return s.String() == sel.String() }) {
+				have.AggregationRule.ClusterRoleSelectors = append(have.AggregationRule.ClusterRoleSelectors, sel)
+				changed = true
+			}
+		}
+		return changed
+	}
+	for _, r := range want.Rules {
+		if covered, _ := validation.Covers(have.Rules, []rbacv1.PolicyRule{r}); !covered {
+			have.Rules, changed = append(have.Rules, r), true
+		}
+	}
+	return changed
+}
+
+// merged adds what is missing; a value that somebody has changed stays.
+func merged(have, want map[string]string) (map[string]string, bool) {
+	changed := false
+	for k, v := range want {
+		if _, ok := have[k]; ok {
+			continue
+		}
+		if have == nil {
+			have = map[string]string{}
+		}
+		have[k], changed = v, true
+	}
+	return have, changed
 }

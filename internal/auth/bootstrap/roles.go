@@ -4,9 +4,12 @@
 package bootstrap
 
 import (
+	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"knarr.dev/knarr/internal/auth/authz"
 )
 
 var (
@@ -79,7 +82,10 @@ func userRoles() []*rbacv1.ClusterRole {
 			rule([]string{"create"}, "", "pods/eviction", "serviceaccounts/token"),
 			rule(write, "", "replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts", "services", "services/proxy", "persistentvolumeclaims", "configmaps", "secrets", "events"),
 			rule(write, "apps", "statefulsets", "statefulsets/scale", "daemonsets", "deployments", "deployments/scale", "deployments/rollback", "replicasets", "replicasets/scale"),
+			rule(write, "autoscaling", "horizontalpodautoscalers"),
+			rule(write, "batch", "jobs", "cronjobs"),
 			rule(write, "networking.k8s.io", "networkpolicies", "ingresses"),
+			rule(write, "policy", "poddisruptionbudgets"),
 			rule(readWrite, "coordination.k8s.io", "leases")),
 		part("view",
 			rule(read, "", "pods", "replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts", "services", "endpoints", "persistentvolumeclaims", "persistentvolumeclaims/status",
@@ -88,6 +94,9 @@ func userRoles() []*rbacv1.ClusterRole {
 			rule(read, "discovery.k8s.io", "endpointslices"),
 			rule(read, "apps", "controllerrevisions", "statefulsets", "statefulsets/status", "statefulsets/scale", "daemonsets", "daemonsets/status", "deployments", "deployments/status", "deployments/scale",
 				"replicasets", "replicasets/status", "replicasets/scale"),
+			rule(read, "autoscaling", "horizontalpodautoscalers", "horizontalpodautoscalers/status"),
+			rule(read, "batch", "jobs", "jobs/status", "cronjobs", "cronjobs/status"),
+			rule(read, "policy", "poddisruptionbudgets", "poddisruptionbudgets/status"),
 			rule(read, "networking.k8s.io", "networkpolicies", "ingresses", "ingresses/status")),
 	}
 }
@@ -109,7 +118,7 @@ func systemRoles() []*rbacv1.ClusterRole {
 		role("system:node-bootstrapper", rule([]string{"create", "get", "list", "watch"}, "certificates.k8s.io", "certificatesigningrequests")),
 		role("system:certificates.k8s.io:certificatesigningrequests:nodeclient", rule([]string{"create"}, "certificates.k8s.io", "certificatesigningrequests/nodeclient")),
 		role("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", rule([]string{"create"}, "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")),
-		role("system:node"), // bound to nobody: the node authorizer decides
+		role("system:node", authz.NodeRules()...), // bound to nobody: the node authorizer decides
 		role("system:node-proxier", rule(read, "", "services", "endpoints", "nodes"), rule(read, "discovery.k8s.io", "endpointslices"), events, newEvents),
 		role("system:kube-dns", rule(read, "", "services", "endpoints", "namespaces"), rule(read, "discovery.k8s.io", "endpointslices")),
 		role("system:heapster", rule(read, "", "events", "namespaces", "nodes", "pods"), rule(read, "apps", "deployments")),
@@ -120,11 +129,20 @@ func systemRoles() []*rbacv1.ClusterRole {
 			rule([]string{"create"}, "", "bindings", "pods/binding"),
 			rule([]string{"patch", "update"}, "", "pods/status"),
 			rule(read, "apps", "replicasets", "statefulsets")),
+		// Upstream's also reads everything, for its shared informers. Here each
+		// controller has a role of its own, and this one sends their events.
 		role("system:kube-controller-manager", events, newEvents,
-			rule([]string{"create", "get", "update", "list", "watch"}, "coordination.k8s.io", "leases"),
-			rule([]string{"create"}, "", "serviceaccounts/token"),
-			rule(read, "*", "*")),
+			rule([]string{"create", "get", "update", "list", "watch"}, "coordination.k8s.io", "leases")),
+		approver("kube-apiserver-client-approver", certificatesv1.KubeAPIServerClientSignerName),
+		approver("kube-apiserver-client-kubelet-approver", certificatesv1.KubeAPIServerClientKubeletSignerName),
+		approver("kubelet-serving-approver", certificatesv1.KubeletServingSignerName),
+		approver("legacy-unknown-approver", "kubernetes.io/legacy-unknown"),
 	}
+}
+
+// approver may approve what a signer is asked for.
+func approver(name, signer string) *rbacv1.ClusterRole {
+	return role("system:certificates.k8s.io:"+name, named(rule([]string{"approve"}, certificatesv1.GroupName, "signers"), signer))
 }
 
 func binding(roleName string, subjects ...rbacv1.Subject) *rbacv1.ClusterRoleBinding {
