@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -14,14 +16,15 @@ import (
 )
 
 // allocator gives services their addresses and node ports. What is in use is
-// read from the services themselves; only requests in flight are remembered,
-// so nothing has to be released or repaired. It serves one apiserver.
+// read from the services themselves; only requests in flight, and those whose
+// result the cache has not seen yet, are remembered, so nothing has to be
+// repaired. It serves one apiserver.
 type allocator struct {
 	cidr  netip.Prefix
 	ports [2]int
 
 	mu       sync.Mutex
-	inFlight map[any]int // address (string) or port (nodePort) to its requests
+	inFlight map[*reservation]bool
 }
 
 // nodePort is a port with its protocol: TCP and UDP share numbers.
@@ -30,47 +33,85 @@ type nodePort struct {
 	protocol corev1.Protocol
 }
 
-func newAllocator(cidr netip.Prefix, ports [2]int) *allocator {
-	return &allocator{cidr: cidr.Masked(), ports: ports, inFlight: map[any]int{}}
+// reservation is what one request takes. All methods are for nil, too.
+type reservation struct {
+	allocator *allocator
+	used      map[any]bool // address (string) or nodePort
+	taken     []any
+	rev       int64 // revision at which it was stored; 0: not yet
 }
 
-// assign fills in what the service needs. release gives back what the request
-// holds, once it is stored or has failed.
-func (a *allocator) assign(s *Server, k *kinds.Kind, obj, old kinds.Object) (release func(), err error) {
+func newAllocator(cidr netip.Prefix, ports [2]int) *allocator {
+	return &allocator{cidr: cidr.Masked(), ports: ports, inFlight: map[*reservation]bool{}}
+}
+
+// assign fills in what the service needs. The caller settles the reservation
+// once the service is stored, or drops it.
+func (a *allocator) assign(ctx context.Context, s *Server, k *kinds.Kind, obj, old kinds.Object) (*reservation, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok || k != kinds.Service || !a.cidr.IsValid() {
-		return func() {}, nil
+		return nil, nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var before *corev1.Service
-	if o, ok := old.(*corev1.Service); ok {
-		before = o
+	before, _ := old.(*corev1.Service)
+	r, err := a.try(s, svc, before)
+	if err == nil {
+		return r, nil
 	}
-	r := &reservation{allocator: a, used: a.inUse(s, svc)}
-	if err = r.address(svc, before); err == nil {
-		err = r.nodePorts(svc, before)
-	}
-	if err != nil {
-		r.release()
+	// What seems to be taken may have been given back a moment ago.
+	if err := s.fresh(ctx, "", ""); err != nil {
 		return nil, err
 	}
-	for _, key := range r.taken {
-		a.inFlight[key]++
+	return a.try(s, svc, before)
+}
+
+func (a *allocator) try(s *Server, svc, before *corev1.Service) (*reservation, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := &reservation{allocator: a, used: a.inUse(s, svc)}
+	if err := r.address(svc, before); err != nil {
+		return nil, err
 	}
-	return func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		r.release()
-	}, nil
+	if err := r.nodePorts(svc, before); err != nil {
+		return nil, err
+	}
+	r.used = nil
+	if len(r.taken) > 0 {
+		a.inFlight[r] = true
+	}
+	return r, nil
+}
+
+// settle says at which revision the service was stored: from there on the
+// cache knows what it has.
+func (r *reservation) settle(rev int64) {
+	if r == nil {
+		return
+	}
+	r.allocator.mu.Lock()
+	defer r.allocator.mu.Unlock()
+	r.rev = rev
+}
+
+// drop gives back what was not stored.
+func (r *reservation) drop() {
+	if r == nil {
+		return
+	}
+	r.allocator.mu.Lock()
+	defer r.allocator.mu.Unlock()
+	delete(r.allocator.inFlight, r)
 }
 
 // inUse is what other services have, and what requests in flight will get.
 func (a *allocator) inUse(s *Server, self *corev1.Service) map[any]bool {
 	used := map[any]bool{}
-	for it := range s.cfg.Cache.List(kinds.Service, "").All() {
-		svc := it.Object().(*corev1.Service)
-		if svc.Namespace == self.Namespace && svc.Name == self.Name {
+	services := s.cfg.Cache.List(kinds.Service, "")
+	for it := range services.All() {
+		if it.Namespace == self.Namespace && it.Name == self.Name {
+			continue
+		}
+		svc, ok := it.Object().(*corev1.Service)
+		if !ok {
 			continue
 		}
 		for _, ip := range svc.Spec.ClusterIPs {
@@ -81,21 +122,20 @@ func (a *allocator) inUse(s *Server, self *corev1.Service) map[any]bool {
 				used[nodePort{p.NodePort, p.Protocol}] = true
 			}
 		}
-		if svc.Spec.HealthCheckNodePort != 0 {
-			used[nodePort{svc.Spec.HealthCheckNodePort, corev1.ProtocolTCP}] = true
+		if p := svc.Spec.HealthCheckNodePort; p != 0 {
+			used[nodePort{p, corev1.ProtocolTCP}] = true
 		}
 	}
-	for key := range a.inFlight {
-		used[key] = true
+	for r := range a.inFlight {
+		if r.rev != 0 && r.rev <= services.Rev {
+			delete(a.inFlight, r)
+			continue
+		}
+		for _, key := range r.taken {
+			used[key] = true
+		}
 	}
 	return used
-}
-
-// reservation is what one request takes.
-type reservation struct {
-	allocator *allocator
-	used      map[any]bool
-	taken     []any
 }
 
 func (r *reservation) take(key any) {
@@ -103,26 +143,12 @@ func (r *reservation) take(key any) {
 	r.taken = append(r.taken, key)
 }
 
-// release forgets the reservation; the caller holds the lock.
-func (r *reservation) release() {
-	for _, key := range r.taken {
-		if r.allocator.inFlight[key]--; r.allocator.inFlight[key] <= 0 {
-			delete(r.allocator.inFlight, key)
-		}
-	}
-	r.taken = nil
-}
-
+// address gives a cluster IP. Preparing an update has kept the one it had.
 func (r *reservation) address(svc, before *corev1.Service) error {
-	if svc.Spec.Type == corev1.ServiceTypeExternalName {
-		svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "", nil
-		return nil
-	}
-	if svc.Spec.ClusterIP == "" && before != nil && before.Spec.ClusterIP != "" {
-		svc.Spec.ClusterIP, svc.Spec.ClusterIPs = before.Spec.ClusterIP, before.Spec.ClusterIPs
-	}
 	ip := svc.Spec.ClusterIP
 	switch {
+	case svc.Spec.Type == corev1.ServiceTypeExternalName:
+		return nil
 	case ip == corev1.ClusterIPNone:
 		svc.Spec.ClusterIPs = []string{ip}
 		return nil
@@ -133,7 +159,7 @@ func (r *reservation) address(svc, before *corev1.Service) error {
 	}
 	free, ok := r.freeAddress()
 	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full"))
+		return apierrors.NewInternalError(errors.New("failed to allocate a serviceIP: range is full"))
 	}
 	r.take(free)
 	svc.Spec.ClusterIP, svc.Spec.ClusterIPs = free, []string{free}
@@ -183,69 +209,64 @@ func offset(a netip.Addr, n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
+// nodePorts gives the ports that are missing, and checks those that are asked
+// for. Preparing an update has kept or dropped what the service had.
 func (r *reservation) nodePorts(svc, before *corev1.Service) error {
-	if svc.Spec.Type != corev1.ServiceTypeNodePort && svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		for i := range svc.Spec.Ports {
-			svc.Spec.Ports[i].NodePort = 0
-		}
-		svc.Spec.HealthCheckNodePort = 0
-		return nil
-	}
 	had := map[nodePort]bool{}
-	keep := map[string]int32{} // by port name and number: an update keeps its ports
 	if before != nil {
 		for _, p := range before.Spec.Ports {
 			had[nodePort{p.NodePort, p.Protocol}] = true
-			keep[portKey(p)] = p.NodePort
+		}
+		had[nodePort{before.Spec.HealthCheckNodePort, corev1.ProtocolTCP}] = true
+	}
+	want := svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
+		(svc.Spec.AllocateLoadBalancerNodePorts == nil || *svc.Spec.AllocateLoadBalancerNodePorts)
+	ports := field.NewPath("spec", "ports")
+	// The given ones first, so that no other gets them.
+	for _, given := range []bool{true, false} {
+		for i := range svc.Spec.Ports {
+			p := &svc.Spec.Ports[i]
+			if (p.NodePort != 0) != given || !given && !want {
+				continue
+			}
+			if err := r.nodePort(svc, ports.Index(i).Child("nodePort"), &p.NodePort, p.Protocol, had); err != nil {
+				return err
+			}
 		}
 	}
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.AllocateLoadBalancerNodePorts != nil && !*svc.Spec.AllocateLoadBalancerNodePorts {
-		return nil
-	}
-	mine := map[nodePort]bool{}
-	for i := range svc.Spec.Ports {
-		p := &svc.Spec.Ports[i]
-		if p.NodePort == 0 {
-			p.NodePort = keep[portKey(*p)]
-		}
-		if err := r.nodePort(svc, i, had, mine); err != nil {
-			return err
-		}
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		return r.nodePort(svc, field.NewPath("spec", "healthCheckNodePort"), &svc.Spec.HealthCheckNodePort, corev1.ProtocolTCP, had)
 	}
 	return nil
 }
 
-func portKey(p corev1.ServicePort) string { return fmt.Sprintf("%s/%d/%s", p.Name, p.Port, p.Protocol) }
-
-func (r *reservation) nodePort(svc *corev1.Service, i int, had, mine map[nodePort]bool) error {
-	p := &svc.Spec.Ports[i]
-	bad := func(why string) error {
-		return apierrors.NewInvalid(kinds.Service.GVK.GroupKind(), svc.Name,
-			field.ErrorList{field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, why)})
-	}
-	want := nodePort{p.NodePort, p.Protocol}
+// nodePort checks *port, or picks one.
+func (r *reservation) nodePort(svc *corev1.Service, path *field.Path, port *int32, protocol corev1.Protocol, had map[nodePort]bool) error {
 	lo, hi := r.allocator.ports[0], r.allocator.ports[1]
+	want := nodePort{*port, protocol}
+	why := ""
 	switch {
-	case p.NodePort == 0:
-		start := rand.N(hi - lo + 1)
-		for n := range hi - lo + 1 {
-			c := nodePort{int32(lo + (start+n)%(hi-lo+1)), p.Protocol}
-			if !r.used[c] && !mine[c] && !had[c] {
+	case *port == 0:
+		size := hi - lo + 1
+		start := rand.N(size)
+		for n := range size {
+			c := nodePort{int32(lo + (start+n)%size), protocol}
+			if !r.used[c] && !had[c] {
 				r.take(c)
-				mine[c] = true
-				p.NodePort = c.port
+				*port = c.port
 				return nil
 			}
 		}
-		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: range is full"))
+		return apierrors.NewInternalError(errors.New("failed to allocate a nodePort: range is full"))
 	case had[want]:
-	case int(p.NodePort) < lo || int(p.NodePort) > hi:
-		return bad(fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", lo, hi))
+		return nil
+	case int(*port) < lo || int(*port) > hi:
+		why = fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", lo, hi)
 	case r.used[want]:
-		return bad("provided port is already allocated")
+		why = "provided port is already allocated"
 	default:
 		r.take(want)
+		return nil
 	}
-	mine[want] = true
-	return nil
+	return apierrors.NewInvalid(kinds.Service.GVK.GroupKind(), svc.Name, field.ErrorList{field.Invalid(path, *port, why)})
 }

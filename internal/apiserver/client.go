@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -12,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -28,80 +26,82 @@ type Client struct {
 // Client acts as u.
 func (s *Server) Client(u user.Info) *Client { return &Client{s: s, user: u} }
 
-// start authorizes one request of the component.
-func (c *Client) start(ctx context.Context, verb string, ref kinds.Ref) (*call, error) {
+// do authorizes one request of the component, runs it and tells the audit seam.
+func (c *Client) do(ctx context.Context, verb string, ref kinds.Ref, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
 	k := ref.Kind
-	if !serves(k, ref.Sub, verb) {
-		return nil, statusError(405, metav1.StatusReasonMethodNotAllowed, "the server does not allow %s on %s", verb, ref)
+	in := &info{verb: verb, resource: true, gvr: k.GroupVersionResource(), ns: ref.Namespace, name: ref.Name, sub: ref.Sub}
+	began := c.s.now()
+	out, err := c.run(&call{ctx: ctx, user: c.user, ref: ref, verb: verb}, in, run)
+	code := 200
+	if err != nil {
+		st := statusOf(err)
+		code, out, err = int(st.Code), nil, &apierrors.StatusError{ErrStatus: *st}
 	}
-	a := authorizer.AttributesRecord{User: c.user, Verb: verb, Namespace: ref.Namespace, APIGroup: k.GVK.Group, APIVersion: k.GVK.Version,
-		Resource: k.Resource, Subresource: ref.Sub, Name: ref.Name, ResourceRequest: true}
-	if k == kinds.Namespace {
-		a.Namespace = ref.Name
-	}
-	if err := c.s.authorize(ctx, a); err != nil {
-		return nil, err
-	}
-	return &call{ctx: ctx, user: c.user, ref: ref, verb: verb}, nil
+	c.s.audit(in, c.user, code, began)
+	return out, err
 }
 
-// fail gives components the error type that remote ones see.
-func fail(err error) error {
-	if err == nil {
-		return nil
+func (c *Client) run(call *call, in *info, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
+	if !serves(call.ref.Kind, call.ref.Sub, call.verb) {
+		return nil, methodNotAllowed()
 	}
-	return &apierrors.StatusError{ErrStatus: *statusOf(err)}
+	if err := c.s.authorize(call.ctx, in.attributes(c.user)); err != nil {
+		return nil, err
+	}
+	return run(call)
 }
 
 // Get implements client.Client. It asks the store: components read from their
 // view, and come here when they must know.
 func (c *Client) Get(ctx context.Context, ref kinds.Ref) (runtime.Object, error) {
-	call, err := c.start(ctx, "get", ref)
-	if err != nil {
-		return nil, fail(err)
-	}
-	cur, err := c.s.lookup(call.ctx, ref, true)
-	if err != nil {
-		return nil, fail(err)
-	}
-	obj := c.s.shown(ref.Kind, cur.obj)
-	if sub := ref.Kind.Subresources[ref.Sub]; sub.Scale != nil {
-		return scaleOf(sub.Scale, obj), nil
-	}
-	return obj, nil
+	return c.do(ctx, "get", ref, func(call *call) (runtime.Object, error) {
+		cur, err := c.s.lookup(ctx, ref, true)
+		if err != nil {
+			return nil, err
+		}
+		obj := c.s.shown(ref.Kind, cur.obj)
+		if sub := ref.Kind.Subresources[ref.Sub]; sub.Scale != nil {
+			return scaleOf(sub.Scale, obj), nil
+		}
+		return obj, nil
+	})
 }
 
 // List implements client.Client.
 func (c *Client) List(ctx context.Context, k *kinds.Kind, namespace string, o metav1.ListOptions) (runtime.Object, error) {
-	if _, err := c.start(ctx, "list", kinds.Ref{Kind: k, Namespace: namespace}); err != nil {
-		return nil, fail(err)
-	}
-	in := &info{fields: fields.Everything(), labels: labels.Everything()}
-	if o.FieldSelector != "" {
-		in.fields, in.fieldErr = fields.ParseSelector(o.FieldSelector)
-	}
-	if o.LabelSelector != "" {
-		in.labels, in.labelErr = labels.Parse(o.LabelSelector)
-	}
-	sel, err := checkSelection(k, in)
-	if err != nil {
-		return nil, fail(err)
-	}
-	l, err := c.s.list(ctx, k, namespace, o, sel)
-	if err != nil {
-		return nil, fail(err)
-	}
+	return c.do(ctx, "list", kinds.Ref{Kind: k, Namespace: namespace}, func(*call) (runtime.Object, error) {
+		in := &info{fields: fields.Everything(), labels: labels.Everything()}
+		if o.FieldSelector != "" {
+			in.fields, in.fieldErr = fields.ParseSelector(o.FieldSelector)
+		}
+		if o.LabelSelector != "" {
+			in.labels, in.labelErr = labels.Parse(o.LabelSelector)
+		}
+		sel, err := checkSelection(k, in)
+		if err != nil {
+			return nil, err
+		}
+		l, err := c.s.list(ctx, k, namespace, o, sel)
+		if err != nil {
+			return nil, err
+		}
+		return l.object(k)
+	})
+}
+
+// object is the listing as an object; its items share what the cache holds.
+func (l *listing) object(k *kinds.Kind) (runtime.Object, error) {
 	items := make([]runtime.Object, len(l.items))
 	for i, it := range l.items {
 		items[i] = it.Object()
 	}
 	out := k.NewList()
 	if err := meta.SetList(out, items); err != nil {
-		return nil, fail(err)
+		return nil, err
 	}
 	m, err := meta.ListAccessor(out)
 	if err != nil {
-		return nil, fail(err)
+		return nil, err
 	}
 	lm := l.meta()
 	m.SetResourceVersion(lm.ResourceVersion)
@@ -115,68 +115,54 @@ func (c *Client) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) 
 	if ref.Sub == "" {
 		ref.Name = ""
 	}
-	call, err := c.start(ctx, "create", ref)
-	if err != nil {
-		return nil, fail(err)
-	}
-	if !ref.Kind.Stored() && ref.Kind.StoredAs == nil || ref.Sub != "" {
-		out, err := c.s.ask(call, obj.DeepCopyObject())
-		return out, fail(err)
-	}
-	o, ok := obj.(kinds.Object)
-	if !ok {
-		return nil, fail(fmt.Errorf("%T is no object", obj))
-	}
-	out, err := c.s.create(call, o.DeepCopyObject().(kinds.Object))
-	return result(out, err)
+	return c.do(ctx, "create", ref, func(call *call) (runtime.Object, error) {
+		if !ref.Kind.Stored() && ref.Kind.StoredAs == nil || ref.Sub != "" {
+			return c.s.ask(call, obj.DeepCopyObject())
+		}
+		o, err := copyOf(obj)
+		if err != nil {
+			return nil, err
+		}
+		return c.s.create(call, o)
+	})
 }
 
-// result keeps a nil object from becoming a non-nil interface.
-func result(obj kinds.Object, err error) (runtime.Object, error) {
-	if err != nil {
-		return nil, fail(err)
+// copyOf is an object that the pipeline may change.
+func copyOf(obj runtime.Object) (kinds.Object, error) {
+	o, ok := obj.DeepCopyObject().(kinds.Object)
+	if !ok {
+		return nil, badRequest("%T is no object", obj)
 	}
-	return obj, nil
+	return o, nil
 }
 
 // Update implements client.Client.
 func (c *Client) Update(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
-	call, err := c.start(ctx, "update", ref)
-	if err != nil {
-		return nil, fail(err)
-	}
-	if sub := ref.Kind.Subresources[ref.Sub]; sub.Scale != nil {
-		out, err := c.s.updateScale(call, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
-		return out, fail(err)
-	}
-	o, ok := obj.(kinds.Object)
-	if !ok {
-		return nil, fail(fmt.Errorf("%T is no object", obj))
-	}
-	out, _, err := c.s.replace(call, o.DeepCopyObject().(kinds.Object))
-	return result(out, err)
+	return c.do(ctx, "update", ref, func(call *call) (runtime.Object, error) {
+		if sub := ref.Kind.Subresources[ref.Sub]; sub.Scale != nil {
+			return c.s.updateScale(call, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
+		}
+		o, err := copyOf(obj)
+		if err != nil {
+			return nil, err
+		}
+		out, _, err := c.s.replace(call, o)
+		return out, err
+	})
 }
 
 // Patch implements client.Client.
 func (c *Client) Patch(ctx context.Context, ref kinds.Ref, t types.PatchType, data []byte) (runtime.Object, error) {
-	call, err := c.start(ctx, "patch", ref)
-	if err != nil {
-		return nil, fail(err)
-	}
-	out, err := c.s.patch(call, t, data, metav1.FieldValidationStrict)
-	if err != nil {
-		return nil, fail(err)
-	}
-	return out, nil
+	return c.do(ctx, "patch", ref, func(call *call) (runtime.Object, error) {
+		return c.s.patch(call, t, data, metav1.FieldValidationStrict)
+	})
 }
 
 // Delete implements client.Client.
 func (c *Client) Delete(ctx context.Context, ref kinds.Ref, o metav1.DeleteOptions) (runtime.Object, error) {
-	call, err := c.start(ctx, "delete", ref)
-	if err != nil {
-		return nil, fail(err)
-	}
-	call.dryRun = len(o.DryRun) > 0
-	out, _, err := c.s.delete(call, &o)
-	return result(out, err)
+	return c.do(ctx, "delete", ref, func(call *call) (runtime.Object, error) {
+		call.dryRun = len(o.DryRun) > 0
+		out, _, err := c.s.delete(call, &o)
+		return out, err
+	})
 }

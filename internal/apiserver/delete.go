@@ -141,7 +141,7 @@ func deletionFinalizers(k *kinds.Kind, old kinds.Object, opts *metav1.DeleteOpti
 }
 
 // finished: this update takes away the last thing that held a deleted object.
-func finished(k *kinds.Kind, obj, old kinds.Object) bool {
+func finished(obj, old kinds.Object) bool {
 	if old.GetDeletionTimestamp() == nil || *graceOf(old) != 0 || len(obj.GetFinalizers()) > 0 || heldBySpec(obj) {
 		return false
 	}

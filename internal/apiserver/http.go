@@ -31,39 +31,57 @@ const requestTimeout = time.Minute
 // Handler is the whole pipeline.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec := &recorder{ResponseWriter: w}
-		in := parse(r)
-		began := s.now()
+		var u user.Info
+		rec, in, began := &recorder{ResponseWriter: w}, parse(r), s.now()
 		defer func() {
-			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler {
-					panic(p)
-				}
-				s.log.Error("request panicked", "verb", in.verb, "path", in.path, "panic", p, "stack", string(debug.Stack()))
-				if !rec.wrote {
-					s.fail(rec, r, apierrors.NewInternalError(errors.New("the server met an internal error; its log has more")))
-				}
-			}
+			broken := s.recovered(recover(), rec, r, in)
 			s.metrics.observe(in, rec.code, s.now().Sub(began))
+			s.audit(in, u, rec.code, began)
+			if broken {
+				panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
+			}
 		}()
 		if h := s.cfg.Public[r.URL.Path]; h != nil {
 			h.ServeHTTP(rec, r)
 			return
 		}
-		u, err := s.identify(r)
-		if err == nil {
-			err = s.serve(rec, r.WithContext(context.WithValue(r.Context(), userKey{}, u)), in, u)
+		var err error
+		if u, err = s.identify(r); err == nil {
+			err = s.serve(rec, r, in, u)
 		}
 		if err != nil {
 			s.fail(rec, r, err)
 		}
-		if s.cfg.Audit != nil {
-			s.cfg.Audit(AuditRecord{User: u, Verb: in.verb, Path: in.path, Code: rec.code, At: began, Took: s.now().Sub(began)})
-		}
 	})
 }
 
-type userKey struct{}
+// recovered answers for a request that has panicked; broken says that an
+// answer had begun.
+func (s *Server) recovered(p any, w *recorder, r *http.Request, in *info) (broken bool) {
+	if p == nil {
+		return false
+	}
+	if p != http.ErrAbortHandler {
+		s.log.Error("request panicked", "verb", in.verb, "path", in.path, "panic", p, "stack", string(debug.Stack()))
+	}
+	if !w.wrote {
+		s.fail(w, r, apierrors.NewInternalError(errors.New("the server met an internal error; its log has more")))
+		return false
+	}
+	return true
+}
+
+// audit tells the audit seam how a request ended.
+func (s *Server) audit(in *info, u user.Info, code int, began time.Time) {
+	if s.cfg.Audit == nil {
+		return
+	}
+	r := AuditRecord{User: u, Verb: in.verb, Path: in.path, Code: code, At: began, Took: s.now().Sub(began)}
+	if in.resource {
+		r.Resource, r.Namespace, r.Name, r.Sub = in.gvr, in.ns, in.name, in.sub
+	}
+	s.cfg.Audit(r)
+}
 
 // recorder remembers the status code, and whether an answer has begun.
 type recorder struct {
@@ -115,11 +133,13 @@ func (s *Server) identify(r *http.Request) (user.Info, error) {
 
 // limit takes a place among the requests of its sort, or says try later.
 func (s *Server) limit(in *info) (release func(), err error) {
-	if in.longRunning() || !in.resource {
-		return func() {}, nil
-	}
 	slots := s.writing
-	if in.verb == "get" || in.verb == "list" {
+	switch {
+	case in.longRunning():
+		slots = s.streams
+	case !in.resource: // health, discovery: what tells how busy we are must answer
+		return func() {}, nil
+	case in.verb == "get" || in.verb == "list":
 		slots = s.reading
 	}
 	select {

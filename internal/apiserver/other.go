@@ -9,12 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"knarr.dev/knarr/internal/kinds"
-	"knarr.dev/knarr/internal/store/cache"
 	"knarr.dev/knarr/internal/version"
 )
 
@@ -129,69 +125,5 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request, name, only strin
 		fmt.Fprintf(w, "%s%s check passed\n", lines.String(), name)
 	default:
 		fmt.Fprint(w, "ok")
-	}
-}
-
-// metrics have upstream's names. Labels take values from the table of kinds
-// and fixed sets only, never from a client.
-type metrics struct {
-	registry *prometheus.Registry
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	known    map[string]bool
-}
-
-func newMetrics(c *cache.Cache, table *kinds.Table) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), known: map[string]bool{}}
-	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_total", Help: "Requests by verb, group, version, resource, subresource and status code."},
-		[]string{"verb", "group", "version", "resource", "subresource", "code"})
-	m.duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_request_duration_seconds", Help: "Time to answer, without watches and streams.",
-		Buckets: []float64{0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}}, []string{"verb", "resource"})
-	m.registry.MustRegister(m.requests, m.duration, objectCounts{c, table},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, k := range table.All() {
-		m.known[k.Resource] = true
-		for sub := range k.Subresources {
-			m.known[k.Resource+"/"+sub] = true
-		}
-	}
-	return m
-}
-
-var verbLabels = map[string]string{"get": "GET", "list": "LIST", "watch": "WATCH", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETECOLLECTION"}
-
-func (m *metrics) observe(in *info, code int, took time.Duration) {
-	verb, group, version, resource, sub := verbLabels[in.verb], in.gvr.Group, in.gvr.Version, in.gvr.Resource, in.sub
-	key := resource
-	if sub != "" {
-		key += "/" + sub
-	}
-	if verb == "" {
-		verb = "other"
-	}
-	if !in.resource || !m.known[key] {
-		group, version, resource, sub = "", "", "", ""
-	}
-	m.requests.WithLabelValues(verb, group, version, resource, sub, itoa(code)).Inc()
-	if !in.longRunning() {
-		m.duration.WithLabelValues(verb, resource).Observe(took.Seconds())
-	}
-}
-
-// objectCounts is counted when asked for.
-type objectCounts struct {
-	cache *cache.Cache
-	table *kinds.Table
-}
-
-var objectsDesc = prometheus.NewDesc("apiserver_storage_objects", "Stored objects by resource.", []string{"resource"}, nil)
-
-func (o objectCounts) Describe(ch chan<- *prometheus.Desc) { ch <- objectsDesc }
-
-func (o objectCounts) Collect(ch chan<- prometheus.Metric) {
-	for _, k := range o.table.All() {
-		if k.Stored() {
-			ch <- prometheus.MustNewConstMetric(objectsDesc, prometheus.GaugeValue, float64(o.cache.List(k, "").Len()), k.String())
-		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -31,6 +32,9 @@ const (
 	maxHeaderBytes = 64 << 10
 	// Upstream's --max-requests-inflight and --max-mutating-requests-inflight.
 	maxReading, maxWriting = 400, 200
+	// maxLongRunning bounds watches and streams: 5,000 nodes with a dozen watches
+	// each would fit, their goroutines take some 20 KB apiece.
+	maxLongRunning = 65536
 	// maxStreams bounds what one HTTP/2 connection may have open
 	// (CVE-2023-44487); upstream's figure for authenticated clients.
 	maxStreams = 250
@@ -77,12 +81,14 @@ type Config struct {
 
 // AuditRecord is what a request was and how it ended.
 type AuditRecord struct {
-	User       user.Info
-	Verb, Path string
-	Ref        kinds.Ref
-	Code       int
-	At         time.Time
-	Took       time.Duration
+	User       user.Info // nil if nobody was identified
+	Verb, Path string    // Path is empty for a request in process
+	// Resource and what follows are empty if it was none that was asked for.
+	Resource             schema.GroupVersionResource
+	Namespace, Name, Sub string
+	Code                 int
+	At                   time.Time
+	Took                 time.Duration
 }
 
 // Server implements the pipeline.
@@ -94,8 +100,9 @@ type Server struct {
 	metrics *metrics
 	alloc   *allocator
 	pages   *pageSet
-	reading chan struct{}
+	reading chan struct{} // one element per request that is being answered
 	writing chan struct{}
+	streams chan struct{}
 	kubelet *kubeletProxy
 }
 
@@ -105,7 +112,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("apiserver: kinds, store and cache are needed")
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, now: cfg.Now, uid: cfg.UID,
-		reading: make(chan struct{}, maxReading), writing: make(chan struct{}, maxWriting), pages: newPageSet()}
+		reading: make(chan struct{}, maxReading), writing: make(chan struct{}, maxWriting),
+		streams: make(chan struct{}, maxLongRunning), pages: newPageSet()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -118,7 +126,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.NodePorts == [2]int{} {
 		s.cfg.NodePorts = [2]int{30000, 32767}
 	}
-	s.metrics = newMetrics(cfg.Cache, cfg.Kinds)
+	s.metrics = newMetrics(s)
 	s.alloc = newAllocator(s.cfg.ServiceCIDR, s.cfg.NodePorts)
 	s.kubelet = newKubeletProxy(s)
 	return s, nil

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"strconv"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,11 +17,13 @@ import (
 type tabler struct {
 	kind    *kinds.Kind
 	include metav1.IncludeObjectPolicy
-	now     metav1.Time
+	now     func() time.Time
+	stream  bool // a watch: only its first table says what the columns are
+	begun   bool
 }
 
 func (s *Server) newTabler(k *kinds.Kind, include string) (*tabler, error) {
-	t := &tabler{kind: k, include: metav1.IncludeObjectPolicy(include), now: metav1.NewTime(s.now())}
+	t := &tabler{kind: k, include: metav1.IncludeObjectPolicy(include), now: s.now}
 	switch t.include {
 	case "":
 		t.include = metav1.IncludeMetadata
@@ -33,17 +36,22 @@ func (s *Server) newTabler(k *kinds.Kind, include string) (*tabler, error) {
 
 func (t *tabler) table(meta metav1.ListMeta, objects []kinds.Object) (*metav1.Table, error) {
 	out := &metav1.Table{TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, ListMeta: meta, Rows: []metav1.TableRow{}}
+	now := metav1.NewTime(t.now())
 	for _, c := range t.kind.Columns {
+		if t.stream && t.begun {
+			break
+		}
 		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Describe}
 		if c.Wide {
 			d.Priority = 1
 		}
 		out.ColumnDefinitions = append(out.ColumnDefinitions, d)
 	}
+	t.begun = true
 	for _, o := range objects {
 		row := metav1.TableRow{Cells: make([]any, 0, len(t.kind.Columns))}
 		for _, c := range t.kind.Columns {
-			row.Cells = append(row.Cells, c.Value(o, t.now))
+			row.Cells = append(row.Cells, c.Value(o, now))
 		}
 		switch t.include {
 		case metav1.IncludeObject:

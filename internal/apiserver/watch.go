@@ -22,6 +22,8 @@ const (
 	minWatch = 30 * time.Minute
 	// flushBytes is how much is gathered before it is sent although more is ready.
 	flushBytes = 64 << 10
+	// writeTimeout bounds how long a client may take to accept what is sent.
+	writeTimeout = time.Minute
 )
 
 // watch streams events until the client or its time is gone.
@@ -40,6 +42,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	if err != nil {
 		return err
 	}
+	tab.stream = true
 	timeout := minWatch + rand.N(minWatch)
 	if o.TimeoutSeconds != nil {
 		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
@@ -51,19 +54,22 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 		return err
 	}
 	watcher, err := s.cfg.Cache.Watch(k, in.ns, from)
-	if errors.Is(err, cache.ErrGone) {
-		err = expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev())
-	}
-	if err != nil {
+	gone := errors.Is(err, cache.ErrGone)
+	if err != nil && !gone {
 		return err
 	}
 	w.Header().Set("Content-Type", a.contentType(true))
+	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
+	// From here on the answer has begun: on an error the client sees the stream end.
 	st := &stream{s: s, w: w, rc: http.NewResponseController(w), kind: k, accepted: a, table: tab, sel: sel}
-	if err := st.begin(initial, o); err != nil {
-		return nil // the answer has begun: the client sees the stream end
+	if gone { // upstream answers with an event, too, and clients list again
+		_ = st.fail(expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev()))
+		return nil
 	}
-	st.follow(ctx, watcher, o.AllowWatchBookmarks)
+	if st.begin(initial, o) == nil {
+		st.follow(ctx, watcher, o.AllowWatchBookmarks)
+	}
 	return nil
 }
 
@@ -113,6 +119,7 @@ type stream struct {
 	table    *tabler
 	sel      selection
 	buf      []byte
+	begun    bool // the header is out
 }
 
 // begin sends the present objects, and the bookmark that says that these were all.
@@ -135,7 +142,10 @@ func (st *stream) begin(initial *cache.List, o metav1.ListOptions) error {
 	return st.flush()
 }
 
+// follow sends what happens until the watch ends. A busy watch in which little
+// matches gets its bookmarks as well, or its client would fall out of the window.
 func (st *stream) follow(ctx context.Context, watcher *cache.Watcher, bookmarks bool) {
+	marked := st.s.now()
 	for {
 		next, cancel := context.WithTimeout(ctx, bookmarkEvery)
 		events, _, err := watcher.Next(next)
@@ -149,17 +159,17 @@ func (st *stream) follow(ctx context.Context, watcher *cache.Watcher, bookmarks 
 				}
 			}
 			return
+		case err == nil:
+			err = st.events(events)
 		case errors.Is(err, context.DeadlineExceeded):
-			if bookmarks {
-				err = st.bookmark(watcher.Progress(), false)
-			} else {
-				err = nil
-			}
-		case err != nil:
+			err = nil
+		default:
 			_ = st.fail(expired("too old resource version"))
 			return
-		default:
-			err = st.events(events)
+		}
+		if now := st.s.now(); err == nil && bookmarks && now.Sub(marked) >= bookmarkEvery {
+			marked = now
+			err = st.bookmark(watcher.Progress(), false)
 		}
 		if err == nil {
 			err = st.flush()
@@ -204,14 +214,25 @@ func (st *stream) add(t cache.EventType, e *cache.Event, it *cache.Item) error {
 	return nil
 }
 
+// flush sends what has gathered. A client that does not take it in time is
+// cut off: it holds a connection, and the events that the window forgets.
 func (st *stream) flush() error {
-	if len(st.buf) > 0 {
-		if _, err := st.w.Write(st.buf); err != nil {
-			return err
-		}
-		st.buf = st.buf[:0]
+	if len(st.buf) == 0 && st.begun {
+		return nil
 	}
-	return st.rc.Flush()
+	// Not every test's writer has deadlines.
+	_ = st.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := st.w.Write(st.buf); err != nil {
+		return err
+	}
+	st.begun = true
+	if cap(st.buf) > 4*flushBytes {
+		st.buf = nil // an idle watch keeps no large buffer
+	}
+	st.buf = st.buf[:0]
+	err := st.rc.Flush()
+	_ = st.rc.SetWriteDeadline(time.Time{})
+	return err
 }
 
 func (st *stream) bookmark(rev int64, initialEnd bool) error {

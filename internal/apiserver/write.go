@@ -67,6 +67,9 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 	if k.ToStored != nil {
 		obj, k = k.ToStored(obj), k.StoredAs
 	}
+	if rv := obj.GetResourceVersion(); rv != "" && rv != "0" {
+		return nil, badRequest("resourceVersion should not be set on objects to be created")
+	}
 	obj.SetResourceVersion("")
 	obj.SetSelfLink("")
 	obj.SetDeletionTimestamp(nil)
@@ -117,32 +120,53 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 		return nil, err
 	}
 	s.warnings(c, k, obj, nil)
-	release, err := s.alloc.assign(s, k, obj, nil)
+	reserved, err := s.alloc.assign(c.ctx, s, k, obj, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	key := k.Key(obj.GetNamespace(), obj.GetName())
-	if c.dryRun {
-		if _, err := s.cfg.Store.Get(c.ctx, key); err == nil {
-			return nil, apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
-		}
-		return s.shown(c.ref.Kind, obj), nil
+	rev, err := s.insert(c, k, obj)
+	if err != nil || c.dryRun {
+		reserved.drop()
 	}
+	if err != nil {
+		return nil, err
+	}
+	if !c.dryRun {
+		reserved.settle(rev)
+		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	}
+	return s.shown(c.ref.Kind, obj), nil
+}
+
+// insert stores a new object, or checks only that it could.
+func (s *Server) insert(c *call, k *kinds.Kind, obj kinds.Object) (rev int64, err error) {
+	key := k.Key(obj.GetNamespace(), obj.GetName())
 	data, err := codec.EncodeStored(obj)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	rev, err := s.cfg.Store.Put(c.ctx, key, data, 0)
-	var conflict *store.Conflict
-	if errors.As(err, &conflict) {
-		return nil, apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+	var there store.KV
+	if c.dryRun {
+		there, err = s.cfg.Store.Get(c.ctx, key)
+		if errors.Is(err, store.ErrNotFound) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	} else {
+		rev, err = s.cfg.Store.Put(c.ctx, key, data, 0)
+		var conflict *store.Conflict
+		if !errors.As(err, &conflict) {
+			return rev, err
+		}
+		there = conflict.Current
 	}
-	if err != nil {
-		return nil, err
+	exists := apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+	if cur, err := decodeCurrent(k, there); err == nil && cur.obj.GetDeletionTimestamp() != nil {
+		exists.ErrStatus.Message = "object is being deleted: " + exists.ErrStatus.Message
 	}
-	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
-	return s.shown(c.ref.Kind, obj), nil
+	return 0, exists
 }
 
 // shown converts from the stored form to the one that was asked for.
@@ -239,8 +263,9 @@ func decodeCurrent(k *kinds.Kind, kv store.KV) (current, error) {
 
 // change is what a planner of modify decides.
 type change struct {
-	obj    kinds.Object // the new object; nil with remove
-	remove bool
+	obj      kinds.Object // the new object; nil with remove
+	remove   bool
+	reserved *reservation
 }
 
 // modify plans a change on the object as it stands and stores it if nobody was
@@ -265,6 +290,11 @@ func (s *Server) modify(c *call, plan func(old kinds.Object) (change, error)) (o
 			continue
 		}
 		obj, removed, err = s.commit(c, k, cur, ch)
+		if err != nil || c.dryRun {
+			ch.reserved.drop()
+		} else if rev, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64); err == nil {
+			ch.reserved.settle(rev)
+		}
 		var conflict *store.Conflict
 		if !errors.As(err, &conflict) {
 			return obj, removed, err
@@ -373,15 +403,12 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		if err := s.validate(c.ctx, req); err != nil {
 			return change{}, err
 		}
-		release, err := s.alloc.assign(s, k, obj, old)
-		if err != nil {
-			return change{}, err
-		}
-		defer release()
+		ch := change{obj: obj, remove: finished(obj, old)}
 		if c.ref.Sub == "" {
 			s.warnings(c, k, obj, old)
+			ch.reserved, err = s.alloc.assign(c.ctx, s, k, obj, old)
 		}
-		return change{obj: obj, remove: finished(k, obj, old)}, nil
+		return ch, err
 	})
 	if err != nil {
 		return nil, err
