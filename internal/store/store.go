@@ -18,7 +18,13 @@ var (
 	ErrFutureRevision = errors.New("store: revision is in the future")
 	// ErrNoSpace: the store's quota is used up; deletes still work.
 	ErrNoSpace = errors.New("store: quota exceeded")
+	// ErrTooLarge: the value is longer than MaxValue.
+	ErrTooLarge = errors.New("store: value is too large")
 )
+
+// MaxValue bounds one value, in bytes: etcd's limit of 1.5 MiB for a request,
+// less room for the key and the request's own fields.
+const MaxValue = 3<<19 - 4<<10
 
 // Conflict is returned by a write whose expectation about the present value
 // did not hold. Current is the value that stands, with Rev 0 if there is none.
@@ -83,6 +89,19 @@ type Store interface {
 	Watch(ctx context.Context, prefix string, after int64, recv func(Batch) error) error
 	// Revision is the newest committed revision (linearizable).
 	Revision(ctx context.Context) (int64, error)
+}
+
+// Progresser is what a store may offer to a watcher that has to know at once
+// how far it is: every running watch delivers an empty batch soon, unless it
+// is behind and delivers events anyway. The request may get lost.
+type Progresser interface {
+	RequestProgress(ctx context.Context) error
+}
+
+// LeanWatcher is what a store may offer to a watcher that remembers the values
+// itself: Watch, without the Prev of any event, for less work per event.
+type LeanWatcher interface {
+	WatchLean(ctx context.Context, prefix string, after int64, recv func(Batch) error) error
 }
 
 // Transformer changes values on their way to and from the disk, for instance

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -12,6 +11,9 @@ import (
 
 	"knarr.dev/knarr/internal/store"
 )
+
+// pageSize is keys per request: pages keep answers at a few MiB.
+const pageSize = 1000
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
@@ -29,7 +31,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
 func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (store.Page, error) {
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	if o.After >= prefix {
-		from = o.After + "\x00"
+		from = o.After + "\x00" // also for an empty prefix: etcd has no empty keys
 	}
 	page := store.Page{Rev: o.Rev}
 	for {
@@ -57,15 +59,23 @@ func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (s
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, key string, value []byte, expect int64) (int64, error) {
+	if len(value) > store.MaxValue {
+		return 0, store.ErrTooLarge
+	}
 	return s.write(ctx, key, expect, clientv3.OpPut(key, string(value)))
 }
 
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, key string, expect int64) (int64, error) {
-	if expect == 0 {
-		return 0, store.ErrNotFound
+	if expect != 0 {
+		return s.write(ctx, key, expect, clientv3.OpDelete(key))
 	}
-	return s.write(ctx, key, expect, clientv3.OpDelete(key))
+	// A transaction would succeed and delete nothing.
+	current, err := s.Get(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	return 0, &store.Conflict{Current: current}
 }
 
 // write is one transaction: the change if the key is at the expected revision,
@@ -88,59 +98,15 @@ func (s *Store) write(ctx context.Context, key string, expect int64, op clientv3
 	return 0, &store.Conflict{Current: current}
 }
 
-// Watch implements store.Store.
-func (s *Store) Watch(ctx context.Context, prefix string, after int64, recv func(store.Batch) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	events := s.client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithPrevKV(),
-		clientv3.WithRev(after+1), clientv3.WithProgressNotify())
-	for {
-		var resp clientv3.WatchResponse
-		var ok bool
-		select {
-		case resp, ok = <-events:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err := resp.Err(); err != nil {
-			return s.translate(err)
-		}
-		if !ok {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			return errors.New("etcd: the watch ended")
-		}
-		b := batch(resp)
-		if b.Rev <= after {
-			continue
-		}
-		after = b.Rev
-		if err := recv(b); err != nil {
-			return err
-		}
-	}
-}
-
-func batch(resp clientv3.WatchResponse) store.Batch {
-	if resp.IsProgressNotify() {
-		return store.Batch{Rev: resp.Header.Revision}
-	}
-	b := store.Batch{Events: make([]store.Event, 0, len(resp.Events))}
-	for _, e := range resp.Events {
-		ev := store.Event{KV: kv(e.Kv), Delete: e.Type == mvccpb.Event_DELETE}
-		if e.PrevKv != nil {
-			prev := kv(e.PrevKv)
-			ev.Prev = &prev
-		}
-		b.Events = append(b.Events, ev)
-		b.Rev = e.Kv.ModRevision
-	}
-	return b
-}
-
 // Revision implements store.Store: a linearizable read that returns nothing.
+// Concurrent ones share a round of the embedded server.
 func (s *Store) Revision(ctx context.Context) (int64, error) {
+	if s.server != nil {
+		if err := s.server.Server.LinearizableReadNotify(ctx); err != nil {
+			return 0, s.translate(err)
+		}
+		return s.server.Server.KV().Rev(), nil
+	}
 	resp, err := s.client.Get(ctx, "\x00", clientv3.WithCountOnly())
 	if err != nil {
 		return 0, s.translate(err)
@@ -148,7 +114,8 @@ func (s *Store) Revision(ctx context.Context) (int64, error) {
 	return resp.Header.Revision, nil
 }
 
-// Compact forgets the history up to and including rev.
+// Compact forgets the history before rev: ErrCompacted if it is forgotten
+// already.
 func (s *Store) Compact(ctx context.Context, rev int64) error {
 	_, err := s.client.Compact(ctx, rev)
 	return s.translate(err)
@@ -166,6 +133,8 @@ func (s *Store) translate(err error) error {
 		return store.ErrCompacted
 	case errors.Is(err, rpctypes.ErrFutureRev) || errors.Is(err, rpctypes.ErrGRPCFutureRev):
 		return store.ErrFutureRevision
+	case errors.Is(err, rpctypes.ErrRequestTooLarge) || errors.Is(err, rpctypes.ErrGRPCRequestTooLarge):
+		return store.ErrTooLarge
 	case errors.Is(err, rpctypes.ErrNoSpace) || errors.Is(err, rpctypes.ErrGRPCNoSpace):
 		select {
 		case s.room <- struct{}{}:
@@ -174,69 +143,4 @@ func (s *Store) translate(err error) error {
 		return store.ErrNoSpace
 	}
 	return fmt.Errorf("etcd: %w", err)
-}
-
-// makeRoom compacts and defragments once a write has met the quota, and lifts
-// the alarm if that helped.
-func (s *Store) makeRoom(ctx context.Context) {
-	defer close(s.done)
-	for {
-		select {
-		case <-s.room:
-		case <-ctx.Done():
-			return
-		}
-		if err := s.makeRoomOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("the store is full: delete objects, or raise its quota", "quota", s.quota, "error", err)
-		}
-		select {
-		case <-time.After(roomInterval):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (s *Store) makeRoomOnce(ctx context.Context) error {
-	rev, err := s.Revision(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := s.client.Compact(ctx, rev, clientv3.WithCompactPhysical()); err != nil && !errors.Is(s.translate(err), store.ErrCompacted) {
-		return err
-	}
-	size, err := s.defragment(ctx)
-	if err != nil {
-		return err
-	}
-	if size >= s.quota {
-		return fmt.Errorf("%d bytes are in use", size)
-	}
-	_, err = s.client.AlarmDisarm(ctx, &clientv3.AlarmMember{})
-	if err == nil {
-		s.log.Info("the store has room again", "bytes", size, "quota", s.quota)
-	}
-	return err
-}
-
-// defragment returns the size that remains. The in-process client does not
-// know how, so an embedded server is asked itself.
-func (s *Store) defragment(ctx context.Context) (int64, error) {
-	if s.server != nil {
-		b := s.server.Server.Backend()
-		err := b.Defrag()
-		return b.Size(), err
-	}
-	var size int64
-	for _, endpoint := range s.client.Endpoints() {
-		if _, err := s.client.Defragment(ctx, endpoint); err != nil {
-			return 0, err
-		}
-		st, err := s.client.Status(ctx, endpoint)
-		if err != nil {
-			return 0, err
-		}
-		size = max(size, st.DbSize)
-	}
-	return size, nil
 }

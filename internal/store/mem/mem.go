@@ -21,11 +21,11 @@ type Store struct {
 	compacted int64 // history up to and including this revision is gone
 	current   btree.Map[string, store.KV]
 	events    []store.Event // since compacted, by revision
-	moved     chan struct{}
+	moved     chan struct{} // closed with the next write; nil: nobody waits
 }
 
 // New returns an empty store.
-func New() *Store { return &Store{rev: 1, moved: make(chan struct{})} }
+func New() *Store { return &Store{rev: 1} }
 
 // Get implements store.Store.
 func (s *Store) Get(_ context.Context, key string) (store.KV, error) {
@@ -80,6 +80,9 @@ func (s *Store) List(_ context.Context, prefix string, o store.ListOptions) (sto
 
 // Put implements store.Store.
 func (s *Store) Put(_ context.Context, key string, value []byte, expect int64) (int64, error) {
+	if len(value) > store.MaxValue {
+		return 0, store.ErrTooLarge
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	prev, err := s.expect(key, expect)
@@ -126,8 +129,10 @@ func (s *Store) expect(key string, rev int64) (*store.KV, error) {
 
 func (s *Store) record(e store.Event) {
 	s.events = append(s.events, e)
-	close(s.moved)
-	s.moved = make(chan struct{})
+	if s.moved != nil {
+		close(s.moved)
+		s.moved = nil
+	}
 }
 
 // Watch implements store.Store.
@@ -164,6 +169,9 @@ func (s *Store) since(prefix string, after int64) (store.Batch, <-chan struct{},
 	if after < s.compacted {
 		return store.Batch{}, nil, store.ErrCompacted
 	}
+	if s.moved == nil {
+		s.moved = make(chan struct{})
+	}
 	b := store.Batch{Rev: s.rev}
 	i := sort.Search(len(s.events), func(i int) bool { return s.events[i].Rev > after })
 	for _, e := range s.events[i:] {
@@ -181,13 +189,19 @@ func (s *Store) Revision(context.Context) (int64, error) {
 	return s.rev, nil
 }
 
-// Compact forgets the history up to and including rev.
+// Compact forgets the history before rev: ErrCompacted if it is forgotten
+// already.
 func (s *Store) Compact(_ context.Context, rev int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rev = min(rev, s.rev)
+	switch {
+	case rev > s.rev:
+		return store.ErrFutureRevision
+	case rev <= s.compacted:
+		return store.ErrCompacted
+	}
 	i := sort.Search(len(s.events), func(i int) bool { return s.events[i].Rev > rev })
 	s.events = slices.Clone(s.events[i:])
-	s.compacted = max(s.compacted, rev)
+	s.compacted = rev
 	return nil
 }

@@ -18,7 +18,8 @@ import (
 	"knarr.dev/knarr/internal/store"
 )
 
-// Compacter is the further method that the suite needs.
+// Compacter is the further method that the suite needs. Compact forgets the
+// history before rev; ErrCompacted if it is forgotten already.
 type Compacter interface {
 	store.Store
 	Compact(ctx context.Context, rev int64) error
@@ -29,8 +30,9 @@ func Run(t *testing.T, open func(testing.TB) Compacter) {
 	s := open(t)
 	for name, fn := range map[string]func(*testing.T, Compacter, string){
 		"Put": testPut, "Delete": testDelete, "List": testList, "Past": testPast, "Watch": testWatch,
-		"WatchPast": testWatchPast, "WatchRecvError": testWatchRecvError, "Counter": testCounter,
-		"WatchConcurrent": testWatchConcurrent, "Model": testModel,
+		"WatchPast": testWatchPast, "WatchFuture": testWatchFuture, "WatchRecvError": testWatchRecvError, "Counter": testCounter,
+		"WatchConcurrent": testWatchConcurrent, "Model": testModel, "Values": testValues, "Pages": testPages,
+		"Progress": testProgress, "Lean": testLean, "History": testHistory,
 	} {
 		// One store, a prefix each: opening etcd costs more than the tests.
 		t.Run(name, func(t *testing.T) { fn(t, s, "/registry/"+name+"/") })
@@ -38,8 +40,11 @@ func Run(t *testing.T, open func(testing.TB) Compacter) {
 	t.Run("Compaction", func(t *testing.T) { testCompaction(t, s, "/registry/Compaction/") })
 }
 
+// patience of a test before it takes a store for stuck.
+const patience = 30 * time.Second
+
 func ctxOf(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -94,8 +99,18 @@ func testDelete(t *testing.T, s Compacter, p string) {
 	if _, err := s.Get(ctx, p+"a"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("still there: %v", err)
 	}
-	if _, err := s.Delete(ctx, p+"a", r1); err == nil {
-		t.Error("deleted twice")
+	if _, err := s.Delete(ctx, p+"a", r1); !errors.As(err, &conflict) || conflict.Current.Rev != 0 || conflict.Current.Key != p+"a" {
+		t.Errorf("delete of nothing at a revision: %v", err)
+	}
+	if _, err := s.Delete(ctx, p+"a", 0); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("delete of nothing: %v", err)
+	}
+	r3 := put(t, s, p+"a", "2", 0)
+	if r3 <= r2 {
+		t.Errorf("created anew at %d, deleted at %d", r3, r2)
+	}
+	if _, err := s.Delete(ctx, p+"a", 0); !errors.As(err, &conflict) || conflict.Current.Rev != r3 || string(conflict.Current.Value) != "2" {
+		t.Errorf("delete that expects nothing: %v", err)
 	}
 }
 
@@ -173,7 +188,7 @@ func follow(t *testing.T, s store.Store, prefix string, after int64, n int) []st
 		return nil
 	})
 	if !errors.Is(err, enough) {
-		t.Fatalf("watch: %v after %d of %d events", err, len(got), n)
+		t.Errorf("watch: %v after %d of %d events", err, len(got), n)
 	}
 	return got
 }
@@ -346,8 +361,17 @@ func testCompaction(t *testing.T, s Compacter, p string) {
 	r1 := put(t, s, p+"a", "1", 0)
 	r2 := put(t, s, p+"a", "2", r1)
 	r3 := put(t, s, p+"a", "3", r2)
+	if err := s.Compact(ctx, r3+1000000); !errors.Is(err, store.ErrFutureRevision) {
+		t.Errorf("compaction in the future: %v", err)
+	}
 	if err := s.Compact(ctx, r2); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Compact(ctx, r1); !errors.Is(err, store.ErrCompacted) {
+		t.Errorf("compaction once more: %v", err)
+	}
+	if page, err := s.List(ctx, p, store.ListOptions{Rev: r2}); err != nil || len(page.KVs) != 1 || string(page.KVs[0].Value) != "2" {
+		t.Errorf("list at the revision of the compaction: %+v %v", page, err)
 	}
 	if _, err := s.List(ctx, p, store.ListOptions{Rev: r1}); !errors.Is(err, store.ErrCompacted) {
 		t.Errorf("list at a compacted revision: %v", err)

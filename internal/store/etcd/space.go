@@ -1,0 +1,115 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"knarr.dev/knarr/internal/store"
+)
+
+const (
+	// roomInterval is the least time between two attempts to make room: a
+	// defragmentation stops the database while it copies it.
+	roomInterval = 10 * time.Second
+	// lookInterval is how often the size is looked at.
+	lookInterval = 10 * time.Minute
+	// A database is rewritten when less than half of it is in use, it is worth
+	// it, and what has to be copied takes well below a second.
+	minShrink = 64 << 20
+	maxCopy   = 256 << 20
+)
+
+// watchSpace keeps the database small, and makes room once a write has met
+// the quota.
+func (s *Store) watchSpace(ctx context.Context) {
+	defer close(s.done)
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	for {
+		select {
+		case <-s.room:
+			if err := s.makeRoom(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("the store is full: delete objects, or raise its quota", "quota", s.quota, "error", err)
+			}
+			select {
+			case <-time.After(roomInterval):
+			case <-ctx.Done():
+				return
+			}
+		case <-look.C:
+			if err := s.shrink(); err != nil && ctx.Err() == nil {
+				s.log.Error("cannot defragment the store", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// shrink gives free pages of an embedded etcd back to the file system, and
+// says so when the quota comes near. Whoever runs an external one looks after it.
+func (s *Store) shrink() error {
+	if s.server == nil {
+		return nil
+	}
+	b := s.server.Server.Backend()
+	if size, used := b.Size(), b.SizeInUse(); size-used > minShrink && used < size/2 && used < maxCopy {
+		if err := b.Defrag(); err != nil {
+			return err
+		}
+		s.log.Info("defragmented the store", "before", size, "after", b.Size())
+	}
+	if size := b.Size(); size > s.quota/10*8 {
+		s.log.Warn("the store is nearly full", "bytes", size, "quota", s.quota)
+	}
+	return nil
+}
+
+// makeRoom compacts and defragments, and lifts the alarm if that helped.
+func (s *Store) makeRoom(ctx context.Context) error {
+	rev, err := s.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.client.Compact(ctx, rev, clientv3.WithCompactPhysical()); err != nil && !errors.Is(s.translate(err), store.ErrCompacted) {
+		return err
+	}
+	size, err := s.defragment(ctx)
+	if err != nil {
+		return err
+	}
+	if size >= s.quota {
+		return fmt.Errorf("%d bytes are in use", size)
+	}
+	_, err = s.client.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+	if err == nil {
+		s.log.Info("the store has room again", "bytes", size, "quota", s.quota)
+	}
+	return err
+}
+
+// defragment returns the size that remains. The in-process client does not
+// know how, so an embedded server is asked itself.
+func (s *Store) defragment(ctx context.Context) (int64, error) {
+	if s.server != nil {
+		b := s.server.Server.Backend()
+		err := b.Defrag()
+		return b.Size(), err
+	}
+	var size int64
+	for _, endpoint := range s.client.Endpoints() {
+		if _, err := s.client.Defragment(ctx, endpoint); err != nil {
+			return 0, err
+		}
+		st, err := s.client.Status(ctx, endpoint)
+		if err != nil {
+			return 0, err
+		}
+		size = max(size, st.DbSize)
+	}
+	return size, nil
+}
