@@ -1,12 +1,14 @@
 package apiserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,27 +43,38 @@ func listOptions(q url.Values) (metav1.ListOptions, error) {
 	return o, err
 }
 
-// body reads the request's body within its bound.
-func body(r *http.Request) ([]byte, error) {
+// body reads the request's body within its bounds of size and time: it holds a
+// place among the requests in flight.
+func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "Content-Encoding %q is not supported", enc)
 	}
-	if r.ContentLength > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	if r.ContentLength == 0 {
+		return nil, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
+	tooLarge := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	if r.ContentLength > maxBody {
+		return nil, tooLarge
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // recorders of tests have none
+	var buf bytes.Buffer
+	if r.ContentLength > 0 {
+		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(r.Body, maxBody+1)); err != nil {
 		return nil, badRequest("cannot read the body: %v", err)
 	}
-	if len(data) > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	_ = rc.SetReadDeadline(time.Time{})
+	if buf.Len() > maxBody {
+		return nil, tooLarge
 	}
-	return data, nil
+	return buf.Bytes(), nil
 }
 
 // decode reads the body into obj, which must be of the kind that the URL names.
-func decode(r *http.Request, obj runtime.Object, warn func(string)) error {
-	data, err := body(r)
+func decode(w http.ResponseWriter, r *http.Request, obj runtime.Object, warn func(string)) error {
+	data, err := body(w, r)
 	if err != nil {
 		return err
 	}
@@ -109,9 +122,9 @@ func undecodable(cause error, data []byte, into runtime.Object) error {
 }
 
 // deleteOptions come in the body, or without one in the query.
-func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
+func deleteOptions(w http.ResponseWriter, r *http.Request) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
-	data, err := body(r)
+	data, err := body(w, r)
 	if err != nil {
 		return nil, err
 	}

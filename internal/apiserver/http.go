@@ -13,20 +13,27 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/net"
+
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"sigs.k8s.io/yaml"
 
+	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
 // requestTimeout ends what is not a watch or a stream, as upstream.
 const requestTimeout = time.Minute
+
+// bodyTimeout bounds how long a client may take to send a body: 3 MiB at
+// 100 KB/s.
+const bodyTimeout = 30 * time.Second
 
 // Handler is the whole pipeline.
 func (s *Server) Handler() http.Handler {
@@ -229,6 +236,8 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	switch {
 	case in.sub != "" && !known, in.rest != "" && in.sub != "proxy", !segment(in.ns), !segment(in.name):
 		return pathNotFound()
+	case k.Namespaced && in.ns == "" && in.name == "" && in.verb != "list" && in.verb != "watch":
+		return methodNotAllowed()
 	case k.Namespaced && in.ns == "" && in.verb != "list" && in.verb != "watch", !k.Namespaced && in.ns != "":
 		// Also for connections: a permission in a namespace must not reach what
 		// lies outside of it (CVE-2019-11247).
@@ -304,10 +313,46 @@ func (s *Server) write(w http.ResponseWriter, code int, a accepted, data []byte,
 	h := w.Header()
 	h.Set("Content-Type", a.contentType(false))
 	h.Set("Cache-Control", "no-cache, private")
+	if a.gzip && a.format == codec.JSON && len(data) >= gzipFrom {
+		if data, err = compress(data); err != nil {
+			return err
+		}
+		h.Set("Content-Encoding", "gzip")
+		h.Set("Vary", "Accept-Encoding")
+	}
 	h.Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(code)
+	if len(data) > flushBytes { // less than that is buffered without the client's help
+		rc := http.NewResponseController(w)
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout + time.Duration(len(data)/slowest)*time.Second))
+		defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	}
 	_, _ = w.Write(data) // a client that is gone is no error of ours
 	return nil
+}
+
+const (
+	// gzipFrom is upstream's bound: below it the packets are few anyway.
+	gzipFrom = 128 << 10
+	// slowest client, in bytes per second, that gets a long answer to its end.
+	slowest = 64 << 10
+)
+
+// compress at the fastest level: it costs less than TLS.
+func compress(data []byte) ([]byte, error) {
+	var out bytes.Buffer
+	out.Grow(len(data) / 6)
+	z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := z.Write(data); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 // fail answers with the error's Status in a format that the client takes.

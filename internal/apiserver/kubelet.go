@@ -1,20 +1,20 @@
 package apiserver
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,14 +30,20 @@ const dialTimeout = 10 * time.Second
 // the kubelet's URL and hands the connection through.
 type kubeletProxy struct {
 	s         *Server
-	transport *http.Transport
+	transport *http.Transport // to kubelets; nil: there is none
+	// plain reaches pods and services over HTTP, or HTTPS without verification
+	// as upstream: the client named the port, there is no identity to check.
+	plain   *http.Transport
+	allowed func(netip.Addr) bool // addresses of pods
 }
 
 func newKubeletProxy(s *Server) *kubeletProxy {
-	p := &kubeletProxy{s: s}
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	p := &kubeletProxy{s: s, allowed: reachable, plain: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, DisableCompression: true,
+		TLSHandshakeTimeout: dialTimeout, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	if s.cfg.KubeletTLS != nil {
 		p.transport = &http.Transport{TLSClientConfig: s.cfg.KubeletTLS, TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: time.Minute,
-			DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, DisableCompression: true}
+			DialContext: dialer.DialContext, DisableCompression: true}
 	}
 	return p
 }
@@ -45,10 +51,21 @@ func newKubeletProxy(s *Server) *kubeletProxy {
 // serve routes one request.
 func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Kind, u user.Info) error {
 	if p.transport == nil {
-		return pathNotFound()
+		return statusError(http.StatusNotImplemented, metav1.StatusReasonInternalError, "this server has no way to reach nodes")
+	}
+	if in.verb == "get" && (in.sub == "exec" || in.sub == "attach" || in.sub == "portforward") {
+		// A WebSocket begins with a GET: whoever may only read must not get in by it.
+		a := in.attributes(u)
+		a.Verb = "create"
+		if err := p.s.authorize(r.Context(), a); err != nil {
+			return err
+		}
 	}
 	ref := in.ref(k)
-	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref}
+	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref, Warn: warner(w)}
+	if err := p.s.mutate(r.Context(), req); err != nil {
+		return err
+	}
 	if err := p.s.validate(r.Context(), req); err != nil {
 		return err
 	}
@@ -60,8 +77,7 @@ func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Ki
 		if err != nil {
 			return err
 		}
-		target.Path, target.RawQuery = "/"+in.rest, r.URL.RawQuery
-		return p.forward(w, r, target, p.transport)
+		return p.behind(w, r, in, target, p.transport)
 	case kinds.Service:
 		return p.service(w, r, in)
 	}
@@ -100,6 +116,11 @@ func (p *kubeletProxy) pod(w *recorder, r *http.Request, in *info, ref kinds.Ref
 	if in.sub == "exec" || in.sub == "attach" {
 		renameStreams(q)
 	}
+	if in.sub == "log" {
+		if err := checkLogOptions(q); err != nil {
+			return err
+		}
+	}
 	target, err := p.node(r.Context(), pod.Spec.NodeName)
 	if err != nil {
 		return err
@@ -118,6 +139,35 @@ func renameStreams(q url.Values) {
 			q.Set(to, "1")
 		}
 	}
+}
+
+// checkLogOptions refuses what a kubelet would not take.
+func checkLogOptions(q url.Values) error {
+	path := field.NewPath("")
+	var errs field.ErrorList
+	for name, least := range map[string]int64{"tailLines": 0, "limitBytes": 1, "sinceSeconds": 1} {
+		v := q.Get(name)
+		if v == "" {
+			continue
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return badRequest("%s: Invalid value: %q: %v", name, v, err)
+		}
+		if n < least {
+			errs = append(errs, field.Invalid(path.Child(name), n, fmt.Sprintf("must be greater than or equal to %d", least)))
+		}
+	}
+	if q.Get("sinceSeconds") != "" && q.Get("sinceTime") != "" {
+		errs = append(errs, field.Forbidden(path, "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, "", errs)
+	}
+	if truth(q, "insecureSkipTLSVerifyBackend") {
+		return badRequest("insecureSkipTLSVerifyBackend is not supported: nodes are always verified")
+	}
+	return nil
 }
 
 // containerOf is the named container, or the only one.
@@ -155,9 +205,10 @@ func containerOf(pod *corev1.Pod, name, sub string) (string, error) {
 }
 
 // node is the base URL of a kubelet, from the addresses that the node itself
-// reported. Addresses that could lead elsewhere are refused (CVE-2022-3294).
-func (p *kubeletProxy) node(ctx context.Context, name string) (*url.URL, error) {
-	_, name, _ = splitName(name)
+// reported; a client may name no other. Addresses that lead elsewhere than to a
+// node are refused (CVE-2022-3294).
+func (p *kubeletProxy) node(ctx context.Context, asked string) (*url.URL, error) {
+	scheme, name, askedPort := splitName(asked)
 	cur, err := p.s.lookup(ctx, kinds.Ref{Kind: kinds.Node, Name: name}, false)
 	if err != nil {
 		return nil, err
@@ -166,21 +217,28 @@ func (p *kubeletProxy) node(ctx context.Context, name string) (*url.URL, error) 
 	if !ok {
 		return nil, fmt.Errorf("stored node is a %T", cur.obj)
 	}
-	port := node.Status.DaemonEndpoints.KubeletEndpoint.Port
+	port := strconv.Itoa(int(node.Status.DaemonEndpoints.KubeletEndpoint.Port))
+	if askedPort != "" && askedPort != port || scheme != "" && scheme != "https" {
+		return nil, badRequest("only the kubelet of a node can be reached, by https")
+	}
 	for _, a := range node.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP {
+		if a.Type != corev1.NodeInternalIP || port == "0" {
 			continue
 		}
 		ip, err := netip.ParseAddr(a.Address)
-		if err != nil || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() {
+		if err != nil || !reachable(ip) && !(ip.IsLoopback() && name == p.s.cfg.LocalNode) {
 			return nil, badRequest("address not allowed")
 		}
-		if port == 0 {
-			break
-		}
-		return &url.URL{Scheme: "https", Host: net.JoinHostPort(ip.String(), strconv.Itoa(int(port)))}, nil
+		return &url.URL{Scheme: "https", Host: net.JoinHostPort(ip.Unmap().String(), port)}, nil
 	}
-	return nil, statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "node %s has not reported an address yet", name)
+	return nil, statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "node %s has not reported an address yet", name)
+}
+
+// reachable: an address that a node or a pod can have. Others lead to this
+// machine itself, or to a cloud's metadata service.
+func reachable(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	return !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsMulticast() && !ip.IsUnspecified() && ip != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // splitName reads [scheme:]name[:port].
@@ -194,13 +252,6 @@ func splitName(s string) (scheme, name, port string) {
 	default:
 		return parts[0], parts[1], parts[2]
 	}
-}
-
-// plain reaches pods and services over HTTP, or HTTPS without verification as
-// upstream: the client named the port, there is no identity to check.
-func plain() *http.Transport {
-	return &http.Transport{DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, DisableKeepAlives: true, DisableCompression: true,
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 }
 
 func (p *kubeletProxy) podProxy(w *recorder, r *http.Request, in *info, pod *corev1.Pod, port string) error {
@@ -230,7 +281,7 @@ func (p *kubeletProxy) podProxy(w *recorder, r *http.Request, in *info, pod *cor
 // address forwards to a pod's address, which must be one that a pod can have.
 func (p *kubeletProxy) address(w *recorder, r *http.Request, in *info, scheme, ip, port string) error {
 	a, err := netip.ParseAddr(ip)
-	if err != nil || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+	if err != nil || !p.allowed(a) {
 		return badRequest("address not allowed")
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
@@ -242,8 +293,23 @@ func (p *kubeletProxy) address(w *recorder, r *http.Request, in *info, scheme, i
 	if scheme != "http" && scheme != "https" {
 		return badRequest("invalid scheme %q", scheme)
 	}
-	target := &url.URL{Scheme: scheme, Host: net.JoinHostPort(ip, port), Path: "/" + in.rest, RawQuery: r.URL.RawQuery}
-	return p.forward(w, r, target, plain())
+	return p.behind(w, r, in, &url.URL{Scheme: scheme, Host: net.JoinHostPort(a.Unmap().String(), port)}, p.plain)
+}
+
+// behind hands on what stands behind "proxy" in the URL.
+func (p *kubeletProxy) behind(w *recorder, r *http.Request, in *info, target *url.URL, t *http.Transport) error {
+	if strings.HasSuffix(r.URL.Path, "/proxy") && in.verb == "get" {
+		// As upstream: without the slash, links of the page would lead elsewhere.
+		to := url.URL{Path: r.URL.Path + "/", RawQuery: r.URL.RawQuery}
+		http.Redirect(w, r, to.String(), http.StatusMovedPermanently)
+		return nil
+	}
+	path, err := url.PathUnescape(in.rest)
+	if err != nil {
+		return badRequest("%v", err)
+	}
+	target.Path, target.RawPath, target.RawQuery = "/"+path, "/"+in.rest, r.URL.RawQuery
+	return p.forward(w, r, target, t)
 }
 
 func (p *kubeletProxy) service(w *recorder, r *http.Request, in *info) error {
@@ -262,7 +328,7 @@ func (p *kubeletProxy) service(w *recorder, r *http.Request, in *info) error {
 		}
 		return p.servicePort(w, r, in, scheme, svc, sp)
 	}
-	return statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "no service port %q found for service %q", port, name)
+	return statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "no service port %q found for service %q", port, name)
 }
 
 func (p *kubeletProxy) servicePort(w *recorder, r *http.Request, in *info, scheme string, svc *corev1.Service, sp corev1.ServicePort) error {
@@ -280,113 +346,5 @@ func (p *kubeletProxy) servicePort(w *recorder, r *http.Request, in *info, schem
 			}
 		}
 	}
-	return statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "no endpoints available for service %q", svc.Name)
-}
-
-// forward hands one request through. Credentials of the client never travel on.
-func (p *kubeletProxy) forward(w *recorder, r *http.Request, target *url.URL, t *http.Transport) error {
-	out := r.Clone(r.Context())
-	for h := range out.Header {
-		if h == "Authorization" || h == "Cookie" || strings.HasPrefix(h, "Impersonate-") {
-			out.Header.Del(h)
-		}
-	}
-	out.URL, out.Host, out.RequestURI = target, target.Host, ""
-	if strings.EqualFold(r.Header.Get("Upgrade"), "spdy/3.1") || strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		return p.upgrade(w, out, target, t)
-	}
-	proxy := &httputil.ReverseProxy{
-		Rewrite:       func(pr *httputil.ProxyRequest) { pr.Out.URL, pr.Out.Host = target, target.Host },
-		Transport:     noRedirect{t},
-		FlushInterval: -1, // logs -f are read as they come
-		ErrorHandler: func(rw http.ResponseWriter, _ *http.Request, err error) {
-			if r.Context().Err() == nil {
-				p.s.fail(w, r, statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "error trying to reach service: %v", err))
-			}
-		},
-	}
-	proxy.ServeHTTP(w, out)
-	return nil
-}
-
-// noRedirect refuses backends that want to send the client, or us, elsewhere
-// (CVE-2020-8559, CVE-2022-3172).
-type noRedirect struct{ t *http.Transport }
-
-func (n noRedirect) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := n.t.RoundTrip(r)
-	if err == nil && resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.Header.Get("Location") != "" {
-		_ = resp.Body.Close()
-		return nil, errors.New("the backend attempted to redirect this request, which is not permitted")
-	}
-	return resp, err
-}
-
-// upgrade opens a connection of its own, and joins the two only if the backend
-// agreed to switch; otherwise its answer is passed on and the connection is
-// closed, never used again (CVE-2018-1002105).
-func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t *http.Transport) error {
-	conn, err := dialBackend(r.Context(), target, t)
-	if err != nil {
-		return statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "error dialing backend: %v", err)
-	}
-	defer conn.Close()
-	if err := r.Write(conn); err != nil {
-		return statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "error dialing backend: %v", err)
-	}
-	buffered := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(buffered, r)
-	if err != nil {
-		return statusError(http.StatusServiceUnavailable, "ServiceUnavailable", "error reading the backend's answer: %v", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		if resp.StatusCode >= 300 && resp.StatusCode < 400 {
-			return statusError(http.StatusBadGateway, "InternalError", "the backend attempted to redirect this request, which is not permitted")
-		}
-		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
-		w.WriteHeader(resp.StatusCode)
-		_, _ = io.Copy(w, io.LimitReader(resp.Body, 1<<20))
-		return nil
-	}
-	client, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return badRequest("this connection cannot be upgraded: use HTTP/1.1")
-	}
-	defer client.Close()
-	_ = client.SetDeadline(time.Time{})
-	w.code, w.wrote = http.StatusSwitchingProtocols, true
-	if err := resp.Write(client); err != nil {
-		return nil // the client is gone
-	}
-	join(client, rw.Reader, conn, buffered)
-	return nil
-}
-
-// join copies both ways until either side ends.
-func join(client net.Conn, fromClient io.Reader, backend net.Conn, fromBackend io.Reader) {
-	done := make(chan struct{}, 2)
-	go func() {
-		_, _ = io.Copy(backend, fromClient)
-		done <- struct{}{}
-	}()
-	go func() {
-		_, _ = io.Copy(client, fromBackend)
-		done <- struct{}{}
-	}()
-	<-done
-	_ = client.Close()
-	_ = backend.Close()
-	<-done
-}
-
-func dialBackend(ctx context.Context, target *url.URL, t *http.Transport) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	if target.Scheme == "http" {
-		return t.DialContext(ctx, "tcp", target.Host)
-	}
-	conf := t.TLSClientConfig.Clone()
-	conf.NextProtos = []string{"http/1.1"}
-	return (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", target.Host)
+	return statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "no endpoints available for service %q", svc.Name)
 }

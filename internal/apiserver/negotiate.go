@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"mime"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +32,7 @@ type accepted struct {
 	format codec.Format
 	shape  shape
 	pretty bool
+	gzip   bool // the client understands it, and is on another machine
 }
 
 var formatOfType = map[string]codec.Format{
@@ -42,7 +45,6 @@ func negotiate(r *http.Request) (accepted, error) {
 	if header == "" {
 		header = typeJSON
 	}
-	pretty := r.URL.Query().Get("pretty")
 	for entry := range strings.SplitSeq(header, ",") {
 		t, params, err := mime.ParseMediaType(strings.TrimSpace(entry))
 		if err != nil {
@@ -52,7 +54,7 @@ func negotiate(r *http.Request) (accepted, error) {
 		if !ok {
 			continue
 		}
-		a := accepted{format: f, pretty: pretty != "" && pretty != "0" && pretty != "false"}
+		a := accepted{format: f, pretty: truth(r.URL.Query(), "pretty"), gzip: wantsGzip(r)}
 		switch as := params["as"]; {
 		case as == "":
 		case params["g"] != "meta.k8s.io" || params["v"] != "v1":
@@ -68,6 +70,24 @@ func negotiate(r *http.Request) (accepted, error) {
 	}
 	return accepted{}, statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
 		"only the following media types are accepted: %s", strings.Join([]string{typeJSON, typeYAML, typeProtobuf}, ", "))
+}
+
+// wantsGzip: between processes of one machine compressing costs more than it
+// saves, and clients may be sent what is not compressed.
+func wantsGzip(r *http.Request) bool {
+	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		return false
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return true
+	}
+	here, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if here == nil {
+		return true
+	}
+	to, err := netip.ParseAddrPort(here.String())
+	return err != nil || !from.Addr().IsLoopback() && from.Addr() != to.Addr()
 }
 
 func (a accepted) contentType(watch bool) string {

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -15,13 +16,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
-// maxPatchOps is upstream's bound of a JSON patch.
-const maxPatchOps = 10000
+const (
+	maxPatchOps    = 10000 // upstream's bound of a JSON patch
+	maxPatchCopies = 100
+)
 
 // patch applies a patch to the object, or to its Scale.
 func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (runtime.Object, error) {
@@ -72,6 +76,33 @@ func checkPatch(t types.PatchType, data []byte) error {
 	return nil
 }
 
+// applyJSONPatch runs the operations. A copy can double the document: so there
+// may be few of them, and its size is looked at after each.
+func applyJSONPatch(doc, data []byte) ([]byte, error) {
+	p, err := jsonpatch.DecodePatch(data)
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	copies := 0
+	for len(p) > 0 {
+		n := 1
+		for n < len(p) && p[n-1].Kind() != "copy" {
+			n++
+		}
+		if p[n-1].Kind() == "copy" {
+			copies++
+		}
+		if doc, err = p[:n].Apply(doc); err != nil {
+			return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
+		}
+		if copies > maxPatchCopies || len(doc) > maxBody {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object is larger than %d bytes, or the patch has more than %d copy operations", maxBody, maxPatchCopies))
+		}
+		p = p[n:]
+	}
+	return doc, nil
+}
+
 // applyPatch returns a new object; old is not changed.
 func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fieldPolicy, c *call) (runtime.Object, error) {
 	before, err := codec.Encode(codec.JSON, old)
@@ -81,12 +112,8 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 	var after []byte
 	switch t {
 	case types.JSONPatchType:
-		p, err := jsonpatch.DecodePatch(data)
-		if err != nil {
-			return nil, badRequest("%v", err)
-		}
-		if after, err = p.Apply(before); err != nil {
-			return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
+		if after, err = applyJSONPatch(before, data); err != nil {
+			return nil, err
 		}
 	case types.MergePatchType:
 		if after, err = jsonpatch.MergePatch(before, data); err != nil {
@@ -102,11 +129,17 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 		}
 	}
 	if len(after) > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError("the patched object is larger than 3 MiB")
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object is larger than %d bytes", maxBody))
 	}
 	unknown, err := codec.DecodeBody(codec.JSON, after, into)
 	if err != nil {
 		return nil, invalidPatch(data, err.Error())
+	}
+	if t != types.JSONPatchType { // a field that the patch names twice is gone after merging
+		var m map[string]any
+		if twice, err := kjson.UnmarshalStrict(data, &m); err == nil {
+			unknown = append(unknown, twice...)
+		}
 	}
 	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(data, text) })
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -57,7 +58,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 			into = k.Subresources[c.ref.Sub].New
 		}
 		obj := into()
-		if err := decode(r, obj, c.warn); err != nil {
+		if err := decode(w, r, obj, c.warn); err != nil {
 			return err
 		}
 		out, err := s.ask(c, obj)
@@ -68,7 +69,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 		return s.write(w, http.StatusCreated, a, data, err)
 	}
 	obj := k.New()
-	if err := decode(r, obj, c.warn); err != nil {
+	if err := decode(w, r, obj, c.warn); err != nil {
 		return err
 	}
 	out, err := s.create(c, obj)
@@ -83,7 +84,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 	k := c.ref.Kind
 	if sub := k.Subresources[c.ref.Sub]; sub.Scale != nil {
 		obj := sub.New()
-		if err := decode(r, obj, c.warn); err != nil {
+		if err := decode(w, r, obj, c.warn); err != nil {
 			return err
 		}
 		out, err := s.updateScale(c, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
@@ -94,7 +95,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 		return s.write(w, http.StatusOK, a, data, err)
 	}
 	obj := k.New()
-	if err := decode(r, obj, c.warn); err != nil {
+	if err := decode(w, r, obj, c.warn); err != nil {
 		return err
 	}
 	out, created, err := s.replace(c, obj)
@@ -110,7 +111,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 }
 
 func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) error {
-	data, err := body(r)
+	data, err := body(w, r)
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 }
 
 func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a accepted) error {
-	opts, err := deleteOptions(r)
+	opts, err := deleteOptions(w, r)
 	if err != nil {
 		return err
 	}
@@ -141,12 +142,26 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 		return err
 	}
 	var out runtime.Object = obj
-	if removed && !returnsObject(c.ref.Kind) {
+	code := http.StatusOK
+	switch {
+	case removed && !returnsObject(c.ref.Kind):
 		out = deletedStatus(c.ref.Kind, obj)
+	case !removed && waits(opts):
+		code = http.StatusAccepted
 	}
 	data, err := s.render(a, c.ref.Kind, out, "")
-	return s.write(w, http.StatusOK, a, data, err)
+	return s.write(w, code, a, data, err)
 }
+
+// waits: the client asked for a deletion that is over only once the dependents
+// are gone; upstream says so by the code for these two only.
+func waits(o *metav1.DeleteOptions) bool {
+	return o.OrphanDependents != nil && !*o.OrphanDependents || o.PropagationPolicy != nil && *o.PropagationPolicy == metav1.DeletePropagationForeground
+}
+
+// deleteWorkers work at one deletecollection: enough for the store to write
+// many at once.
+const deleteWorkers = 16
 
 func (s *Server) serveDeleteCollection(w *recorder, r *http.Request, in *info, c *call, opts *metav1.DeleteOptions, a accepted) error {
 	o, err := listOptions(r.URL.Query())
@@ -161,12 +176,24 @@ func (s *Server) serveDeleteCollection(w *recorder, r *http.Request, in *info, c
 	if err != nil {
 		return err
 	}
+	g, ctx := errgroup.WithContext(c.ctx)
+	g.SetLimit(deleteWorkers)
 	for _, it := range l.items {
-		one := *c
-		one.ref.Namespace, one.ref.Name = it.Namespace, it.Name
-		if _, _, err := s.delete(&one, opts); err != nil && !apierrors.IsNotFound(err) {
-			return err
-		}
+		g.Go(func() error {
+			one := *c
+			one.ctx, one.warn = ctx, func(string) {} // headers cannot be written by many
+			one.ref.Namespace, one.ref.Name = it.Namespace, it.Name
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if _, _, err := s.delete(&one, opts); err != nil && !apierrors.IsNotFound(err) {
+				return err
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	data, err := s.renderList(a, c.ref.Kind, l, "")
 	return s.write(w, http.StatusOK, a, data, err)

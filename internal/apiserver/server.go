@@ -68,6 +68,9 @@ type Config struct {
 	// KubeletTLS is how the apiserver calls kubelets; nil: logs, exec and
 	// proxying are refused.
 	KubeletTLS *tls.Config
+	// LocalNode is the name of the node on this machine: the only one whose
+	// address may be a loopback one. Empty: none.
+	LocalNode string
 
 	ServiceCIDR netip.Prefix
 	NodePorts   [2]int // first and last; zero: 30000 to 32767

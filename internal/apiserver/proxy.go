@@ -1,0 +1,204 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// forward hands one request through.
+func (p *kubeletProxy) forward(w *recorder, r *http.Request, target *url.URL, t *http.Transport) error {
+	out := r.Clone(r.Context())
+	dropCredentials(out.Header)
+	out.URL, out.Host, out.RequestURI = target, target.Host, ""
+	if up := r.Header.Get("Upgrade"); strings.EqualFold(up, "spdy/3.1") || strings.EqualFold(up, "websocket") {
+		return p.upgrade(w, out, target, t)
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(pr *httputil.ProxyRequest) { pr.Out.URL, pr.Out.Host = target, target.Host },
+		Transport:     t,
+		FlushInterval: -1, // logs -f are read as they come
+		ModifyResponse: func(resp *http.Response) error {
+			if t == p.transport && strings.HasPrefix(target.Path, "/containerLogs/") && resp.StatusCode >= http.StatusBadRequest {
+				return logError(resp)
+			}
+			if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.Header.Get("Location") != "" {
+				return redirected(r.URL, target, resp, t == p.transport)
+			}
+			return nil
+		},
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+			var status apierrors.APIStatus
+			if !errors.As(err, &status) {
+				err = statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "error trying to reach service: %v", err)
+			}
+			if r.Context().Err() == nil {
+				p.s.fail(w, r, err)
+			}
+		},
+	}
+	proxy.ServeHTTP(w, out)
+	return nil
+}
+
+// bearerProtocol carries a browser's token among a WebSocket's subprotocols.
+const bearerProtocol = "base64url.bearer.authorization.k8s.io."
+
+// dropCredentials: what identifies the client to us is no business of what
+// stands behind.
+func dropCredentials(h http.Header) {
+	for name := range h {
+		if name == "Authorization" || name == "Proxy-Authorization" || name == "Cookie" || strings.HasPrefix(name, "Impersonate-") || strings.HasPrefix(name, "X-Remote-") {
+			h.Del(name)
+		}
+	}
+	var protocols []string
+	for _, line := range h.Values("Sec-Websocket-Protocol") {
+		for one := range strings.SplitSeq(line, ",") {
+			if one = strings.TrimSpace(one); !strings.HasPrefix(one, bearerProtocol) {
+				protocols = append(protocols, one)
+			}
+		}
+	}
+	if len(protocols) > 0 {
+		h.Set("Sec-Websocket-Protocol", strings.Join(protocols, ", "))
+	}
+}
+
+// redirected decides on an answer that sends the client elsewhere; we never
+// follow one ourselves. A kubelet has no reason to (CVE-2020-8559), and a pod
+// may send the client on only within itself (CVE-2022-3172).
+func redirected(asked, target *url.URL, resp *http.Response, kubelet bool) error {
+	to, err := target.Parse(resp.Header.Get("Location"))
+	if err != nil || kubelet || to.Host != target.Host {
+		_ = resp.Body.Close()
+		return statusError(http.StatusBadGateway, metav1.StatusReasonInternalError, "the backend attempted to redirect this request, which is not permitted")
+	}
+	base, _, _ := strings.Cut(asked.EscapedPath(), "/proxy/")
+	here := &url.URL{RawQuery: to.RawQuery, Fragment: to.Fragment}
+	here = here.JoinPath(base, "proxy", to.EscapedPath())
+	here.Path = "/" + strings.TrimPrefix(here.Path, "/")
+	resp.Header.Set("Location", here.String())
+	return nil
+}
+
+// logError turns a kubelet's refusal, which is plain text, into a Status.
+func logError(resp *http.Response) error {
+	const longest = 2048 // bytes of text that are passed on
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, longest))
+	_ = resp.Body.Close()
+	message := strings.TrimSpace(strings.ToValidUTF8(string(text), "?"))
+	switch resp.StatusCode {
+	case http.StatusBadRequest:
+		return apierrors.NewBadRequest(message)
+	case http.StatusInternalServerError:
+		return apierrors.NewInternalError(errors.New(message))
+	}
+	return apierrors.NewGenericServerResponse(resp.StatusCode, http.MethodGet, schema.GroupResource{Resource: "pods/log"}, "", message, 0, true)
+}
+
+// upgrade opens a connection of its own, and joins the two only if the backend
+// agreed to switch; otherwise its answer is passed on and the connection is
+// closed, never used again (CVE-2018-1002105).
+func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t *http.Transport) error {
+	if r.ProtoMajor != 1 {
+		return badRequest("this connection cannot be upgraded: use HTTP/1.1")
+	}
+	unavailable := func(err error) error {
+		return statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "error dialing backend: %v", err)
+	}
+	conn, err := dialBackend(r.Context(), target, t)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer conn.Close()
+	// A hijacked connection is none of the HTTP server's any more: it ends here
+	// when the server does.
+	defer context.AfterFunc(r.Context(), func() { _ = conn.Close() })()
+	if err := conn.SetDeadline(time.Now().Add(upgradeTimeout)); err != nil {
+		return unavailable(err)
+	}
+	if err := r.Write(conn); err != nil {
+		return unavailable(err)
+	}
+	buffered := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(buffered, r)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return refused(w, resp)
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return unavailable(err)
+	}
+	client, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return badRequest("this connection cannot be upgraded: %v", err)
+	}
+	defer client.Close()
+	defer context.AfterFunc(r.Context(), func() { _ = client.Close() })()
+	w.code, w.wrote = http.StatusSwitchingProtocols, true
+	_ = client.SetDeadline(time.Time{}) // if it fails, so does what follows
+	if err := resp.Write(client); err != nil {
+		return nil // the client is gone
+	}
+	join(client, rw.Reader, conn, buffered)
+	return nil
+}
+
+// upgradeTimeout bounds how long a backend may take to switch protocols.
+const upgradeTimeout = 30 * time.Second
+
+// refused passes on why a backend did not switch protocols.
+func refused(w *recorder, resp *http.Response) error {
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		return statusError(http.StatusBadGateway, metav1.StatusReasonInternalError, "the backend attempted to redirect this request, which is not permitted")
+	}
+	const longest = 64 << 10 // bytes of text that are passed on
+	w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, io.LimitReader(resp.Body, longest))
+	return nil
+}
+
+// join copies both ways until either side ends.
+func join(client net.Conn, fromClient io.Reader, backend net.Conn, fromBackend io.Reader) {
+	done := make(chan struct{}, 2)
+	go func() {
+		_, _ = io.Copy(backend, fromClient)
+		done <- struct{}{}
+	}()
+	go func() {
+		_, _ = io.Copy(client, fromBackend)
+		done <- struct{}{}
+	}()
+	<-done
+	_ = client.Close()
+	_ = backend.Close()
+	<-done
+}
+
+func dialBackend(ctx context.Context, target *url.URL, t *http.Transport) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if target.Scheme == "http" {
+		return t.DialContext(ctx, "tcp", target.Host)
+	}
+	conf := t.TLSClientConfig.Clone()
+	conf.NextProtos = []string{"http/1.1"}
+	return (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", target.Host)
+}
