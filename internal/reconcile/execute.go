@@ -1,9 +1,7 @@
 package reconcile
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
@@ -233,26 +231,7 @@ func (e *executor) waves(ctx context.Context, ctl *controller, actions []plan.Ac
 
 func (e *executor) wave(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
 	answers, errs := make([]runtime.Object, len(actions)), make([]error, len(actions))
-	if workers := min(e.parallel, len(actions)); workers == 1 {
-		for i := range actions {
-			answers[i], errs[i] = e.one(ctx, ctl, &actions[i])
-		}
-	} else {
-		var wg sync.WaitGroup
-		next := make(chan int, len(actions))
-		for i := range actions {
-			next <- i
-		}
-		close(next)
-		for range workers {
-			wg.Go(func() {
-				for i := range next {
-					answers[i], errs[i] = e.one(ctx, ctl, &actions[i])
-				}
-			})
-		}
-		wg.Wait()
-	}
+	e.each(len(actions), func(i int) { answers[i], errs[i] = e.one(ctx, ctl, &actions[i]) })
 	done := make([]write, 0, len(actions))
 	var first error
 	for i := range actions {
@@ -266,6 +245,28 @@ func (e *executor) wave(ctx context.Context, ctl *controller, actions []plan.Act
 	return done, first
 }
 
+// each calls do for every number below n, as many at once as is allowed, and
+// returns when all are done.
+func (e *executor) each(n int, do func(i int)) {
+	workers := min(e.parallel, n)
+	if workers <= 1 {
+		for i := range n {
+			do(i)
+		}
+		return
+	}
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range workers {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // one applies a single action.
 func (e *executor) one(ctx context.Context, ctl *controller, a *plan.Action) (runtime.Object, error) {
 	if !ctl.allows(a) {
@@ -275,7 +276,7 @@ func (e *executor) one(ctx context.Context, ctl *controller, a *plan.Action) (ru
 	if err := e.live(ctx, ctl, a.Live); err != nil {
 		return nil, &failed{a, err}
 	}
-	answer, err := send(ctx, ctl.client, a)
+	answer, err := e.send(ctx, ctl.client, a)
 	if err != nil && slices.Contains(a.Tolerate, apierrors.ReasonForError(err)) {
 		return nil, nil
 	}
@@ -293,49 +294,6 @@ func (e *executor) one(ctx context.Context, ctl *controller, a *plan.Action) (ru
 	return answer, nil
 }
 
-// live asks the server for the action's preconditions on other objects.
-func (e *executor) live(ctx context.Context, ctl *controller, conditions []plan.Live) error {
-	for _, l := range conditions {
-		ok, err := holds(ctx, ctl.client, l)
-		if err != nil {
-			return fmt.Errorf("cannot check %s: %w", l.Ref, err)
-		}
-		if !ok {
-			return errStale
-		}
-	}
-	return nil
-}
-
-func holds(ctx context.Context, c client.Client, l plan.Live) (bool, error) {
-	if l.Want == plan.Empty {
-		list, err := c.List(ctx, l.Ref.Kind, l.Ref.Namespace, metav1.ListOptions{Limit: 1})
-		if err != nil {
-			return false, err
-		}
-		return meta.LenList(list) == 0, nil
-	}
-	o, err := c.Get(ctx, l.Ref)
-	if apierrors.IsNotFound(err) {
-		return l.Want != plan.Alive, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	m, err := meta.Accessor(o)
-	if err != nil {
-		return false, err
-	}
-	same := m.GetUID() == l.UID
-	switch l.Want {
-	case plan.Absent:
-		return l.UID != "" && !same, nil
-	case plan.Waiting:
-		return !same || m.GetDeletionTimestamp() != nil && slices.Contains(m.GetFinalizers(), metav1.FinalizerDeleteDependents), nil
-	}
-	return same && m.GetDeletionTimestamp() == nil, nil
-}
-
 // allows reports whether the controller declared the write.
 func (ctl *controller) allows(a *plan.Action) bool {
 	return slices.ContainsFunc(ctl.Writes, func(w Write) bool {
@@ -343,7 +301,7 @@ func (ctl *controller) allows(a *plan.Action) bool {
 	})
 }
 
-func send(ctx context.Context, c client.Client, a *plan.Action) (runtime.Object, error) {
+func (e *executor) send(ctx context.Context, c client.Client, a *plan.Action) (runtime.Object, error) {
 	switch a.Verb {
 	case plan.Create:
 		return c.Create(ctx, createRef(a.Ref), a.Object)
@@ -358,7 +316,7 @@ func send(ctx context.Context, c client.Client, a *plan.Action) (runtime.Object,
 	case plan.Delete:
 		return c.Delete(ctx, a.Ref, deleteOptions(a))
 	case plan.DeleteAll:
-		return nil, deleteSome(ctx, c, a)
+		return nil, e.deleteSome(ctx, c, a)
 	}
 	return nil, fmt.Errorf("unknown verb %q", a.Verb)
 }
@@ -367,24 +325,36 @@ func send(ctx context.Context, c client.Client, a *plan.Action) (runtime.Object,
 const someObjects = 500
 
 // deleteSome deletes the first objects of a kind in a namespace.
-func deleteSome(ctx context.Context, c client.Client, a *plan.Action) error {
+func (e *executor) deleteSome(ctx context.Context, c client.Client, a *plan.Action) error {
 	list, err := c.List(ctx, a.Ref.Kind, a.Ref.Namespace, metav1.ListOptions{Limit: someObjects})
 	if err != nil {
 		return err
 	}
-	return meta.EachListItem(list, func(o runtime.Object) error {
-		m, err := meta.Accessor(o)
-		if err != nil || m.GetDeletionTimestamp() != nil {
+	items, err := meta.ExtractList(list)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(items))
+	e.each(len(items), func(i int) { errs[i] = deleteOne(ctx, c, *a, items[i]) })
+	for _, err := range errs {
+		if err != nil {
 			return err
 		}
-		one := *a
-		one.UID = m.GetUID()
-		_, err = c.Delete(ctx, kinds.RefTo(a.Ref.Kind, m), deleteOptions(&one))
-		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-			return nil // somebody was faster
-		}
+	}
+	return nil
+}
+
+func deleteOne(ctx context.Context, c client.Client, a plan.Action, o runtime.Object) error {
+	m, err := meta.Accessor(o)
+	if err != nil || m.GetDeletionTimestamp() != nil {
 		return err
-	})
+	}
+	a.UID = m.GetUID()
+	_, err = c.Delete(ctx, kinds.RefTo(a.Ref.Kind, m), deleteOptions(&a))
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // somebody was faster
+	}
+	return err
 }
 
 // createRef drops the name, which a create takes from the object.
@@ -393,83 +363,4 @@ func createRef(ref kinds.Ref) kinds.Ref {
 		ref.Name = ""
 	}
 	return ref
-}
-
-func deleteOptions(a *plan.Action) metav1.DeleteOptions {
-	o := metav1.DeleteOptions{GracePeriodSeconds: a.GraceSeconds}
-	if a.Propagation != "" {
-		o.PropagationPolicy = &a.Propagation
-	}
-	if a.UID != "" || a.ResourceVersion != "" {
-		o.Preconditions = &metav1.Preconditions{}
-		if a.UID != "" {
-			o.Preconditions.UID = &a.UID
-		}
-		if a.ResourceVersion != "" {
-			o.Preconditions.ResourceVersion = &a.ResourceVersion
-		}
-	}
-	return o
-}
-
-// guard writes the action's preconditions into its patch, where the server
-// finds them: a patch that names another UID or an older resourceVersion is a
-// conflict.
-func guard(a *plan.Action) ([]byte, error) {
-	if a.UID == "" && a.ResourceVersion == "" {
-		return a.Data, nil
-	}
-	if a.PatchType == types.JSONPatchType {
-		return guardJSONPatch(a)
-	}
-	var body map[string]json.RawMessage
-	if err := json.Unmarshal(a.Data, &body); err != nil {
-		return nil, fmt.Errorf("cannot read patch: %w", err)
-	}
-	md := map[string]json.RawMessage{}
-	if raw, ok := body["metadata"]; ok {
-		if err := json.Unmarshal(raw, &md); err != nil {
-			return nil, fmt.Errorf("cannot read patch: %w", err)
-		}
-	}
-	if a.UID != "" {
-		md["uid"] = quote(string(a.UID))
-	}
-	if a.ResourceVersion != "" {
-		md["resourceVersion"] = quote(a.ResourceVersion)
-	}
-	raw, err := json.Marshal(md)
-	if err != nil {
-		return nil, err
-	}
-	if body == nil {
-		body = map[string]json.RawMessage{}
-	}
-	body["metadata"] = raw
-	return json.Marshal(body)
-}
-
-func guardJSONPatch(a *plan.Action) ([]byte, error) {
-	var ops []json.RawMessage
-	if err := json.Unmarshal(a.Data, &ops); err != nil {
-		return nil, fmt.Errorf("cannot read patch: %w", err)
-	}
-	var tests []json.RawMessage
-	add := func(path, value string) {
-		var b bytes.Buffer
-		fmt.Fprintf(&b, `{"op":"test","path":%s,"value":%s}`, quote(path), quote(value))
-		tests = append(tests, b.Bytes())
-	}
-	if a.UID != "" {
-		add("/metadata/uid", string(a.UID))
-	}
-	if a.ResourceVersion != "" {
-		add("/metadata/resourceVersion", a.ResourceVersion)
-	}
-	return json.Marshal(append(tests, ops...))
-}
-
-func quote(s string) json.RawMessage {
-	b, _ := json.Marshal(s) // a string always marshals
-	return b
 }

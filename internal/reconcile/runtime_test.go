@@ -355,6 +355,21 @@ func TestPreconditions(t *testing.T) {
 	}
 }
 
+func TestDeleteAll(t *testing.T) {
+	c := once(plan.Action{Verb: plan.DeleteAll, Ref: kinds.Ref{Kind: kinds.Secret, Namespace: "default"}})
+	c.Writes = append(c.Writes, reconcile.Write{Kind: kinds.Secret, Verbs: []plan.Verb{plan.DeleteAll}})
+	f := setup(t, c)
+	for i := range 20 {
+		f.Put(kinds.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("s", i)}})
+	}
+	f.Put(kinds.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "s"}})
+	f.Put(kinds.ConfigMap, configMap("a"))
+	f.steps()
+	if left := f.Objects(kinds.Secret); len(left) != 1 || left[0].GetNamespace() != "other" {
+		t.Errorf("%d secrets left, want the one of the other namespace", len(left))
+	}
+}
+
 func TestEventsFollowTheirActions(t *testing.T) {
 	ok := plan.Action{Verb: plan.Delete, Ref: kinds.Ref{Kind: kinds.Secret, Namespace: "default", Name: "s"},
 		Event: &plan.Event{Reason: "Deleted"}, Failed: &plan.Event{Reason: "NotDeleted", Message: "Error: "}}
