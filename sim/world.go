@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -35,6 +36,9 @@ const settleEvery = 1000
 // calm is how much virtual time it gets for that: longer than an eviction
 // (5 min) and the longest back-off (5 min) together.
 const calm = 30 * time.Minute
+
+// longestBackoff of the controllers' runtime, with its jitter.
+const longestBackoff = 6 * time.Minute
 
 // world is the whole cluster: one store, one server, and processes that see it
 // through links which delay.
@@ -275,22 +279,15 @@ func (w *world) settle() error {
 	}
 }
 
-// idle watches a converged cluster for two minutes: nothing but heartbeats and
-// events may be written.
+// idle watches a converged cluster: once the last back-off is over, nothing
+// but heartbeats and events may be written for two minutes.
 func (w *world) idle() error {
-	before := map[string]int{}
-	for k, n := range w.writes {
-		before[k] = n
+	if err := w.wait(longestBackoff); err != nil {
+		return err
 	}
-	for end := w.now.Add(2 * time.Minute); ; {
-		next := w.due()
-		if next.IsZero() || next.After(end) {
-			break
-		}
-		w.now = next
-		if err := w.rest(); err != nil {
-			return err
-		}
+	before := maps.Clone(w.writes)
+	if err := w.wait(2 * time.Minute); err != nil {
+		return err
 	}
 	for k, n := range w.writes {
 		quiet := k == kinds.Lease.String() || k == kinds.Event.String() || k == kinds.Node.String()
@@ -299,6 +296,20 @@ func (w *world) idle() error {
 		}
 	}
 	return w.converged()
+}
+
+// wait lets time pass and everything happen that is due.
+func (w *world) wait(d time.Duration) error {
+	for end := w.now.Add(d); ; {
+		next := w.due()
+		if next.IsZero() || next.After(end) {
+			return nil
+		}
+		w.now = next
+		if err := w.rest(); err != nil {
+			return err
+		}
+	}
 }
 
 // pump feeds what the store has committed to the auditor and the cache.
