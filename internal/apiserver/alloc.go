@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 
@@ -22,6 +21,7 @@ import (
 type allocator struct {
 	cidr  netip.Prefix
 	ports [2]int
+	rand  func(n int) int
 
 	mu       sync.Mutex
 	inFlight map[*reservation]bool
@@ -41,8 +41,8 @@ type reservation struct {
 	rev       int64 // revision at which it was stored; 0: not yet
 }
 
-func newAllocator(cidr netip.Prefix, ports [2]int) *allocator {
-	return &allocator{cidr: cidr.Masked(), ports: ports, inFlight: map[*reservation]bool{}}
+func newAllocator(c Config) *allocator {
+	return &allocator{cidr: c.ServiceCIDR.Masked(), ports: c.NodePorts, rand: c.Rand, inFlight: map[*reservation]bool{}}
 }
 
 // assign fills in what the service needs. The caller settles the reservation
@@ -173,7 +173,7 @@ func (r *reservation) given(svc *corev1.Service, ip string) error {
 		return apierrors.NewInvalid(kinds.Service.GVK.GroupKind(), svc.Name, field.ErrorList{field.Invalid(path, svc.Spec.ClusterIPs, "failed to allocate IP "+ip+": "+why)})
 	}
 	addr, err := netip.ParseAddr(ip)
-	if err != nil || !r.allocator.cidr.Contains(addr) {
+	if c := r.allocator.cidr; err != nil || !c.Contains(addr) || addr == c.Addr() || addr == offset(c.Addr(), 1<<(32-c.Bits())-1) {
 		return bad(fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, r.allocator.cidr))
 	}
 	if r.used[ip] {
@@ -188,13 +188,13 @@ func (r *reservation) given(svc *corev1.Service, ip string) error {
 // for addresses that are asked for (the API, DNS), as upstream keeps a band.
 func (r *reservation) freeAddress() (string, bool) {
 	const band = 16
-	size := uint32(1)<<(32-r.allocator.cidr.Bits()) - 1 // without the broadcast address
+	size := 1<<(32-r.allocator.cidr.Bits()) - 1 // without the broadcast address
 	if size <= band {
 		return "", false
 	}
-	start := rand.N(size - band)
+	start := r.allocator.rand(size - band)
 	for i := range size - band {
-		ip := offset(r.allocator.cidr.Addr(), band+(start+i)%(size-band)).String()
+		ip := offset(r.allocator.cidr.Addr(), uint32(band+(start+i)%(size-band))).String()
 		if !r.used[ip] {
 			return ip, true
 		}
@@ -248,7 +248,7 @@ func (r *reservation) nodePort(svc *corev1.Service, path *field.Path, port *int3
 	switch {
 	case *port == 0:
 		size := hi - lo + 1
-		start := rand.N(size)
+		start := r.allocator.rand(size)
 		for n := range size {
 			c := nodePort{int32(lo + (start+n)%size), protocol}
 			if !r.used[c] && !had[c] {

@@ -48,6 +48,7 @@ func (asAdmin) AuthenticateRequest(r *http.Request) (*authenticator.Response, bo
 }
 
 type world struct {
+	table  *kinds.Table
 	server *apiserver.Server
 	http   *httptest.Server
 	client kubernetes.Interface
@@ -90,7 +91,7 @@ func newWorld(t *testing.T, edit ...func(*apiserver.Config)) *world {
 			t.Error(err)
 		}
 	})
-	return &world{server: srv, http: hs, client: kubernetes.NewForConfigOrDie(&rest.Config{Host: hs.URL, QPS: 1e6, Burst: 1e6})}
+	return &world{table: table, server: srv, http: hs, client: kubernetes.NewForConfigOrDie(&rest.Config{Host: hs.URL, QPS: 1e6, Burst: 1e6})}
 }
 
 func testPod(name string) *corev1.Pod {

@@ -242,6 +242,8 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 		// Also for connections: a permission in a namespace must not reach what
 		// lies outside of it (CVE-2019-11247).
 		return pathNotFound()
+	case in.name == "" && (in.verb == "update" || in.verb == "patch"), in.name != "" && in.sub == "" && in.verb == "create":
+		return methodNotAllowed()
 	case !serves(k, in.sub, in.verb):
 		return methodNotAllowed()
 	case sub.Connect:

@@ -43,10 +43,7 @@ func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (
 			return nil, err
 		}
 		obj := out.(kinds.Object)
-		if obj.GetName() != c.ref.Name || obj.GetNamespace() != c.ref.Namespace {
-			return nil, badRequest("the name or the namespace of the object cannot be changed by a patch")
-		}
-		return obj, nil
+		return obj, checkName(c.ref, obj)
 	})
 }
 

@@ -14,6 +14,12 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -198,18 +204,19 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 	return out, nil
 }
 
+// checkListOptions refuses combinations that mean nothing.
 func checkListOptions(o metav1.ListOptions) error {
-	switch {
-	case o.Limit < 0:
-		return badRequest("limit must not be negative")
-	case o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0":
+	if o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0" {
 		return badRequest("specifying resource version is not allowed when using continue")
-	case o.ResourceVersionMatch != "" && o.ResourceVersion == "" && o.SendInitialEvents == nil:
-		return badRequest("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")
-	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0":
-		return badRequest("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
-	case o.ResourceVersionMatch != "" && o.ResourceVersionMatch != metav1.ResourceVersionMatchExact && o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan:
-		return badRequest("resourceVersionMatch: Unsupported value: %q: supported values: \"Exact\", \"NotOlderThan\", \"\"", o.ResourceVersionMatch)
+	}
+	in := internalversion.ListOptions{Watch: o.Watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch, Continue: o.Continue,
+		Limit: o.Limit, AllowWatchBookmarks: o.AllowWatchBookmarks, SendInitialEvents: o.SendInitialEvents}
+	errs := validation.ValidateListOptions(&in, true)
+	if o.Limit < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("limit"), o.Limit, "must be greater than or equal to 0"))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
 	}
 	return nil
 }

@@ -7,8 +7,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -79,7 +81,8 @@ type Config struct {
 	Audit func(AuditRecord)
 	Log   *slog.Logger
 	Now   func() time.Time
-	UID   func() string // optional: random UUIDs; the simulation seeds them
+	UID   func() string   // optional: random UUIDs; the simulation seeds them
+	Rand  func(n int) int // optional: below n, for generated names, addresses and ports
 }
 
 // AuditRecord is what a request was and how it ended.
@@ -114,6 +117,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Kinds == nil || cfg.Store == nil || cfg.Cache == nil {
 		return nil, errors.New("apiserver: kinds, store and cache are needed")
 	}
+	if c := cfg.ServiceCIDR; c.IsValid() && (!c.Addr().Is4() || c.Bits() < 8 || c.Bits() > 27) {
+		return nil, fmt.Errorf("apiserver: the service CIDR %s is not an IPv4 network of 8 to 27 bits", c)
+	}
 	s := &Server{cfg: cfg, log: cfg.Log, now: cfg.Now, uid: cfg.UID,
 		reading: make(chan struct{}, maxReading), writing: make(chan struct{}, maxWriting),
 		streams: make(chan struct{}, maxLongRunning), pages: newPageSet()}
@@ -126,11 +132,14 @@ func New(cfg Config) (*Server, error) {
 	if s.uid == nil {
 		s.uid = randomUID
 	}
+	if s.cfg.Rand == nil {
+		s.cfg.Rand = rand.IntN
+	}
 	if cfg.NodePorts == [2]int{} {
 		s.cfg.NodePorts = [2]int{30000, 32767}
 	}
 	s.metrics = newMetrics(s)
-	s.alloc = newAllocator(s.cfg.ServiceCIDR, s.cfg.NodePorts)
+	s.alloc = newAllocator(s.cfg)
 	s.kubelet = newKubeletProxy(s)
 	return s, nil
 }

@@ -35,7 +35,8 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	if err != nil {
 		return err
 	}
-	if err := checkWatchOptions(o); err != nil {
+	o.Watch = true
+	if err := checkListOptions(o); err != nil {
 		return err
 	}
 	tab, err := s.newTabler(k, r.URL.Query().Get("includeObject"))
@@ -69,19 +70,6 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	}
 	if st.begin(initial, o) == nil {
 		st.follow(ctx, watcher, o.AllowWatchBookmarks)
-	}
-	return nil
-}
-
-func checkWatchOptions(o metav1.ListOptions) error {
-	if o.SendInitialEvents != nil && o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
-		return badRequest("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-	}
-	if o.SendInitialEvents != nil && *o.SendInitialEvents && !o.AllowWatchBookmarks {
-		return badRequest("ListOptions.meta.k8s.io \"\" is invalid: allowWatchBookmarks: Forbidden: sendInitialEvents requires allowWatchBookmarks")
-	}
-	if o.SendInitialEvents == nil && o.ResourceVersionMatch != "" {
-		return badRequest("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
 	}
 	return nil
 }

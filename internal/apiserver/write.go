@@ -2,12 +2,9 @@ package apiserver
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"math/big"
 	"strconv"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,13 +43,12 @@ type call struct {
 
 func randomUID() string { return string(uuid.NewUUID()) }
 
-func randomSuffix() string {
-	var b strings.Builder
-	for range suffixLength {
-		n, _ := rand.Int(rand.Reader, big.NewInt(int64(len(nameRunes)))) // never fails
-		b.WriteByte(nameRunes[n.Int64()])
+func (s *Server) suffix() string {
+	b := make([]byte, suffixLength)
+	for i := range b {
+		b[i] = nameRunes[s.cfg.Rand(len(nameRunes))]
 	}
-	return b.String()
+	return string(b)
 }
 
 // create stores obj, which is the callee's to change.
@@ -83,7 +79,7 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 		if generate {
 			o = obj.DeepCopyObject().(kinds.Object)
 			base := o.GetGenerateName()
-			o.SetName(base[:min(len(base), maxGenerated)] + randomSuffix())
+			o.SetName(base[:min(len(base), maxGenerated)] + s.suffix())
 		}
 		out, err := s.createNamed(c, k, o)
 		if generate && apierrors.IsAlreadyExists(err) && try < generateTries {
@@ -177,6 +173,17 @@ func (s *Server) shown(k *kinds.Kind, obj kinds.Object) kinds.Object {
 		obj.SetResourceVersion(rv)
 	}
 	return obj
+}
+
+// checkName compares what an update is called with what it is to replace.
+func checkName(ref kinds.Ref, obj kinds.Object) error {
+	switch obj.GetName() {
+	case "":
+		return badRequest("the name of the object (%s based on URL) was undeterminable: name must be provided", ref.Name)
+	case ref.Name:
+		return checkScope(ref, obj)
+	}
+	return badRequest("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), ref.Name)
 }
 
 // checkScope makes the object's namespace that of the URL, or refuses.
@@ -444,13 +451,7 @@ func (s *Server) fitsOld(c *call, obj, old kinds.Object) error {
 // replace is update with a whole object from a client; absent kinds that allow
 // it are created.
 func (s *Server) replace(c *call, obj kinds.Object) (kinds.Object, bool, error) {
-	if obj.GetName() == "" {
-		obj.SetName(c.ref.Name)
-	}
-	if obj.GetName() != c.ref.Name {
-		return nil, false, badRequest("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), c.ref.Name)
-	}
-	if err := checkScope(c.ref, obj); err != nil {
+	if err := checkName(c.ref, obj); err != nil {
 		return nil, false, err
 	}
 	out, err := s.update(c, func(kinds.Object) (kinds.Object, error) { return obj.DeepCopyObject().(kinds.Object), nil })

@@ -1,0 +1,27 @@
+package apiserver_test
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+var admin = &user.DefaultInfo{Name: "admin", Groups: []string{"system:masters"}}
+
+// refOf names something of core/v1 in the default namespace.
+func refOf(resource, name string) kinds.Ref {
+	k := kinds.Builtin().ByResource(schema.GroupVersionResource{Version: "v1", Resource: resource})
+	return kinds.Ref{Kind: k, Namespace: "default", Name: name}
+}
+
+type statusError struct {
+	code    int32
+	message string
+}
+
+func (e *statusError) Error() string { return e.message }
+func (e *statusError) Status() metav1.Status {
+	return metav1.Status{Status: metav1.StatusFailure, Code: e.code, Message: e.message}
+}
