@@ -197,6 +197,56 @@ func TestBackoffDoublesAndResets(t *testing.T) {
 	if !f.runtime.NextDue().IsZero() || len(f.Objects(kinds.Secret)) != 1 {
 		t.Error("the key did not come to rest")
 	}
+	// Success has reset the back-off.
+	f.Hook = func(plan.Verb, kinds.Ref, runtime.Object) error {
+		return apierrors.NewInternalError(errors.New("down"))
+	}
+	f.Remove(kinds.Secret, "default", f.Objects(kinds.Secret)[0].GetName())
+	f.steps()
+	if wait := f.runtime.NextDue().Sub(f.Now); wait > 6*time.Millisecond {
+		t.Errorf("back-off %v after a success, want the least", wait)
+	}
+}
+
+func TestWavesDouble(t *testing.T) {
+	c := copier(100)
+	c.Owns = nil // what succeeded does not wake it at once
+	f := setup(t, c)
+	n := 0
+	f.Hook = func(plan.Verb, kinds.Ref, runtime.Object) error {
+		if n++; n <= 3 {
+			return nil
+		}
+		return apierrors.NewInternalError(errors.New("webhook"))
+	}
+	f.Put(kinds.ConfigMap, configMap("a"))
+	f.steps()
+	if n != 1+2+4 { // the third wave fails
+		t.Errorf("%d requests to a server that refuses after three, want 7", n)
+	}
+}
+
+// A wish to be planned again outlives the wait for the view.
+func TestAfterWithHold(t *testing.T) {
+	c := copier(1)
+	inner := c.Plan
+	c.Plan = func(in reconcile.Input) plan.Result {
+		res := inner(in)
+		res.After = time.Hour
+		return res
+	}
+	c.Owns = nil // the write itself does not wake
+	f := setup(t, c)
+	f.Put(kinds.ConfigMap, configMap("a"))
+	f.Lag = true
+	begin := f.Now
+	f.steps()
+	f.Now = f.Now.Add(time.Minute)
+	f.Deliver(nil)
+	f.steps()
+	if got := f.runtime.NextDue().Sub(begin); got != time.Hour {
+		t.Errorf("due %v after the pass, want 1h", got)
+	}
 }
 
 func TestFailureReachesTheNextPlan(t *testing.T) {

@@ -150,6 +150,9 @@ func TestSets(t *testing.T) {
 		{"both limits zero still move", observed(deployment(2, image("v2"), bounds(none, none)), rs(deployment(2), "v1", 1, 2, 2, 2), rs(deployment(2), "v2", 2, 0, 0, 2)), []string{"v1 2>1"}},
 		{"a rollback gives the old set a new revision", observed(deployment(2), rs(deployment(2), "v1", 1, 0, 0, 2), rs(deployment(2), "v2", 2, 2, 2, 2)), []string{"v1 0>1"}},
 		{"scaling during a rollout keeps proportions", observed(deployment(20, image("v2"), bounds(none, one)), rs(deployment(10, bounds(none, one)), "v1", 1, 8, 8, 10), rs(deployment(10, bounds(none, one)), "v2", 2, 2, 2, 10)), nil},
+		{"what rounding leaves over goes to the newest of the largest", observed(deployment(4, image("v3"), bounds(none, one)),
+			rs(deployment(3, bounds(none, one)), "v1", 1, 1, 1, 3), rs(deployment(3, bounds(none, one)), "v2", 2, 1, 1, 3), rs(deployment(3, bounds(none, one)), "v3", 3, 1, 1, 3)),
+			[]string{"v3 1>2", "v2 1>1", "v1 1>1"}},
 		{"paused: no rollout", observed(deployment(3, paused, image("v2")), rs(deployment(3), "v1", 1, 3, 3, 3)), nil},
 		{"paused: scales", observed(deployment(5, paused, image("v2")), rs(deployment(3), "v1", 1, 3, 3, 3)), []string{"v1 3>5"}},
 		{"recreate stops the old first", observed(deployment(3, recreate, image("v2")), rs(deployment(3, recreate), "v1", 1, 3, 3, 3)), []string{"v1 3>0"}},
@@ -159,7 +162,8 @@ func TestSets(t *testing.T) {
 		{"being deleted: hands off", observed(dying, rs(deployment(3), "v1", 1, 1, 1, 3), orphan), nil},
 		{"deletes old revisions beyond the limit, oldest first", observed(deployment(1, image("v4"), limit(1)),
 			rs(deployment(1), "v2", 2, 0, 0, 1), rs(deployment(1), "v3", 3, 0, 0, 1), rs(deployment(1), "v1", 1, 0, 0, 1), rs(deployment(1), "v4", 4, 1, 1, 1)), []string{"delete v1", "delete v2"}},
-		{"keeps a set whose pods still run", observed(deployment(1, image("v4"), limit(0)), busy, rs(deployment(1), "v4", 4, 1, 1, 1)), nil},
+		{"deletes old sets while paused too", observed(deployment(1, image("v4"), limit(0), paused), rs(deployment(1), "v1", 1, 0, 0, 1), rs(deployment(1), "v4", 4, 1, 1, 1)), []string{"delete v1"}},
+		{"keeps a set whose pods still run", observed(deployment(1, image("v4"), limit(0), paused), busy, rs(deployment(1), "v4", 4, 1, 1, 1)), nil},
 		{"keeps history during a rollout", observed(deployment(4, image("v4"), limit(0), bounds(one, none)), rs(deployment(4), "v1", 1, 0, 0, 4), rs(deployment(4), "v3", 3, 3, 3, 4), rs(deployment(4), "v4", 4, 2, 1, 4)), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -314,6 +318,20 @@ func TestConditions(t *testing.T) {
 				t.Errorf("again after %v, want %v", res.After, tt.after)
 			}
 		})
+	}
+}
+
+// The transition time tells since when the status holds, the update time when
+// there was progress last.
+func TestConditionTimes(t *testing.T) {
+	in := observed(deployment(3, progress("True", "ReplicaSetUpdated", time.Minute)), rs(deployment(3), "v1", 1, 3, 2, 3))
+	c := find(statusOf(t, Plan(in)).Conditions, appsv1.DeploymentProgressing)
+	if !c.LastUpdateTime.Time.Equal(now) || !c.LastTransitionTime.Time.Equal(now.Add(-time.Minute)) {
+		t.Errorf("progress: updated %v, transition %v", c.LastUpdateTime, c.LastTransitionTime)
+	}
+	in = observed(deployment(3, progress("False", "ProgressDeadlineExceeded", time.Minute)), rs(deployment(3), "v1", 1, 3, 2, 3))
+	if c := find(statusOf(t, Plan(in)).Conditions, appsv1.DeploymentProgressing); !c.LastTransitionTime.Time.Equal(now) {
+		t.Errorf("the status has changed, but the transition was at %v", c.LastTransitionTime)
 	}
 }
 

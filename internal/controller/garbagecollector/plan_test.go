@@ -342,6 +342,22 @@ func TestBoundedAndOnlyDependents(t *testing.T) {
 	}
 }
 
+// Owners have power over their own namespace only, whatever UIDs others name.
+func TestDependentsElsewhereAreNone(t *testing.T) {
+	w, c := world()
+	d := deployment("d")
+	put(w, d, set("r", ref(kinds.Deployment, "d", blocking)), elsewhere(set("s", ref(kinds.Deployment, "d", blocking))))
+	for _, watch := range c.Watches {
+		if watch.Kind != kinds.Deployment {
+			continue
+		}
+		keys := watch.Keys(w.View.Snapshot(), view.Change{Kind: kinds.Deployment, Old: d})
+		if len(keys) != 1 || keys[0].Namespace != "default" {
+			t.Errorf("the end of an owner wakes %v, want the dependent in its namespace", keys)
+		}
+	}
+}
+
 func TestStatusChangesDoNotWake(t *testing.T) {
 	w, c := world()
 	put(w, set("r"))
