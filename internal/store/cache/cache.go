@@ -7,9 +7,9 @@ package cache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -27,21 +27,32 @@ var (
 	ErrGone = errors.New("cache: revision is too old")
 	// ErrSlow: a watcher was overtaken by the window and has to begin anew.
 	ErrSlow = errors.New("cache: watcher is too slow")
+	// ErrRewound: the store is at an older revision than it was, because
+	// somebody has restored it under the running server. Nothing that was read
+	// holds any more: the process has to begin anew.
+	ErrRewound = errors.New("cache: the store has gone back to an older revision")
 )
 
 const (
-	// defaultWindow is how many events of a kind are kept. A reconnecting
-	// client is seconds behind; at 100 changes a second this is over a minute.
-	defaultWindow = 8192
-	// windowAge drops older events, so that a quiet kind does not keep the
-	// objects of yesterday alive. etcd keeps five minutes too.
-	windowAge = 5 * time.Minute
+	// windowAge is how long events are kept: longer than the 75 s that upstream
+	// keeps at least, and than the minute between two bookmarks, so that a
+	// client that lost its connection finds its place again.
+	windowAge = 2 * time.Minute
+	// defaultWindow and windowBytes bound the events of a kind whatever their
+	// age: 20,000 changes of a pod of 3.3 kB.
+	defaultWindow = 32 << 10
+	windowBytes   = 64 << 20
 	// defaultBytes bounds the encoded forms that are kept: all of 10,000 pods
 	// in JSON and protobuf.
 	defaultBytes = 64 << 20
+	// fillPage is how many values are read at a time.
+	fillPage = 500
 
 	minBackoff = 10 * time.Millisecond
 	maxBackoff = 5 * time.Second
+	// nudgeAfter is how long a reader waits for a revision before the store is
+	// asked how far it is: mostly the event that brings it is on its way.
+	nudgeAfter = 5 * time.Millisecond
 )
 
 // Config of a Cache.
@@ -49,9 +60,10 @@ type Config struct {
 	Store store.Store
 	Kinds []*kinds.Kind
 	// Decoded kinds keep their decoded form; others are decoded when asked.
+	// Every kind of a view that is fed should be one.
 	Decoded []*kinds.Kind
 	Log     *slog.Logger
-	Window  int              // events kept per kind; 0: 8192
+	Window  int              // most events kept per kind; 0: 32768
 	Bytes   int64            // bound of kept encoded forms; 0: 64 MiB
 	Now     func() time.Time // optional: time.Now
 }
@@ -64,33 +76,22 @@ type Cache struct {
 	window  int
 	encoded *encodedSet
 
+	tables   []*table // in the order of Config.Kinds
 	byKind   map[*kinds.Kind]*table
 	byPrefix map[string]*table
 	ready    chan struct{}
 
-	mu    sync.RWMutex
-	rev   int64
-	moved chan struct{} // closed and replaced with every batch
-	feeds []*view.View
-}
-
-// table is one kind.
-type table struct {
-	kind    *kinds.Kind
-	decoded bool
-	items   btree.Map[string, *Item]
-	frozen  *btree.Map[string, *Item] // a copy for lists until the next write
-
-	events []*Event // the window, by revision
-	first  int64    // sequence number of events[0]
-	floor  int64    // revision up to which events have been forgotten
-	moved  chan struct{}
+	mu     sync.RWMutex
+	rev    int64
+	moved  signal // with every batch
+	feeds  []*view.View
+	nudged time.Time // when the store was last asked for its progress
 }
 
 // New makes an empty cache; it does no I/O.
 func New(cfg Config) (*Cache, error) {
 	c := &Cache{store: cfg.Store, log: cfg.Log, now: cfg.Now, window: cfg.Window,
-		byKind: map[*kinds.Kind]*table{}, byPrefix: map[string]*table{}, ready: make(chan struct{}), moved: make(chan struct{})}
+		byKind: map[*kinds.Kind]*table{}, byPrefix: map[string]*table{}, ready: make(chan struct{})}
 	if cfg.Store == nil {
 		return nil, errors.New("cache: a store is needed")
 	}
@@ -106,12 +107,13 @@ func New(cfg Config) (*Cache, error) {
 	if cfg.Bytes == 0 {
 		cfg.Bytes = defaultBytes
 	}
-	c.encoded = &encodedSet{limit: cfg.Bytes}
+	c.encoded = newEncodedSet(cfg.Bytes)
 	for _, k := range cfg.Kinds {
 		if !k.Stored() {
 			continue
 		}
-		t := &table{kind: k, decoded: slices.Contains(cfg.Decoded, k), moved: make(chan struct{})}
+		t := &table{kind: k, decoded: slices.Contains(cfg.Decoded, k), floor: math.MaxInt64}
+		c.tables = append(c.tables, t)
 		c.byKind[k], c.byPrefix[k.Prefix] = t, t
 	}
 	return c, nil
@@ -120,212 +122,6 @@ func New(cfg Config) (*Cache, error) {
 // Ready is closed once the first list is in.
 func (c *Cache) Ready() <-chan struct{} { return c.ready }
 
-// Run fills the cache and follows the store until ctx ends. It rides out a
-// store that is away.
-func (c *Cache) Run(ctx context.Context) error {
-	wait := minBackoff
-	fill := true
-	for ctx.Err() == nil {
-		var err error
-		if fill {
-			err = c.FillFrom(ctx)
-			fill = err != nil
-		}
-		if err == nil {
-			err = c.store.Watch(ctx, kinds.Root, c.Rev(), func(b store.Batch) error {
-				wait = minBackoff
-				c.Apply(b)
-				return nil
-			})
-			fill = errors.Is(err, store.ErrCompacted)
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		c.log.Warn("the store's watch broke off", "error", err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, maxBackoff)
-	}
-	return nil
-}
-
-// FillFrom makes the content that of the store now. What differs from before
-// becomes events, so watchers need not begin anew.
-func (c *Cache) FillFrom(ctx context.Context) error {
-	page, err := c.store.List(ctx, kinds.Root, store.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("cannot read the store: %w", err)
-	}
-	seen := make(map[string]bool, len(page.KVs))
-	batch := store.Batch{Rev: page.Rev}
-	for _, kv := range page.KVs {
-		seen[kv.Key] = true
-		if old := c.at(kv.Key); old == nil || old.Rev != kv.Rev {
-			batch.Events = append(batch.Events, store.Event{KV: kv})
-		}
-	}
-	slices.SortFunc(batch.Events, func(a, b store.Event) int { return int(a.Rev - b.Rev) })
-	for _, t := range c.byKind {
-		t.items.Scan(func(key string, it *Item) bool {
-			if full := t.kind.KeyPrefix("") + key; !seen[full] {
-				batch.Events = append(batch.Events, store.Event{KV: store.KV{Key: full, Rev: page.Rev}, Delete: true})
-			}
-			return true
-		})
-	}
-	select {
-	case <-c.ready:
-		c.Apply(batch)
-	default:
-		c.apply(batch, false)
-		close(c.ready)
-	}
-	return nil
-}
-
-func (c *Cache) at(key string) *Item {
-	t, rest := c.tableOf(key)
-	if t == nil {
-		return nil
-	}
-	it, _ := t.items.Get(rest)
-	return it
-}
-
-// tableOf finds the kind of a store key: its prefix has one part or two.
-func (c *Cache) tableOf(key string) (t *table, rest string) {
-	rest, ok := strings.CutPrefix(key, kinds.Root)
-	if !ok {
-		return nil, ""
-	}
-	first := strings.IndexByte(rest, '/')
-	if first < 0 {
-		return nil, ""
-	}
-	if t := c.byPrefix[rest[:first]]; t != nil {
-		return t, rest[first+1:]
-	}
-	second := strings.IndexByte(rest[first+1:], '/')
-	if second < 0 {
-		return nil, ""
-	}
-	return c.byPrefix[rest[:first+1+second]], rest[first+second+2:]
-}
-
-// Apply takes what the store's watch delivers. Only one goroutine may call it.
-func (c *Cache) Apply(b store.Batch) { c.apply(b, true) }
-
-func (c *Cache) apply(b store.Batch, events bool) {
-	changes := c.decode(b)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	woken := map[*table]bool{}
-	for _, ch := range changes {
-		e := ch.table.apply(ch)
-		if e == nil {
-			continue
-		}
-		if events {
-			ch.table.remember(e, c.window)
-			woken[ch.table] = true
-		}
-		for _, v := range c.feeds {
-			if v.Has(ch.table.kind) {
-				v.Apply(e.change())
-			}
-		}
-	}
-	c.rev = max(c.rev, b.Rev)
-	for _, v := range c.feeds {
-		v.ProgressAll(c.rev) // quiet kinds are complete up to here too
-	}
-	for _, t := range c.byKind {
-		if !events {
-			t.floor = c.rev
-		}
-	}
-	for t := range woken {
-		close(t.moved)
-		t.moved = make(chan struct{})
-	}
-	close(c.moved)
-	c.moved = make(chan struct{})
-}
-
-// pending is a store event whose object is already decoded.
-type pending struct {
-	table *table
-	key   string
-	item  *Item // nil: deletion
-	rev   int64
-	at    time.Time
-}
-
-// decode works outside the lock. A value that cannot be read is logged and
-// left out: it must not take the others with it.
-func (c *Cache) decode(b store.Batch) []pending {
-	out := make([]pending, 0, len(b.Events))
-	now := c.now()
-	for _, e := range b.Events {
-		t, key := c.tableOf(e.Key)
-		if t == nil {
-			continue
-		}
-		p := pending{table: t, key: key, rev: e.Rev, at: now}
-		if !e.Delete {
-			it, err := newItem(t, key, e.KV, c.encoded)
-			if err != nil {
-				c.log.Error("cannot decode a stored object: it is left out", "key", e.Key, "error", err)
-				continue
-			}
-			p.item = it
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-// apply changes the table; nil if nothing changed.
-func (t *table) apply(p pending) *Event {
-	prev, had := t.items.Get(p.key)
-	e := &Event{Rev: p.rev, Item: p.item, Prev: prev, at: p.at}
-	switch {
-	case p.item == nil && !had:
-		return nil
-	case p.item == nil:
-		e.Type, e.Item = Deleted, prev.At(p.rev)
-		t.items.Delete(p.key)
-	case had && prev.Rev >= p.rev:
-		return nil // old news
-	default:
-		e.Type = Added
-		if had {
-			e.Type = Modified
-		}
-		t.items.Set(p.key, p.item)
-	}
-	t.frozen = nil
-	return e
-}
-
-// remember appends to the window and drops what is too old.
-func (t *table) remember(e *Event, window int) {
-	t.events = append(t.events, e)
-	drop := max(0, len(t.events)-window)
-	for drop < len(t.events)-1 && e.at.Sub(t.events[drop].at) > windowAge {
-		drop++
-	}
-	if drop > 0 {
-		t.floor = t.events[drop-1].Rev
-		t.first += int64(drop)
-		clear(t.events[:drop]) // let the objects go
-		t.events = t.events[drop:]
-	}
-}
-
 // Rev is the revision up to which the cache knows everything.
 func (c *Cache) Rev() int64 {
 	c.mu.RLock()
@@ -333,38 +129,73 @@ func (c *Cache) Rev() int64 {
 	return c.rev
 }
 
-// WaitRev blocks until the cache knows everything up to rev.
+// WaitRev blocks until the cache knows everything up to rev. Revisions of
+// which it has no event, because the store is shared, it learns by asking.
 func (c *Cache) WaitRev(ctx context.Context, rev int64) error {
+	asker, _ := c.store.(store.Progresser)
+	var nudge *time.Timer
+	var due <-chan time.Time
+	wait := nudgeAfter
 	for {
 		c.mu.RLock()
-		ok, moved := c.rev >= rev, c.moved
-		c.mu.RUnlock()
-		if ok {
+		if c.rev >= rev {
+			c.mu.RUnlock()
 			return nil
+		}
+		moved := c.moved.wait()
+		c.mu.RUnlock()
+		if asker != nil && nudge == nil {
+			nudge = time.NewTimer(wait)
+			defer nudge.Stop()
+			due = nudge.C
 		}
 		select {
 		case <-moved:
+		case <-due:
+			if c.mayNudge() {
+				if err := asker.RequestProgress(ctx); err != nil && ctx.Err() == nil {
+					c.log.Warn("cannot ask the store for its progress", "error", err)
+				}
+			}
+			wait = min(2*wait, time.Second)
+			nudge.Reset(wait)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
+// mayNudge lets one of many waiting readers ask.
+func (c *Cache) mayNudge() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now() // not c.now: readers wait in real time
+	if now.Sub(c.nudged) < nudgeAfter {
+		return false
+	}
+	c.nudged = now
+	return true
+}
+
 // Feed keeps the view's kinds current from now on, with the same decoded
-// objects. Every kind of the view has to be one of Config.Decoded.
+// objects.
 func (c *Cache) Feed(v *view.View) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, k := range v.Kinds() {
-		t := c.byKind[k]
-		objects := make([]kinds.Object, 0, t.items.Len())
-		t.items.Scan(func(_ string, it *Item) bool {
-			objects = append(objects, it.Object())
-			return true
-		})
-		v.Replace(k, objects, c.rev)
-	}
 	c.feeds = append(c.feeds, v)
+	select {
+	case <-c.ready:
+		c.replace(v)
+	default: // the first list is still to come
+	}
+}
+
+// replace hands a view everything; the caller holds the lock.
+func (c *Cache) replace(v *view.View) {
+	for _, k := range v.Kinds() {
+		v.Replace(k, c.byKind[k].objects(), c.rev)
+	}
+	v.ProgressAll(c.rev)
 }
 
 // Get returns one object, or nil.
@@ -452,4 +283,3 @@ func itemKey(k *kinds.Kind, namespace, name string) string {
 	}
 	return name
 }
-

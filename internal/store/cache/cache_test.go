@@ -182,9 +182,103 @@ func TestBytesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s := w.cache.encoded; s.bytes > s.limit || len(s.queue) == 0 {
-		t.Errorf("%d bytes in %d encodings", s.bytes, len(s.queue))
+	if bytes, n := checkSet(t, w.cache); bytes > 4096 || n == 0 {
+		t.Errorf("%d bytes in %d encodings", bytes, n)
 	}
+}
+
+// checkSet counts what is kept, and that the books are right.
+func checkSet(t testing.TB, c *Cache) (bytes int64, n int) {
+	t.Helper()
+	s := c.encoded
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := s.ring.next; e != &s.ring; e = e.next {
+		if e.next.prev != e || e.slot.Load() != e {
+			t.Fatal("the ring is broken")
+		}
+		bytes += e.size()
+		n++
+	}
+	if bytes != s.bytes || bytes > s.limit {
+		t.Fatalf("%d bytes are kept, booked are %d of %d", bytes, s.bytes, s.limit)
+	}
+	return bytes, n
+}
+
+// TestBytesOfThePastAreReleased: what has left the window is not kept.
+func TestBytesOfThePastAreReleased(t *testing.T) {
+	w := newWorld(t, Config{Window: 10})
+	w.fill()
+	watcher, err := w.cache.Watch(kinds.Pod, "", w.cache.Rev())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		w.put(kinds.Pod, pod("a", fmt.Sprint(i%3)))
+		if i%7 == 0 {
+			w.del(kinds.Pod, "a", fmt.Sprint(i%3))
+		}
+		w.pump()
+		events, _, err := watcher.Next(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			for _, f := range []codec.Format{codec.JSON, codec.Protobuf} {
+				if _, err := e.Frame(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if _, n := checkSet(t, w.cache); n > 2*(10+3) {
+		t.Errorf("%d encodings are kept, for 3 objects and 10 events in 2 formats", n)
+	}
+}
+
+// TestFrameServesBytes: the object's bytes are those inside of the frame.
+func TestFrameServesBytes(t *testing.T) {
+	w := newWorld(t, Config{})
+	w.fill()
+	for i, f := range []codec.Format{codec.JSON, codec.Protobuf} {
+		for _, bytesFirst := range []bool{true, false} {
+			name := fmt.Sprint(i, bytesFirst)
+			w.put(kinds.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}, Data: map[string]string{"k": "v"}})
+			after := w.cache.Rev()
+			w.pump()
+			watcher, err := w.cache.Watch(kinds.ConfigMap, "a", after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			events, _, err := watcher.Next(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			it := w.cache.Get(kinds.ConfigMap, "a", name)
+			want, err := codec.Encode(f, it.Object())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytesFirst {
+				if _, err := it.Bytes(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			frame, err := events[0].Frame(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _ := it.Bytes(f)
+			if string(got) != string(want) || !strings.Contains(string(frame), string(got)) {
+				t.Errorf("%s: %q in %q, want %q", name, got, frame, want)
+			}
+			if again, _ := it.Bytes(f); &again[0] != &got[0] {
+				t.Error("the frame's bytes were not kept")
+			}
+		}
+	}
+	checkSet(t, w.cache)
 }
 
 func collect(t *testing.T, w *Watcher) string {
@@ -362,7 +456,7 @@ func TestRefill(t *testing.T) {
 	w.del(kinds.Pod, "a", "goes")
 	w.put(kinds.Pod, pod("a", "comes"))
 	w.fill()
-	if got := collect(t, watcher); got != "ADDED comes, DELETED goes" {
+	if got := collect(t, watcher); got != "DELETED goes, ADDED comes" {
 		t.Error(got)
 	}
 	if got := names(w.cache.List(kinds.Pod, "")); got != "a/comes a/stays" {
@@ -401,6 +495,21 @@ func TestEventsUnderTwoGroups(t *testing.T) {
 	}
 	if got := collect(t, watcher); got != "ADDED e" {
 		t.Error(got)
+	}
+	other, err := w.cache.Watch(kinds.EventsEvent, "", rev-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, _, err := other.Next(context.Background())
+	if err != nil || events[0].Item != it {
+		t.Errorf("the two forms are made more than once: %v", err)
+	}
+	var list *Item
+	for list = range w.cache.List(kinds.EventsEvent, "").All() {
+		break
+	}
+	if again, _ := list.Bytes(codec.JSON); &again[0] != &data[0] {
+		t.Error("encoded twice")
 	}
 }
 
@@ -443,33 +552,3 @@ func TestRunFollowsTheStore(t *testing.T) {
 }
 
 var _ store.Store = (*mem.Store)(nil)
-
-func BenchmarkListJSON(b *testing.B) {
-	w := newWorld(b, Config{})
-	for i := range 10000 {
-		w.put(kinds.Pod, pod("a", fmt.Sprint(i), "app=x"))
-	}
-	w.fill()
-	b.ReportAllocs()
-	for b.Loop() {
-		n := 0
-		for it := range w.cache.List(kinds.Pod, "").All() {
-			data, err := it.Bytes(codec.JSON)
-			if err != nil {
-				b.Fatal(err)
-			}
-			n += len(data)
-		}
-		b.SetBytes(int64(n))
-	}
-}
-
-func BenchmarkApply(b *testing.B) {
-	w := newWorld(b, Config{})
-	w.fill()
-	b.ReportAllocs()
-	for b.Loop() {
-		w.put(kinds.Pod, pod("a", "1"))
-		w.pump()
-	}
-}

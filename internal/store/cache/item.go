@@ -3,7 +3,6 @@ package cache
 import (
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/fields"
@@ -13,21 +12,19 @@ import (
 	"knarr.dev/knarr/internal/store"
 )
 
-// formats is the number of codec.Format values.
-const formats = 3
-
 // Item is one object at one revision. It never changes.
 type Item struct {
 	Kind            *kinds.Kind
 	Namespace, Name string
 	Rev             int64
 
-	stored []byte       // nil once decoded for good
+	stored []byte       // as in the store; nil if the object is kept
 	object kinds.Object // nil: decode stored when asked
 	base   *Item        // what this item shows in another form or at another revision
 
-	encoded [formats]atomic.Pointer[encoding]
-	set     *encodedSet
+	other   atomic.Pointer[Item] // this item in the form of another kind
+	encoded [slots]atomic.Pointer[encoding]
+	set     *encodedSet // nil: encode each time
 }
 
 func newItem(t *table, key string, kv store.KV, set *encodedSet) (*Item, error) {
@@ -35,6 +32,7 @@ func newItem(t *table, key string, kv store.KV, set *encodedSet) (*Item, error) 
 	if t.kind.Namespaced {
 		it.Namespace, it.Name, _ = strings.Cut(key, "/")
 	}
+	// Also what is not kept decoded has to be something that can be.
 	obj, err := codec.DecodeStored(t.kind, kv.Value, kv.Rev)
 	if err != nil {
 		return nil, err
@@ -47,7 +45,7 @@ func newItem(t *table, key string, kv store.KV, set *encodedSet) (*Item, error) 
 
 // NewItem is an item outside of any cache: an object of the past.
 func NewItem(k *kinds.Kind, key string, kv store.KV) (*Item, error) {
-	it, err := newItem(&table{kind: stored(k), decoded: true}, key, kv, &encodedSet{})
+	it, err := newItem(&table{kind: stored(k), decoded: true}, key, kv, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +58,21 @@ func (it *Item) At(rev int64) *Item {
 }
 
 // as is the item in the form of k, another kind of the same stored objects.
+// All who ask get the same one, so that it is encoded once.
 func (it *Item) as(k *kinds.Kind) *Item {
 	if it.Kind == k {
 		return it
 	}
-	return &Item{Kind: k, Namespace: it.Namespace, Name: it.Name, Rev: it.Rev, base: it, set: it.set}
+	if o := it.other.Load(); o != nil && o.Kind == k {
+		return o
+	}
+	o := &Item{Kind: k, Namespace: it.Namespace, Name: it.Name, Rev: it.Rev, base: it, set: it.set}
+	if !it.other.CompareAndSwap(nil, o) {
+		if first := it.other.Load(); first.Kind == k {
+			return first
+		}
+	}
+	return o
 }
 
 // Object is the decoded form. It is shared: never change it.
@@ -120,53 +128,61 @@ func (it *Item) Matches(sel fields.Selector) bool {
 	return true
 }
 
-// Bytes is the object encoded, with its resourceVersion. It is shared.
+// Bytes is the object encoded, with its resourceVersion. It is shared, except
+// as YAML, which is made each time.
 func (it *Item) Bytes(f codec.Format) ([]byte, error) {
-	if e := it.encoded[f].Load(); e != nil {
+	slot, kept := slotOf(f)
+	if !kept {
+		return codec.Encode(f, it.Object())
+	}
+	if e := it.encoded[slot].Load(); e != nil {
 		e.used.Store(true)
 		return e.data, nil
 	}
-	data, err := codec.Encode(f, it.Object())
+	data, err := it.encode(f)
 	if err != nil {
 		return nil, err
 	}
-	it.set.add(&encoding{data: data, slot: &it.encoded[f]})
+	it.set.put(&it.encoded[slot], nil, &encoding{data: data})
 	return data, nil
 }
 
-// encoding is an encoded form that may be let go.
-type encoding struct {
-	data []byte
-	slot *atomic.Pointer[encoding]
-	used atomic.Bool // since it was last looked at for removal
-}
-
-// encodedSet bounds the encoded forms that are kept: first in, first out, with
-// a second chance for what was used. A hit takes no lock.
-type encodedSet struct {
-	mu    sync.Mutex
-	limit int64
-	bytes int64
-	queue []*encoding
-}
-
-func (s *encodedSet) add(e *encoding) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !e.slot.CompareAndSwap(nil, e) {
-		return // somebody was faster
-	}
-	s.queue = append(s.queue, e)
-	s.bytes += int64(len(e.data))
-	for n := len(s.queue); s.bytes > s.limit && n > 0; n-- {
-		old := s.queue[0]
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
-		if old.used.Swap(false) {
-			s.queue = append(s.queue, old)
-			continue
+func (it *Item) encode(f codec.Format) ([]byte, error) {
+	// What was stored is what is served if no defaults are filled in on the
+	// way.
+	if f == codec.Protobuf && it.Kind.Default == nil {
+		source := it
+		if it.base != nil && it.base.Kind == it.Kind {
+			source = it.base
 		}
-		old.slot.Store(nil)
-		s.bytes -= int64(len(old.data))
+		if source.stored != nil {
+			if data, ok := codec.WithRevision(source.stored, it.Rev); ok {
+				return data, nil
+			}
+		}
 	}
+	return codec.Encode(f, it.Object())
+}
+
+// frame is the item in a watch event. One that is kept serves Bytes too.
+func (it *Item) frame(f codec.Format, t EventType) ([]byte, error) {
+	slot, kept := slotOf(f)
+	if !kept {
+		return Frame(f, t, it)
+	}
+	old := it.encoded[slot].Load()
+	if old != nil && old.frame != nil && old.typ == t {
+		old.used.Store(true)
+		return old.frame, nil
+	}
+	var data []byte
+	var err error
+	if old != nil {
+		data = old.data
+	} else if data, err = it.encode(f); err != nil {
+		return nil, err
+	}
+	frame, object := frameOf(f, t, data)
+	it.set.put(&it.encoded[slot], old, &encoding{data: object, frame: frame, typ: t})
+	return frame, nil
 }

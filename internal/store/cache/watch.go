@@ -2,27 +2,12 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"sort"
 	"sync/atomic"
-	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
-)
-
-// EventType in the words of the watch protocol.
-type EventType string
-
-const (
-	Added    EventType = "ADDED"
-	Modified EventType = "MODIFIED"
-	Deleted  EventType = "DELETED"
-	Bookmark EventType = "BOOKMARK"
 )
 
 // Event is one change. Item is the new state; of a deletion the last one, at
@@ -32,106 +17,176 @@ type Event struct {
 	Item, Prev *Item
 	Rev        int64
 
-	at     time.Time
-	frames [formats]atomic.Pointer[[]byte]
+	seq   int64 // in the table
+	at    int64 // Unix time in nanoseconds
+	bytes int32 // of the value in the store
+	other atomic.Pointer[Event]
 }
 
-// change is the event as views take it.
+// change is the event as views take it; they know what was there before.
 func (e *Event) change() view.Change {
-	c := view.Change{Kind: e.Item.Kind, Rev: e.Rev}
+	if e.Type == Deleted {
+		return view.Change{Kind: e.Item.Kind, Old: e.Prev.Object(), Rev: e.Rev}
+	}
+	return view.Change{Kind: e.Item.Kind, New: e.Item.Object(), Rev: e.Rev}
+}
+
+// as is the event in the form of another kind, the same for all who ask.
+func (e *Event) as(k *kinds.Kind) *Event {
+	if o := e.other.Load(); o != nil && o.Item.Kind == k {
+		return o
+	}
+	o := &Event{Type: e.Type, Item: e.Item.as(k), Rev: e.Rev, seq: e.seq, at: e.at}
 	if e.Prev != nil {
-		c.Old = e.Prev.Object()
+		o.Prev = e.Prev.as(k)
 	}
-	if e.Type != Deleted {
-		c.New = e.Item.Object()
+	if !e.other.CompareAndSwap(nil, o) {
+		if first := e.other.Load(); first.Item.Kind == k {
+			return first
+		}
 	}
-	return c
+	return o
 }
 
 // Frame is the event as it goes over the wire, made once for all watchers.
-func (e *Event) Frame(f codec.Format) ([]byte, error) {
-	if p := e.frames[f].Load(); p != nil {
-		return *p, nil
-	}
-	frame, err := Frame(f, e.Type, e.Item)
-	if err != nil {
-		return nil, err
-	}
-	e.frames[f].Store(&frame)
-	return frame, nil
-}
+func (e *Event) Frame(f codec.Format) ([]byte, error) { return e.Item.frame(f, e.Type) }
 
-// Frame writes a watch event of an item: a line of JSON, or a length and a
-// protobuf message.
-func Frame(f codec.Format, t EventType, it *Item) ([]byte, error) {
-	data, err := it.Bytes(f)
-	if err != nil {
-		return nil, err
-	}
-	return RawFrame(f, t, data)
-}
-
-// RawFrame is Frame for an object that is encoded already.
-func RawFrame(f codec.Format, t EventType, object []byte) ([]byte, error) {
-	if f != codec.Protobuf {
-		for len(object) > 0 && object[len(object)-1] == '\n' {
-			object = object[:len(object)-1]
-		}
-		frame := make([]byte, 0, len(object)+32)
-		frame = append(frame, `{"type":"`...)
-		frame = append(frame, t...)
-		frame = append(frame, `","object":`...)
-		frame = append(frame, object...)
-		return append(frame, '}', '\n'), nil
-	}
-	e := metav1.WatchEvent{Type: string(t), Object: runtime.RawExtension{Raw: object}}
-	frame := make([]byte, 4+e.Size())
-	n, err := e.MarshalTo(frame[4:])
-	if err != nil {
-		return nil, err
-	}
-	binary.BigEndian.PutUint32(frame, uint32(n))
-	return frame[:4+n], nil
-}
-
-// Watcher reads the shared window from its own place: it has no buffer, and
-// costs nothing while it is not woken.
+// Watcher reads a shared window from its own place: it has no buffer, and
+// costs nothing while it is not woken. One goroutine may use it at a time.
 type Watcher struct {
 	cache  *Cache
 	table  *table
 	kind   *kinds.Kind
 	prefix string // namespace; empty: all
+	field  string // of the group, if there is one
+	value  string
+	group  *group // nil: the table's window
 	next   int64  // sequence number of the next event
+	from   int64  // revision after which it began
 	after  int64  // revision that has been delivered
+}
+
+// group is the window of those who watch the objects with one value of a
+// field: only they are woken by its events, and only by those.
+type group struct {
+	events   []*Event
+	dropped  int64 // sequence number of the last event that was forgotten; -1: none
+	moved    signal
+	watchers int
+}
+
+func (g *group) add(e *Event) {
+	g.events = append(g.events, e)
+	g.moved.wake()
+}
+
+// forget drops what the table's window drops: everything below first.
+func (g *group) forget(first int64) {
+	drop := sort.Search(len(g.events), func(i int) bool { return g.events[i].seq >= first })
+	if drop == 0 {
+		return
+	}
+	g.dropped = g.events[drop-1].seq
+	clear(g.events[:drop])
+	g.events = g.events[drop:]
 }
 
 // Watch returns what happens after a revision, in a namespace or in all.
 func (c *Cache) Watch(k *kinds.Kind, namespace string, after int64) (*Watcher, error) {
-	t := c.byKind[stored(k)]
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if after < t.floor {
-		return nil, ErrGone
-	}
-	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].Rev > after })
-	return &Watcher{cache: c, table: t, kind: k, prefix: namespace, next: t.first + int64(i), after: after}, nil
+	return c.watch(&Watcher{cache: c, kind: k, prefix: namespace, after: after})
 }
 
-// Next blocks until something has happened, or ctx ends, and returns it with
-// the revision up to which the watcher now knows everything. The events may be
-// none: they were of other namespaces.
+// WatchField is Watch for objects that have, or had before the change, a value
+// in a selectable field: a node's pods, or one secret. It is not woken by
+// others, so that thousands can watch. It has to be stopped.
+func (c *Cache) WatchField(k *kinds.Kind, namespace string, after int64, field, value string) (*Watcher, error) {
+	return c.watch(&Watcher{cache: c, kind: k, prefix: namespace, after: after, field: field, value: value})
+}
+
+func (c *Cache) watch(w *Watcher) (*Watcher, error) {
+	t := c.byKind[stored(w.kind)]
+	w.table, w.from = t, w.after
+	if w.field == "" {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+	} else { // a group may be made
+		c.mu.Lock()
+		defer c.mu.Unlock()
+	}
+	if w.after < t.floor {
+		return nil, ErrGone
+	}
+	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].Rev > w.after })
+	w.next = t.first + int64(i)
+	// Fields are those of the stored form: others are not grouped.
+	if w.field != "" && w.kind == t.kind {
+		w.group = t.join(w.field, w.value)
+	}
+	return w, nil
+}
+
+// join finds or makes a group; a new one begins with what the window holds.
+func (t *table) join(field, value string) *group {
+	if t.groups == nil {
+		t.groups = map[string]map[string]*group{}
+	}
+	if t.groups[field] == nil {
+		t.groups[field] = map[string]*group{}
+	}
+	g := t.groups[field][value]
+	if g == nil {
+		g = &group{dropped: t.first - 1}
+		for _, e := range t.events {
+			if e.concerns(field, value) {
+				g.events = append(g.events, e)
+			}
+		}
+		t.groups[field][value] = g
+	}
+	g.watchers++
+	return g
+}
+
+func (e *Event) concerns(field, value string) bool {
+	if v, _ := e.Item.Field(field); v == value {
+		return true
+	}
+	if e.Prev == nil {
+		return false
+	}
+	v, _ := e.Prev.Field(field)
+	return v == value
+}
+
+// Stop lets a watcher's group go. The watcher must not be used any more.
+func (w *Watcher) Stop() {
+	if w.group == nil {
+		return
+	}
+	w.cache.mu.Lock()
+	defer w.cache.mu.Unlock()
+	if w.group.watchers--; w.group.watchers == 0 {
+		groups := w.table.groups[w.field]
+		if delete(groups, w.value); len(groups) == 0 {
+			delete(w.table.groups, w.field)
+		}
+	}
+	w.group = nil
+}
+
+// Next blocks until something of the watcher's has happened, or ctx ends, and
+// returns it with the revision up to which the watcher now knows everything.
 func (w *Watcher) Next(ctx context.Context) (events []*Event, rev int64, err error) {
 	for {
-		w.cache.mu.RLock()
-		fresh, moved, now, slow := w.table.since(w.next), w.table.moved, w.cache.rev, w.next < w.table.first
-		w.cache.mu.RUnlock()
-		if slow {
-			return nil, w.after, ErrSlow
+		fresh, moved, err := w.fresh()
+		if err != nil {
+			return nil, w.after, err
 		}
-		if len(fresh) > 0 {
-			w.next += int64(len(fresh))
-			w.after = max(w.after, now)
-			return w.mine(fresh), w.after, nil
+		if moved == nil {
+			if mine := w.mine(fresh); len(mine) > 0 {
+				return mine, w.after, nil
+			}
+			continue // they were of other namespaces
 		}
 		select {
 		case <-moved:
@@ -141,18 +196,54 @@ func (w *Watcher) Next(ctx context.Context) (events []*Event, rev int64, err err
 	}
 }
 
-// since returns the events from a sequence number on. The slice is shared with
-// the window, whose elements are only ever cleared below first.
-func (t *table) since(seq int64) []*Event {
-	if seq < t.first || seq-t.first >= int64(len(t.events)) {
-		return nil
+// fresh takes what the window has for the watcher, or says what to wait for.
+func (w *Watcher) fresh() (events []*Event, moved <-chan struct{}, err error) {
+	w.cache.mu.RLock()
+	defer w.cache.mu.RUnlock()
+	if events, err = w.peek(); err != nil {
+		return nil, nil, err
 	}
-	return append([]*Event(nil), t.events[seq-t.first:]...)
+	if len(events) == 0 {
+		if w.group != nil {
+			return nil, w.group.moved.wait(), nil
+		}
+		return nil, w.table.moved.wait(), nil
+	}
+	w.catchUp()
+	for len(events) > 0 && events[0].Rev <= w.from {
+		events = events[1:] // the watch began in the future
+	}
+	return events, nil, nil
 }
 
-// mine keeps the events of the namespace, in the watcher's form of the kind.
+func (w *Watcher) catchUp() {
+	w.next = w.table.first + int64(len(w.table.events))
+	w.after = max(w.after, w.cache.rev)
+}
+
+// peek copies what is new: the window's own slice is cleared below first. The
+// caller holds the lock.
+func (w *Watcher) peek() ([]*Event, error) {
+	t := w.table
+	if w.group == nil {
+		if w.next < t.first {
+			return nil, ErrSlow
+		}
+		return append([]*Event(nil), t.events[w.next-t.first:]...), nil
+	}
+	if w.next <= w.group.dropped {
+		return nil, ErrSlow
+	}
+	g := w.group.events
+	from := sort.Search(len(g), func(i int) bool { return g[i].seq >= w.next })
+	return append([]*Event(nil), g[from:]...), nil
+}
+
+// mine keeps the events of the namespace, in the watcher's form of the kind,
+// and of the field's value where there is no group for it.
 func (w *Watcher) mine(events []*Event) []*Event {
-	if w.prefix == "" && w.kind == w.table.kind {
+	filter := w.field != "" && w.group == nil
+	if w.prefix == "" && w.kind == w.table.kind && !filter {
 		return events
 	}
 	out := events[:0]
@@ -161,11 +252,10 @@ func (w *Watcher) mine(events []*Event) []*Event {
 			continue
 		}
 		if w.kind != w.table.kind {
-			converted := &Event{Type: e.Type, Item: e.Item.as(w.kind), Rev: e.Rev, at: e.at}
-			if e.Prev != nil {
-				converted.Prev = e.Prev.as(w.kind)
-			}
-			e = converted
+			e = e.as(w.kind)
+		}
+		if filter && !e.concerns(w.field, w.value) {
+			continue
 		}
 		out = append(out, e)
 	}
@@ -175,10 +265,11 @@ func (w *Watcher) mine(events []*Event) []*Event {
 // Progress is the revision up to which the watcher has missed nothing, for
 // bookmarks.
 func (w *Watcher) Progress() int64 {
-	w.cache.mu.RLock()
-	defer w.cache.mu.RUnlock()
-	if w.next == w.table.first+int64(len(w.table.events)) {
-		w.after = max(w.after, w.cache.rev)
+	c := w.cache
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if events, err := w.peek(); err == nil && len(events) == 0 {
+		w.catchUp()
 	}
 	return w.after
 }
