@@ -56,9 +56,15 @@ type world struct {
 
 func newWorld(t *testing.T, edit ...func(*apiserver.Config)) *world {
 	t.Helper()
+	return newWorldWith(t, storecache.Config{}, edit...)
+}
+
+func newWorldWith(t *testing.T, cc storecache.Config, edit ...func(*apiserver.Config)) *world {
+	t.Helper()
 	table := kinds.Builtin()
 	s := mem.New()
-	c, err := storecache.New(storecache.Config{Store: s, Kinds: table.All(), Decoded: table.All()})
+	cc.Store, cc.Kinds, cc.Decoded = s, table.All(), table.All()
+	c, err := storecache.New(cc)
 	if err != nil {
 		t.Fatal(err)
 	}
