@@ -18,13 +18,17 @@ var (
 	ErrFutureRevision = errors.New("store: revision is in the future")
 	// ErrNoSpace: the store's quota is used up; deletes still work.
 	ErrNoSpace = errors.New("store: quota exceeded")
-	// ErrTooLarge: the value is longer than MaxValue.
+	// ErrTooLarge: the value is longer than MaxValue and MaxOverhead allow.
 	ErrTooLarge = errors.New("store: value is too large")
 )
 
 // MaxValue bounds one value, in bytes: etcd's limit of 1.5 MiB for a request,
-// less room for the key and the request's own fields.
-const MaxValue = 3<<19 - 4<<10
+// less room for the key and the request's own fields, and less MaxOverhead,
+// which a Transformer may add.
+const (
+	MaxValue    = 3<<19 - 4<<10 - MaxOverhead
+	MaxOverhead = 1 << 10
+)
 
 // Conflict is returned by a write whose expectation about the present value
 // did not hold. Current is the value that stands, with Rev 0 if there is none.

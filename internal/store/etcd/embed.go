@@ -123,7 +123,7 @@ func embedConfig(cfg Config, socket string) *embed.Config {
 	ec.BackendBatchInterval = commitInterval
 	ec.SnapshotCatchUpEntries = raftEntries
 	ec.QuotaBackendBytes = cfg.Quota
-	ec.MaxRequestBytes = store.MaxValue + 4<<10
+	ec.MaxRequestBytes = store.MaxValue + store.MaxOverhead + 4<<10
 	ec.BootstrapDefragThresholdMegabytes = defragAtStart
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, cfg.Compaction.String()
 	ec.DowngradeCheckTime = time.Hour // there is no other member that could have another version

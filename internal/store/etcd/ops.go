@@ -59,7 +59,7 @@ func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (s
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, key string, value []byte, expect int64) (int64, error) {
-	if len(value) > store.MaxValue {
+	if len(value) > store.MaxValue+store.MaxOverhead {
 		return 0, store.ErrTooLarge
 	}
 	return s.write(ctx, key, expect, clientv3.OpPut(key, string(value)))

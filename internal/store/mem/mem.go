@@ -80,7 +80,7 @@ func (s *Store) List(_ context.Context, prefix string, o store.ListOptions) (sto
 
 // Put implements store.Store.
 func (s *Store) Put(_ context.Context, key string, value []byte, expect int64) (int64, error) {
-	if len(value) > store.MaxValue {
+	if len(value) > store.MaxValue+store.MaxOverhead {
 		return 0, store.ErrTooLarge
 	}
 	s.mu.Lock()

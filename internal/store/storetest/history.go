@@ -29,7 +29,7 @@ func testValues(t *testing.T, s Compacter, p string) {
 			t.Errorf("%s: %d bytes of %d: %v", name, len(kv.Value), len(value), err)
 		}
 	}
-	if _, err := s.Put(ctx, p+"too-large", make([]byte, store.MaxValue+1), 0); !errors.Is(err, store.ErrTooLarge) {
+	if _, err := s.Put(ctx, p+"too-large", make([]byte, store.MaxValue+store.MaxOverhead+1), 0); !errors.Is(err, store.ErrTooLarge) {
 		t.Errorf("too large: %v", err)
 	}
 	mine := []byte("mine")

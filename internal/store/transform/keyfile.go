@@ -1,0 +1,152 @@
+package transform
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// keyFile is the part of upstream's EncryptionConfiguration that is read; a
+// file that says more is refused, so that nobody believes in what is not done.
+type keyFile struct {
+	APIVersion string         `json:"apiVersion"`
+	Kind       string         `json:"kind"`
+	Resources  []keyResources `json:"resources"`
+}
+
+type keyResources struct {
+	Resources []string      `json:"resources"`
+	Providers []keyProvider `json:"providers"`
+}
+
+type keyProvider struct {
+	AESGCM   *keyList  `json:"aesgcm,omitempty"`
+	Identity *struct{} `json:"identity,omitempty"`
+}
+
+type keyList struct {
+	Keys []keyEntry `json:"keys"`
+}
+
+type keyEntry struct {
+	Name   string `json:"name"`
+	Secret string `json:"secret"` // base64
+}
+
+const (
+	keyFileVersion = "apiserver.config.k8s.io/v1"
+	keyFileKind    = "EncryptionConfiguration"
+)
+
+// OpenKeys reads the keys that Secrets are encrypted with, the first of which
+// writes. A file that is not there is made, with one random key, readable by
+// its owner only. Who loses it loses every Secret.
+func OpenKeys(path string, now func() time.Time) ([]Key, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := createKeys(path, now()); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("cannot make the encryption key file: %w", err)
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("the encryption key file %s is open to others (mode %04o): chmod 600 it, and consider its keys known", path, info.Mode().Perm())
+	}
+	var data bytes.Buffer
+	if _, err := data.ReadFrom(f); err != nil {
+		return nil, err
+	}
+	keys, err := parseKeys(data.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("the encryption key file %s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// parseKeys never puts a part of the file into an error.
+func parseKeys(data []byte) ([]Key, error) {
+	var f keyFile
+	if err := yaml.UnmarshalStrict(data, &f); err != nil {
+		return nil, errors.New("it is no EncryptionConfiguration with aesgcm and identity providers alone")
+	}
+	if f.APIVersion != keyFileVersion || f.Kind != keyFileKind {
+		return nil, fmt.Errorf("it is not %s of %s", keyFileKind, keyFileVersion)
+	}
+	if len(f.Resources) != 1 || len(f.Resources[0].Resources) != 1 || f.Resources[0].Resources[0] != "secrets" {
+		return nil, errors.New("it has to be about secrets alone")
+	}
+	var keys []Key
+	for i, p := range f.Resources[0].Providers {
+		switch {
+		case p.AESGCM != nil && p.Identity == nil:
+			for _, e := range p.AESGCM.Keys {
+				secret, err := base64.StdEncoding.DecodeString(e.Secret)
+				if err != nil {
+					return nil, fmt.Errorf("key %q is not base64", e.Name)
+				}
+				keys = append(keys, Key{Name: e.Name, Secret: secret})
+			}
+		case p.Identity != nil && p.AESGCM == nil && i > 0:
+			// What is not encrypted is always read.
+		default:
+			return nil, errors.New("its providers have to be aesgcm first, and then at most identity")
+		}
+	}
+	return keys, nil
+}
+
+// createKeys writes the file at once or not at all, and never over another.
+func createKeys(path string, now time.Time) (err error) {
+	secret := make([]byte, keySize)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	entry := keyEntry{Name: "key" + now.UTC().Format("20060102"), Secret: base64.StdEncoding.EncodeToString(secret)}
+	data, err := yaml.Marshal(keyFile{APIVersion: keyFileVersion, Kind: keyFileKind, Resources: []keyResources{{
+		Resources: []string{"secrets"},
+		Providers: []keyProvider{{AESGCM: &keyList{Keys: []keyEntry{entry}}}, {Identity: &struct{}{}}},
+	}}})
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".keys-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(tmp.Name())) }()
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(tmp.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir) // Secrets must not reach the disk before their key
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,176 @@
+// Package transform is a store.Store whose values look different on disk:
+// encrypted, for the prefixes that ask for it.
+package transform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"knarr.dev/knarr/internal/store"
+)
+
+// Rule says how values below a prefix are kept.
+type Rule struct {
+	Prefix      string
+	Transformer store.Transformer
+}
+
+// Config of a Store.
+type Config struct {
+	Store store.Store
+	Rules []Rule // the first whose prefix fits
+	Log   *slog.Logger
+}
+
+// Store implements store.Store, and what its own store offers of
+// store.Progresser and store.LeanWatcher.
+type Store struct {
+	inner store.Store
+	rules []Rule
+	log   *slog.Logger
+}
+
+// New checks the rules.
+func New(cfg Config) (*Store, error) {
+	for _, r := range cfg.Rules {
+		if r.Prefix == "" || r.Transformer == nil {
+			return nil, errors.New("transform: a rule needs a prefix and a transformer")
+		}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{inner: cfg.Store, rules: cfg.Rules, log: cfg.Log}, nil
+}
+
+func (s *Store) rule(key string) store.Transformer {
+	for _, r := range s.rules {
+		if strings.HasPrefix(key, r.Prefix) {
+			return r.Transformer
+		}
+	}
+	return nil
+}
+
+// clear returns what the value was before it was stored.
+func (s *Store) clear(ctx context.Context, kv store.KV) (store.KV, error) {
+	t := s.rule(kv.Key)
+	if t == nil || kv.Value == nil {
+		return kv, nil
+	}
+	value, err := t.FromStore(ctx, kv.Key, kv.Value)
+	if err != nil {
+		return kv, fmt.Errorf("cannot read the stored value of %s: %w", kv.Key, err)
+	}
+	kv.Value = value
+	return kv, nil
+}
+
+// clearOrRaw is for values among others, which one that cannot be read must
+// not take with it: it stays as it is on disk, which no codec reads.
+func (s *Store) clearOrRaw(ctx context.Context, kv store.KV) store.KV {
+	out, err := s.clear(ctx, kv)
+	if err != nil {
+		s.log.Error("a stored value stays unreadable", "error", err)
+	}
+	return out
+}
+
+// Get implements store.Store.
+func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
+	kv, err := s.inner.Get(ctx, key)
+	if err != nil {
+		return kv, err
+	}
+	return s.clear(ctx, kv)
+}
+
+// List implements store.Store.
+func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (store.Page, error) {
+	page, err := s.inner.List(ctx, prefix, o)
+	for i, kv := range page.KVs {
+		page.KVs[i] = s.clearOrRaw(ctx, kv)
+	}
+	return page, err
+}
+
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, key string, value []byte, expect int64) (int64, error) {
+	if t := s.rule(key); t != nil {
+		var err error
+		if value, err = t.ToStore(ctx, key, value); err != nil {
+			return 0, fmt.Errorf("cannot store %s: %w", key, err)
+		}
+	}
+	rev, err := s.inner.Put(ctx, key, value, expect)
+	return rev, s.conflict(ctx, err)
+}
+
+// Delete implements store.Store.
+func (s *Store) Delete(ctx context.Context, key string, expect int64) (int64, error) {
+	rev, err := s.inner.Delete(ctx, key, expect)
+	return rev, s.conflict(ctx, err)
+}
+
+// conflict makes the present value that a conflict carries readable.
+func (s *Store) conflict(ctx context.Context, err error) error {
+	var c *store.Conflict
+	if !errors.As(err, &c) || c.Current.Rev == 0 {
+		return err
+	}
+	current, cerr := s.clear(ctx, c.Current)
+	if cerr != nil {
+		return cerr
+	}
+	return &store.Conflict{Current: current}
+}
+
+// Watch implements store.Store.
+func (s *Store) Watch(ctx context.Context, prefix string, after int64, recv func(store.Batch) error) error {
+	return s.inner.Watch(ctx, prefix, after, s.clearing(ctx, recv))
+}
+
+// WatchLean implements store.LeanWatcher; it is Watch if the store has none.
+func (s *Store) WatchLean(ctx context.Context, prefix string, after int64, recv func(store.Batch) error) error {
+	if lean, ok := s.inner.(store.LeanWatcher); ok {
+		return lean.WatchLean(ctx, prefix, after, s.clearing(ctx, recv))
+	}
+	return s.inner.Watch(ctx, prefix, after, s.clearing(ctx, func(b store.Batch) error {
+		for i := range b.Events {
+			b.Events[i].Prev = nil
+		}
+		return recv(b)
+	}))
+}
+
+// RequestProgress implements store.Progresser; it does nothing if the store
+// does not, whose watches are then always current.
+func (s *Store) RequestProgress(ctx context.Context) error {
+	if p, ok := s.inner.(store.Progresser); ok {
+		return p.RequestProgress(ctx)
+	}
+	return nil
+}
+
+func (s *Store) clearing(ctx context.Context, recv func(store.Batch) error) func(store.Batch) error {
+	return func(b store.Batch) error {
+		if len(b.Events) > 0 { // the store may hand the same slice to others
+			b.Events = append([]store.Event(nil), b.Events...)
+		}
+		for i := range b.Events {
+			e := &b.Events[i]
+			e.KV = s.clearOrRaw(ctx, e.KV)
+			if e.Prev != nil {
+				prev := s.clearOrRaw(ctx, *e.Prev)
+				e.Prev = &prev
+			}
+		}
+		return recv(b)
+	}
+}
+
+// Revision implements store.Store.
+func (s *Store) Revision(ctx context.Context) (int64, error) { return s.inner.Revision(ctx) }
