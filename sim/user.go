@@ -30,23 +30,23 @@ func (u *users) act() {
 	var what string
 	var err error
 	switch n := u.rng.IntN(100); {
-	case n < 22:
+	case n < 19:
 		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
-	case n < 35:
+	case n < 32:
 		replicas := u.rng.IntN(7)
 		what, err = fmt.Sprintf("scale to %d", replicas), u.patch(ref, fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas))
-	case n < 46:
+	case n < 43:
 		v := u.rng.IntN(4)
 		what, err = fmt.Sprintf("set image v%d", v), u.patch(ref, fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"demo:v%d"}]}}}}`, v))
-	case n < 49:
+	case n < 46:
 		what, err = "pause or resume", u.patch(ref, fmt.Sprintf(`{"spec":{"paused":%v}}`, u.rng.IntN(3) == 0))
-	case n < 56:
+	case n < 53:
 		what, err = "delete deployment", u.remove(ref, u.policy())
-	case n < 60:
+	case n < 57:
 		what, err = "delete a replica set", u.removeAny(kinds.ReplicaSet, ns, u.policy())
-	case n < 72:
+	case n < 69:
 		what, err = u.disturbPod(ns, app)
-	case n < 75:
+	case n < 72:
 		what, err = "create pod", u.create(kinds.Pod, u.pod(ns, "alone"))
 	case n < 80:
 		what, err = "create service", u.create(kinds.Service, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: app},
