@@ -275,12 +275,12 @@ func TestBookmarks(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 15 { // five minutes
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			if _, err := client.Patch(ctx, refOf("configmaps", "a"), types.MergePatchType, fmt.Appendf(nil, `{"data":{"v":"%d"}}`, i)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		count := func(s *streamed) (events, bookmarks int, last string) {
 			for {
 				select {
