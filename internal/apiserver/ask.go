@@ -149,7 +149,7 @@ func (s *Server) evict(c *call, e *policyv1.Eviction) (runtime.Object, error) {
 
 func (s *Server) issueToken(c *call, r *authenticationv1.TokenRequest) (runtime.Object, error) {
 	if s.cfg.IssueToken == nil {
-		return nil, pathNotFound()
+		return nil, statusError(http.StatusNotImplemented, metav1.StatusReasonInternalError, "this server issues no tokens")
 	}
 	if _, err := s.lookup(c.ctx, c.ref, false); err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func listOptions(q url.Values) (metav1.ListOptions, error) {
 
 // body reads the request's body within its bounds of size and time: it holds a
 // place among the requests in flight.
-func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "Content-Encoding %q is not supported", enc)
 	}
@@ -57,7 +57,7 @@ func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, tooLarge
 	}
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // recorders of tests have none
+	_ = rc.SetReadDeadline(time.Now().Add(s.bodyTimeout)) // recorders of tests have none
 	var buf bytes.Buffer
 	if r.ContentLength > 0 {
 		buf.Grow(int(r.ContentLength) + bytes.MinRead)
@@ -73,8 +73,8 @@ func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // decode reads the body into obj, which must be of the kind that the URL names.
-func decode(w http.ResponseWriter, r *http.Request, obj runtime.Object, warn func(string)) error {
-	data, err := body(w, r)
+func (s *Server) decode(w http.ResponseWriter, r *http.Request, obj runtime.Object, warn func(string)) error {
+	data, err := s.body(w, r)
 	if err != nil {
 		return err
 	}
@@ -122,9 +122,9 @@ func undecodable(cause error, data []byte, into runtime.Object) error {
 }
 
 // deleteOptions come in the body, or without one in the query.
-func deleteOptions(w http.ResponseWriter, r *http.Request) (*metav1.DeleteOptions, error) {
+func (s *Server) deleteOptions(w http.ResponseWriter, r *http.Request) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
-	data, err := body(w, r)
+	data, err := s.body(w, r)
 	if err != nil {
 		return nil, err
 	}

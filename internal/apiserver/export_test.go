@@ -1,6 +1,14 @@
 package apiserver
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // AllowLoopback lets tests run a pod's server on this machine.
 func AllowLoopback(s *Server) { s.kubelet.allowed = func(netip.Addr) bool { return true } }
+
+const MaxWriting = maxWriting
+
+// SetBodyTimeout shortens how long a body may take.
+func SetBodyTimeout(s *Server, d time.Duration) { s.bodyTimeout = d }

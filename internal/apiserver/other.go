@@ -33,14 +33,20 @@ func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return statusError(http.StatusMethodNotAllowed, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 	}
-	switch name, check, _ := strings.Cut(strings.Trim(in.path, "/"), "/"); name {
+	switch name, check, deeper := strings.Cut(strings.Trim(in.path, "/"), "/"); name {
 	case "livez", "readyz", "healthz":
 		s.health(w, r, name, check)
 		return nil
 	case "version":
+		if deeper {
+			break
+		}
 		w.Header().Set("Content-Type", typeJSON)
 		return json.NewEncoder(w).Encode(version.Info())
 	case "metrics":
+		if deeper {
+			break
+		}
 		promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 		return nil
 	case "":

@@ -58,7 +58,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 			into = k.Subresources[c.ref.Sub].New
 		}
 		obj := into()
-		if err := decode(w, r, obj, c.warn); err != nil {
+		if err := s.decode(w, r, obj, c.warn); err != nil {
 			return err
 		}
 		out, err := s.ask(c, obj)
@@ -69,7 +69,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 		return s.write(w, http.StatusCreated, a, data, err)
 	}
 	obj := k.New()
-	if err := decode(w, r, obj, c.warn); err != nil {
+	if err := s.decode(w, r, obj, c.warn); err != nil {
 		return err
 	}
 	out, err := s.create(c, obj)
@@ -84,7 +84,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 	k := c.ref.Kind
 	if sub := k.Subresources[c.ref.Sub]; sub.Scale != nil {
 		obj := sub.New()
-		if err := decode(w, r, obj, c.warn); err != nil {
+		if err := s.decode(w, r, obj, c.warn); err != nil {
 			return err
 		}
 		out, err := s.updateScale(c, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
@@ -95,7 +95,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 		return s.write(w, http.StatusOK, a, data, err)
 	}
 	obj := k.New()
-	if err := decode(w, r, obj, c.warn); err != nil {
+	if err := s.decode(w, r, obj, c.warn); err != nil {
 		return err
 	}
 	out, created, err := s.replace(c, obj)
@@ -111,7 +111,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 }
 
 func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) error {
-	data, err := body(w, r)
+	data, err := s.body(w, r)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 }
 
 func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a accepted) error {
-	opts, err := deleteOptions(w, r)
+	opts, err := s.deleteOptions(w, r)
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,8 @@ type Server struct {
 	writing chan struct{}
 	streams chan struct{}
 	kubelet *kubeletProxy
+
+	bodyTimeout time.Duration // shortened by tests
 }
 
 // New checks the configuration; it starts nothing.
@@ -122,7 +124,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, now: cfg.Now, uid: cfg.UID,
 		reading: make(chan struct{}, maxReading), writing: make(chan struct{}, maxWriting),
-		streams: make(chan struct{}, maxLongRunning), pages: newPageSet()}
+		streams: make(chan struct{}, maxLongRunning), pages: newPageSet(), bodyTimeout: bodyTimeout}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
