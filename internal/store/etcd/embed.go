@@ -2,7 +2,10 @@ package etcd
 
 import (
 	"context"
+	"errors"
+	"expvar"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -10,6 +13,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
@@ -18,11 +22,14 @@ import (
 
 const (
 	socketName = "etcd.sock"
+	firstStart = "first-start" // a file beside etcd's own
 	// maxSocketPath is sizeof(sun_path) less the closing zero, unix(7).
 	maxSocketPath = 107
 	// raftEntries are kept in memory for followers that lag: a single member
 	// has none, and 5000 entries, the default, are 15 MiB of pods.
-	raftEntries = 100
+	raftEntries = 1000
+	// snapshotEvery bounds the log that a start after a crash has to read.
+	snapshotEvery = 5000
 	// tick is raft's heartbeat. A single member talks to nobody, so that it
 	// only costs wake-ups, and leads at once (see campaign).
 	tick = 500 * time.Millisecond
@@ -42,6 +49,9 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 		}
 	}
 	var err error
+	if err := beginFirstStart(cfg.Dir); err != nil {
+		return err
+	}
 	if s.sockets, err = os.Open(sockets); err != nil {
 		return err
 	}
@@ -49,8 +59,49 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 		_ = s.sockets.Close()
 		return err
 	}
+	if err := endFirstStart(cfg.Dir); err != nil {
+		s.server.Close()
+		return errors.Join(err, s.sockets.Close())
+	}
 	s.client = v3client.New(s.server.Server)
 	return nil
+}
+
+// beginFirstStart marks a directory that holds no data yet. An etcd that is
+// killed before it has written down its own membership never starts again; if
+// the mark is still there, nobody has been told that anything is stored, and
+// what there is can go.
+func beginFirstStart(dir string) error {
+	member, mark := filepath.Join(dir, "member"), filepath.Join(dir, firstStart)
+	if _, err := os.Lstat(mark); err == nil {
+		return os.RemoveAll(member)
+	}
+	if _, err := os.Lstat(member); err == nil {
+		return nil
+	}
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// endFirstStart is over once the mark is gone from the disk: it must not come
+// back when the power fails.
+func endFirstStart(dir string) error {
+	if err := os.Remove(filepath.Join(dir, firstStart)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // socketPath goes through the open directory if the plain path is longer than
@@ -87,15 +138,20 @@ func (s *Store) start(ctx context.Context, ec *embed.Config) error {
 }
 
 // campaign makes the single member lead without waiting for the election
-// timeout, which is there for others to speak up. Raft ignores the message
-// while it is not ready for it, hence the repetition.
+// timeout, which is there for others to speak up. Raft takes the message only
+// when it has applied all that is committed: before, it would look through
+// entries that the server may have compacted meanwhile, and panic.
 func campaign(ctx context.Context, e *embed.Etcd) error {
 	id := uint64(e.Server.MemberID())
-	again := time.NewTicker(2 * time.Millisecond)
+	again := time.NewTicker(time.Millisecond)
 	defer again.Stop()
 	for e.Server.Lead() == 0 {
-		if err := e.Server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}); err != nil {
-			return fmt.Errorf("etcd does not take the lead: %w", err)
+		if st, ok := raftStatus(); !ok {
+			return nil // the timeout will do
+		} else if st.ID == id && st.Applied > 0 && st.Applied == st.GetCommit() {
+			if err := e.Server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}); err != nil {
+				return fmt.Errorf("etcd does not take the lead: %w", err)
+			}
 		}
 		select {
 		case <-again.C:
@@ -106,6 +162,16 @@ func campaign(ctx context.Context, e *embed.Etcd) error {
 		}
 	}
 	return nil
+}
+
+// raftStatus of the server that was started last; etcd shows it nowhere else.
+func raftStatus() (st raft.Status, ok bool) {
+	f, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return st, false
+	}
+	st, ok = f.Value().(raft.Status)
+	return st, ok
 }
 
 // embedConfig listens on a unix socket only, for etcdctl: nothing but this
@@ -121,7 +187,9 @@ func embedConfig(cfg Config, socket string) *embed.Config {
 	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
 	ec.TickMs, ec.ElectionMs = uint(tick.Milliseconds()), 5*uint(tick.Milliseconds())
 	ec.BackendBatchInterval = commitInterval
-	ec.SnapshotCatchUpEntries = raftEntries
+	// A slow start must not run into an election (see campaign).
+	ec.InitialElectionTickAdvance = false
+	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotEvery, raftEntries
 	ec.QuotaBackendBytes = cfg.Quota
 	ec.MaxRequestBytes = store.MaxValue + store.MaxOverhead + 4<<10
 	ec.BootstrapDefragThresholdMegabytes = defragAtStart

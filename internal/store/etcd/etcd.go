@@ -96,9 +96,14 @@ func (s *Store) dial(ctx context.Context, cfg Config) (err error) {
 }
 
 // Close ends an embedded etcd, or the connection, and everything that still
-// waits for it. It blocks until the data are on disk.
+// waits for it. It blocks until the data are on disk. Once is enough.
 func (s *Store) Close() error {
-	close(s.closing)
+	select {
+	case <-s.closing:
+		return nil
+	default:
+		close(s.closing)
+	}
 	s.open.Lock() // for good: nobody reads any more
 	s.stop()
 	<-s.done
