@@ -356,5 +356,5 @@ func TestServiceUpdates(t *testing.T) {
 	if a.at("spec.clusterIP") != nil {
 		t.Errorf("%s", a.raw)
 	}
-	w.must(t, 201, "POST", url, `{"metadata":{"name":"u"},"spec":{"clusterIP":"10.96.0.9","ports":[{"port":80,"protocol":"UDP"},{"name":"t","port":80,"protocol":"TCP"}]}}`)
+	w.must(t, 201, "POST", url, `{"metadata":{"name":"u"},"spec":{"clusterIP":"10.96.0.9","ports":[{"name":"u","port":80,"protocol":"UDP"},{"name":"t","port":80,"protocol":"TCP"}]}}`)
 }
