@@ -54,12 +54,12 @@ type world struct {
 	client kubernetes.Interface
 }
 
-func newWorld(t *testing.T, edit ...func(*apiserver.Config)) *world {
+func newWorld(t testing.TB, edit ...func(*apiserver.Config)) *world {
 	t.Helper()
 	return newWorldWith(t, storecache.Config{}, edit...)
 }
 
-func newWorldWith(t *testing.T, cc storecache.Config, edit ...func(*apiserver.Config)) *world {
+func newWorldWith(t testing.TB, cc storecache.Config, edit ...func(*apiserver.Config)) *world {
 	t.Helper()
 	table := kinds.Builtin()
 	s := mem.New()

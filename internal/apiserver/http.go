@@ -22,7 +22,6 @@ import (
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
@@ -386,5 +385,3 @@ func indent(data []byte) ([]byte, error) {
 	out.WriteByte('\n')
 	return out.Bytes(), err
 }
-
-func yamlOf(data []byte) ([]byte, error) { return yaml.JSONToYAML(data) }

@@ -37,7 +37,7 @@ func (a answer) at(path string) any {
 	return v
 }
 
-func (w *world) do(t *testing.T, method, path, body string, header ...string) answer {
+func (w *world) do(t testing.TB, method, path, body string, header ...string) answer {
 	t.Helper()
 	var r io.Reader
 	if body != "" {

@@ -59,6 +59,8 @@ func negotiate(r *http.Request) (accepted, error) {
 		case as == "":
 		case params["g"] != "meta.k8s.io" || params["v"] != "v1":
 			continue
+		case as == "Table" && f == codec.Protobuf: // there is none, upstream neither
+			continue
 		case as == "Table":
 			a.shape = asTable
 		case as == "PartialObjectMetadata" || as == "PartialObjectMetadataList":

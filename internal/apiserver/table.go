@@ -1,9 +1,13 @@
 package apiserver
 
 import (
+	"bytes"
 	"encoding/json"
+	"iter"
 	"strconv"
 	"time"
+
+	"sigs.k8s.io/yaml"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -34,42 +38,133 @@ func (s *Server) newTabler(k *kinds.Kind, include string) (*tabler, error) {
 	return t, nil
 }
 
-func (t *tabler) table(meta metav1.ListMeta, objects []kinds.Object) (*metav1.Table, error) {
-	out := &metav1.Table{TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, ListMeta: meta, Rows: []metav1.TableRow{}}
-	now := metav1.NewTime(t.now())
-	for _, c := range t.kind.Columns {
-		if t.stream && t.begun {
-			break
+// row is what one line of a table shows; item is nil for an object that is not
+// in the cache.
+type row struct {
+	object kinds.Object
+	item   *cache.Item
+}
+
+// table is a Table in JSON, written by hand: through encoding/json its rows
+// would be reflected on and scanned twice.
+func (t *tabler) table(meta metav1.ListMeta, size int, rows iter.Seq[row]) ([]byte, error) {
+	const perRow = 512 // bytes, mostly of metadata
+	var columns []metav1.TableColumnDefinition
+	if !t.stream || !t.begun {
+		columns = t.definitions()
+	}
+	t.begun = true
+	head, err := json.Marshal(struct {
+		metav1.TypeMeta `json:",inline"`
+		metav1.ListMeta `json:"metadata"`
+		Columns         []metav1.TableColumnDefinition `json:"columnDefinitions"`
+	}{metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, meta, columns})
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	out.Grow(len(head) + 16 + size*perRow)
+	out.Write(head[:len(head)-1])
+	out.WriteString(`,"rows":[`)
+	w := &rowWriter{tabler: t, out: &out, json: json.NewEncoder(&out), now: metav1.NewTime(t.now())}
+	first := true
+	for r := range rows {
+		if !first {
+			out.WriteByte(',')
 		}
+		first = false
+		if err := w.write(r); err != nil {
+			return nil, err
+		}
+	}
+	out.WriteString("]}\n")
+	return out.Bytes(), nil
+}
+
+// rowWriter writes the rows of one table.
+type rowWriter struct {
+	*tabler
+	out  *bytes.Buffer
+	json *json.Encoder // into out
+	now  metav1.Time
+}
+
+func (t *tabler) definitions() []metav1.TableColumnDefinition {
+	out := make([]metav1.TableColumnDefinition, 0, len(t.kind.Columns))
+	for _, c := range t.kind.Columns {
 		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Describe}
 		if c.Wide {
 			d.Priority = 1
 		}
-		out.ColumnDefinitions = append(out.ColumnDefinitions, d)
+		out = append(out, d)
 	}
-	t.begun = true
-	for _, o := range objects {
-		row := metav1.TableRow{Cells: make([]any, 0, len(t.kind.Columns))}
-		for _, c := range t.kind.Columns {
-			row.Cells = append(row.Cells, c.Value(o, now))
+	return out
+}
+
+func (w *rowWriter) write(r row) error {
+	w.out.WriteString(`{"cells":[`)
+	for i, c := range w.kind.Columns {
+		if i > 0 {
+			w.out.WriteByte(',')
 		}
-		switch t.include {
-		case metav1.IncludeObject:
-			data, err := codec.Encode(codec.JSON, o)
-			if err != nil {
-				return nil, err
-			}
-			row.Object = runtime.RawExtension{Raw: data}
-		case metav1.IncludeMetadata:
-			data, err := json.Marshal(partial(o))
-			if err != nil {
-				return nil, err
-			}
-			row.Object = runtime.RawExtension{Raw: data}
+		if err := w.cell(c.Value(r.object, w.now)); err != nil {
+			return err
 		}
-		out.Rows = append(out.Rows, row)
 	}
-	return out, nil
+	w.out.WriteString(`],"object":`)
+	var err error
+	switch {
+	case w.include == metav1.IncludeMetadata:
+		err = w.value(partial(r.object))
+	case w.include == metav1.IncludeObject:
+		var data []byte
+		if r.item != nil {
+			data, err = r.item.Bytes(codec.JSON)
+		} else {
+			data, err = codec.Encode(codec.JSON, r.object)
+		}
+		w.out.Write(bytes.TrimRight(data, "\n"))
+	default:
+		w.out.WriteString("null")
+	}
+	w.out.WriteByte('}')
+	return err
+}
+
+// cell writes a cell; most are plain text and numbers.
+func (w *rowWriter) cell(v any) error {
+	switch v := v.(type) {
+	case string:
+		if plain(v) {
+			w.out.WriteByte('"')
+			w.out.WriteString(v)
+			w.out.WriteByte('"')
+			return nil
+		}
+	case int64:
+		w.out.Write(strconv.AppendInt(w.out.AvailableBuffer(), v, 10))
+		return nil
+	}
+	return w.value(v)
+}
+
+// value writes any value, without the newline that Encode adds.
+func (w *rowWriter) value(v any) error {
+	err := w.json.Encode(v)
+	if err == nil {
+		w.out.Truncate(w.out.Len() - 1)
+	}
+	return err
+}
+
+// plain: JSON writes these characters as they are.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return true
 }
 
 // partial is an object's metadata alone.
@@ -90,10 +185,8 @@ func (s *Server) render(a accepted, k *kinds.Kind, o runtime.Object, include str
 		if err != nil {
 			return nil, err
 		}
-		o, err = t.table(metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, []kinds.Object{obj})
-		if err != nil {
-			return nil, err
-		}
+		data, err := t.table(metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, 1, one(row{object: obj}))
+		return a.shaped(data, err)
 	} else if ok && a.shape == asPartial {
 		o = partial(obj)
 	}
@@ -118,15 +211,13 @@ func (s *Server) renderList(a accepted, k *kinds.Kind, l *listing, include strin
 		if err != nil {
 			return nil, err
 		}
-		objects := make([]kinds.Object, len(l.items))
-		for i, it := range l.items {
-			objects[i] = it.Object()
-		}
-		table, err := t.table(l.meta(), objects)
-		if err != nil {
-			return nil, err
-		}
-		return encode(a, table)
+		return a.shaped(t.table(l.meta(), len(l.items), func(yield func(row) bool) {
+			for _, it := range l.items {
+				if !yield(row{it.Object(), it}) {
+					return
+				}
+			}
+		}))
 	case asPartial:
 		list := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: l.meta()}
 		for _, it := range l.items {
@@ -134,18 +225,24 @@ func (s *Server) renderList(a accepted, k *kinds.Kind, l *listing, include strin
 		}
 		return encode(a, list)
 	}
-	data, err := l.encode(k, a.format)
-	if err != nil {
-		return nil, err
-	}
+	return a.shaped(l.encode(k, a.format))
+}
+
+// shaped makes of JSON what the client wants to read; protobuf stays.
+func (a accepted) shaped(data []byte, err error) ([]byte, error) {
 	switch {
+	case err != nil:
+		return nil, err
 	case a.format == codec.YAML:
-		return yamlOf(data)
+		return yaml.JSONToYAML(data)
 	case a.format == codec.JSON && a.pretty:
 		return indent(data)
 	}
 	return data, nil
 }
+
+// one is a sequence of one.
+func one[T any](v T) iter.Seq[T] { return func(yield func(T) bool) { yield(v) } }
 
 // eventFrame is a watch event in the client's shape; whole objects share one.
 func (s *Server) eventFrame(a accepted, t *tabler, typ cache.EventType, e *cache.Event, it *cache.Item) ([]byte, error) {
@@ -155,18 +252,13 @@ func (s *Server) eventFrame(a accepted, t *tabler, typ cache.EventType, e *cache
 	case a.shape == whole:
 		return cache.Frame(a.format, typ, it)
 	}
-	obj := it.Object()
-	var o runtime.Object
+	var data []byte
+	var err error
 	if a.shape == asTable {
-		table, err := t.table(metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, []kinds.Object{obj})
-		if err != nil {
-			return nil, err
-		}
-		o = table
+		data, err = t.table(metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, 1, one(row{it.Object(), it}))
 	} else {
-		o = partial(obj)
+		data, err = codec.Encode(a.format, partial(it.Object()))
 	}
-	data, err := codec.Encode(a.format, o)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // must asks and expects a code.
-func (w *world) must(t *testing.T, code int, method, path, body string, header ...string) answer {
+func (w *world) must(t testing.TB, code int, method, path, body string, header ...string) answer {
 	t.Helper()
 	a := w.do(t, method, path, body, header...)
 	if a.code != code {

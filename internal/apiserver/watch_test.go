@@ -199,6 +199,7 @@ func TestWatchTooOld(t *testing.T) {
 	for i := range 20 {
 		w.putConfigMap(t, "a", strconv.Itoa(i+1), "x")
 	}
+	w.must(t, 200, "GET", cmURL, "") // waits until the cache has seen them all
 	e, _ := w.watch(t, cmURL+"?watch=1&resourceVersion="+first).next()
 	if e.Type != "ERROR" || e.Object.Kind != "Status" || e.Object.Code != 410 || e.Object.Reason != "Expired" || !strings.Contains(e.Object.Message, "too old resource version: "+first+" (") {
 		t.Errorf("%+v", e)
