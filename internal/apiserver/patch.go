@@ -102,28 +102,9 @@ func applyJSONPatch(doc, data []byte) ([]byte, error) {
 
 // applyPatch returns a new object; old is not changed.
 func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fieldPolicy, c *call) (runtime.Object, error) {
-	before, err := codec.Encode(codec.JSON, old)
+	after, finish, err := patched(old, into, t, data)
 	if err != nil {
 		return nil, err
-	}
-	var after []byte
-	switch t {
-	case types.JSONPatchType:
-		if after, err = applyJSONPatch(before, data); err != nil {
-			return nil, err
-		}
-	case types.MergePatchType:
-		if after, err = jsonpatch.MergePatch(before, data); err != nil {
-			return nil, badRequest("%v", err)
-		}
-	default:
-		after, err = strategicpatch.StrategicMergePatch(before, data, into)
-		if err != nil {
-			if errors.Is(err, mergepatch.ErrBadJSONDoc) || mergepatch.IsPreconditionFailed(err) {
-				return nil, badRequest("%v", err)
-			}
-			return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
-		}
 	}
 	if len(after) > maxBody {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object is larger than %d bytes", maxBody))
@@ -132,6 +113,7 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 	if err != nil {
 		return nil, invalidPatch(data, err.Error())
 	}
+	finish(into)
 	if t != types.JSONPatchType { // a field that the patch names twice is gone after merging
 		var m map[string]any
 		if twice, err := kjson.UnmarshalStrict(data, &m); err == nil {
@@ -139,6 +121,43 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 		}
 	}
 	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(data, text) })
+}
+
+// patched is what the patch makes of old in JSON, or of the parts that it
+// touches; finish adds the others once that is decoded.
+func patched(old, into runtime.Object, t types.PatchType, data []byte) (after []byte, finish func(runtime.Object), err error) {
+	if parts, rest, ok := partsOf(old, t, data); ok {
+		return patchParts(old, t, parts, rest)
+	}
+	before, err := codec.Encode(codec.JSON, old)
+	if err != nil {
+		return nil, nil, err
+	}
+	if t == types.JSONPatchType {
+		after, err = applyJSONPatch(before, data)
+	} else {
+		after, err = merge(before, data, t, into)
+	}
+	return after, func(runtime.Object) {}, err
+}
+
+// merge applies a merge patch; like is of the type that before is of.
+func merge(before, patch []byte, t types.PatchType, like any) ([]byte, error) {
+	if t == types.MergePatchType {
+		after, err := jsonpatch.MergePatch(before, patch)
+		if err != nil {
+			return nil, badRequest("%v", err)
+		}
+		return after, nil
+	}
+	after, err := strategicpatch.StrategicMergePatch(before, patch, like)
+	switch {
+	case err == nil:
+		return after, nil
+	case errors.Is(err, mergepatch.ErrBadJSONDoc), mergepatch.IsPreconditionFailed(err):
+		return nil, badRequest("%v", err)
+	}
+	return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
 }
 
 // invalidPatch: the patch does not lead to an object of the kind.
