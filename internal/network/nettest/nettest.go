@@ -4,6 +4,7 @@ package nettest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -251,4 +252,14 @@ func Within(t testing.TB, d time.Duration, what string, ok func() bool) time.Dur
 		<-tick.C
 	}
 	return time.Since(began)
+}
+
+// Dial connects from the host, for clients that take a dialer.
+func (h *Host) Dial(ctx context.Context, network, addr string) (c net.Conn, err error) {
+	err = h.Try(func() error {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, network, addr)
+		return err
+	})
+	return c, err
 }

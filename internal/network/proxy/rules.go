@@ -103,9 +103,11 @@ func (l *loader) slot(n, base int) *loader {
 	return l.add(&expr.Numgen{Register: nft.R(l.n), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM, Offset: uint32(base)}, 1)
 }
 
-// The connection's first destination, before it was translated.
+// The connection's first destination, before it was translated. The address
+// is what the sticky chain left in the packet's priority: nft(8) cannot print
+// a key that holds conntrack's copy (see package nft).
 func (l *loader) firstDaddr() *loader {
-	return l.add(&expr.Ct{Key: expr.CtKeyDST, Register: nft.R(l.n)}, l.regs())
+	return l.add(&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: nft.R(l.n)}, l.regs())
 }
 func (l *loader) firstDport() *loader {
 	return l.add(&expr.Ct{Key: expr.CtKeyPROTODST, Register: nft.R(l.n)}, 1)
@@ -154,7 +156,11 @@ func (r *rules) fixed() error {
 func (r *rules) refusing() {
 	r.chain("refuse")
 	r.rule("refuse", &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.R(0)}, nft.Equal(0, []byte{tcp}), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
-	r.rule("refuse", &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
+	code := uint8(3) // port unreachable, RFC 792
+	if r.f == nftables.TableFamilyIPv6 {
+		code = 4 // RFC 4443
+	}
+	r.rule("refuse", &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code})
 	r.chain("discard")
 	r.rule("discard", drop())
 	r.known[Class{Refuse: true}], r.known[Class{Drop: true}] = true, true
@@ -219,8 +225,8 @@ func (r *rules) masquerading() {
 		}
 	}
 	set := &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.R(0), SourceRegister: true}
-	r.chain("mark")
-	r.rule("mark", append(mark(^uint32(masqMark), masqMark), set)...)
+	r.chain("mark-masquerade")
+	r.rule("mark-masquerade", append(mark(^uint32(masqMark), masqMark), set)...)
 
 	random := &expr.Masq{FullyRandom: true} // no two connections race for one port
 	const post = "postrouting"
@@ -268,7 +274,7 @@ func (r *rules) class(c Class) {
 	if c.External {
 		from = r.pods
 	}
-	r.rule(name, append(r.load().saddr().notIn(from), nft.Jump("mark"))...)
+	r.rule(name, append(r.load().saddr().notIn(from), nft.Jump("mark-masquerade"))...)
 	r.translate(name, c, c.Slots, 0)
 }
 
@@ -281,6 +287,7 @@ func (r *rules) guard(name string, c Class) {
 // translate picks the endpoint: the remembered one, or one of n slots.
 func (r *rules) translate(name string, c Class, n, base int) {
 	if c.Sticky {
+		r.rule(name, append(r.load().daddr().exprs, &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: nft.R(0), SourceRegister: true})...)
 		r.rule(name, r.load().saddr().daddr().proto().dport().dnat(r.aff)...)
 	}
 	if c.Node {
@@ -300,4 +307,6 @@ func (r *rules) rememberFor(name string, seconds int) {
 		SrcRegKey: nft.R(0), SrcRegData: nft.R(data), SetName: r.aff.Name, SetID: r.aff.ID,
 		Operation: uint32(unix.NFT_DYNSET_OP_UPDATE), Timeout: secondsOf(seconds),
 	})...)
+	// Only a connection's first packet comes here, and its priority was lent.
+	r.rule(name, &expr.Immediate{Register: nft.R(0), Data: make([]byte, 4)}, &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: nft.R(0), SourceRegister: true})
 }
