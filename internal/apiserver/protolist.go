@@ -15,48 +15,69 @@ import (
 const (
 	listMetaTag  = 1<<3 | 2
 	listItemTag  = 2<<3 | 2
-	unknownRaw   = 2 // field number of runtime.Unknown's raw bytes
+	unknownType  = 1 // field numbers of runtime.Unknown: its type and its raw bytes
+	unknownRaw   = 2
 	envelopeSize = 4 // "k8s\0"
 )
 
 var errEnvelope = errors.New("apiserver: broken protobuf envelope")
 
-// encodeProtobuf joins the items' messages without decoding them.
-func (l *listing) encodeProtobuf(k *kinds.Kind) ([]byte, error) {
+// protobuf writes the list out of the items' messages, without decoding them.
+func (l *listing) protobuf(k *kinds.Kind, write func([]byte) (int, error)) error {
 	listMeta := l.meta()
 	meta, err := listMeta.Marshal()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	parts := make([][]byte, len(l.items))
-	size := len(meta) + binary.MaxVarintLen64
+	size := 1 + uvarintSize(len(meta)) + len(meta)
 	for i, it := range l.items {
 		data, err := it.Bytes(codec.Protobuf)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if parts[i], err = inner(data); err != nil {
-			return nil, err
+			return err
 		}
-		size += len(parts[i]) + 1 + binary.MaxVarintLen32
+		size += 1 + uvarintSize(len(parts[i])) + len(parts[i])
 	}
-	raw := make([]byte, 0, size)
-	raw = append(raw, listMetaTag)
-	raw = binary.AppendUvarint(raw, uint64(len(meta)))
-	raw = append(raw, meta...)
+	head, err := envelope(k.GVK.GroupVersion().String(), k.GVK.Kind+"List", size)
+	if err != nil {
+		return err
+	}
+	head = append(head, listMetaTag)
+	head = append(binary.AppendUvarint(head, uint64(len(meta))), meta...)
+	if _, err := write(head); err != nil {
+		return err
+	}
+	var tag [1 + binary.MaxVarintLen64]byte
 	for _, p := range parts {
-		raw = append(raw, listItemTag)
-		raw = binary.AppendUvarint(raw, uint64(len(p)))
-		raw = append(raw, p...)
+		if _, err := write(binary.AppendUvarint(append(tag[:0], listItemTag), uint64(len(p)))); err != nil {
+			return err
+		}
+		if _, err := write(p); err != nil {
+			return err
+		}
 	}
-	u := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: k.GVK.GroupVersion().String(), Kind: k.GVK.Kind + "List"}, Raw: raw}
-	out := make([]byte, envelopeSize+u.Size())
-	copy(out, "k8s\x00")
-	n, err := u.MarshalTo(out[envelopeSize:])
+	return nil
+}
+
+// envelope is what stands before a message of so many bytes.
+func envelope(apiVersion, kind string, size int) ([]byte, error) {
+	typeMeta := runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}
+	data, err := typeMeta.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	return out[:envelopeSize+n], nil
+	out := append([]byte("k8s\x00"), unknownType<<3|2)
+	out = append(binary.AppendUvarint(out, uint64(len(data))), data...)
+	out = append(out, unknownRaw<<3|2)
+	return binary.AppendUvarint(out, uint64(size)), nil
+}
+
+func uvarintSize(n int) int {
+	var b [binary.MaxVarintLen64]byte
+	return binary.PutUvarint(b[:], uint64(n))
 }
 
 // inner finds the object's message in its envelope, without copying it.

@@ -1,12 +1,10 @@
 package apiserver
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"iter"
 	"net/http"
 	"strconv"
@@ -24,7 +22,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
@@ -336,35 +333,6 @@ func (p *pageSet) find(k *kinds.Kind, namespace string, rev int64, now time.Time
 		}
 	}
 	return content{}, false
-}
-
-// encodeList concatenates what is encoded already.
-func (l *listing) encode(k *kinds.Kind, f codec.Format) ([]byte, error) {
-	if f == codec.Protobuf {
-		return l.encodeProtobuf(k)
-	}
-	meta, err := json.Marshal(l.meta())
-	if err != nil {
-		return nil, err
-	}
-	size := 256
-	parts := make([][]byte, len(l.items))
-	for i, it := range l.items {
-		if parts[i], err = it.Bytes(codec.JSON); err != nil {
-			return nil, err
-		}
-		parts[i] = bytes.TrimRight(parts[i], "\n")
-		size += len(parts[i]) + 1
-	}
-	out := make([]byte, 0, size)
-	out = fmt.Appendf(out, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, k.GVK.Kind+"List", k.GVK.GroupVersion().String(), meta)
-	for i, p := range parts {
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(out, p...)
-	}
-	return append(out, ']', '}', '\n'), nil
 }
 
 func (l *listing) meta() metav1.ListMeta {

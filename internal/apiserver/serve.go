@@ -46,8 +46,7 @@ func (s *Server) serveList(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if err != nil {
 		return err
 	}
-	data, err := s.renderList(a, k, l, r.URL.Query().Get("includeObject"))
-	return s.write(w, http.StatusOK, a, data, err)
+	return s.writeList(w, a, k, l, r.URL.Query().Get("includeObject"))
 }
 
 func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) error {
@@ -195,6 +194,5 @@ func (s *Server) serveDeleteCollection(w *recorder, r *http.Request, in *info, c
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	data, err := s.renderList(a, c.ref.Kind, l, "")
-	return s.write(w, http.StatusOK, a, data, err)
+	return s.writeList(w, a, c.ref.Kind, l, "")
 }

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -110,6 +111,7 @@ type Server struct {
 	writing chan struct{}
 	streams chan struct{}
 	kubelet *kubeletProxy
+	buffers sync.Pool // of *[]byte with room for a chunk
 
 	bodyTimeout time.Duration // shortened by tests
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"iter"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -204,28 +205,54 @@ func encode(a accepted, o runtime.Object) ([]byte, error) {
 	return codec.Encode(a.format, o)
 }
 
-func (s *Server) renderList(a accepted, k *kinds.Kind, l *listing, include string) ([]byte, error) {
-	switch a.shape {
-	case asTable:
+// writeList answers with a listing. Whole objects go out in chunks as they are
+// encoded already: a list of everything is never in memory at once.
+func (s *Server) writeList(w http.ResponseWriter, a accepted, k *kinds.Kind, l *listing, include string) error {
+	switch {
+	case a.shape == asTable:
 		t, err := s.newTabler(k, include)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return a.shaped(t.table(l.meta(), len(l.items), func(yield func(row) bool) {
+		data, err := a.shaped(t.table(l.meta(), len(l.items), func(yield func(row) bool) {
 			for _, it := range l.items {
 				if !yield(row{it.Object(), it}) {
 					return
 				}
 			}
 		}))
-	case asPartial:
+		return s.write(w, http.StatusOK, a, data, err)
+	case a.shape == asPartial:
 		list := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: l.meta()}
 		for _, it := range l.items {
 			list.Items = append(list.Items, *partial(it.Object()))
 		}
-		return encode(a, list)
+		data, err := encode(a, list)
+		return s.write(w, http.StatusOK, a, data, err)
+	case a.format == codec.YAML || a.pretty && a.format == codec.JSON:
+		var out bytes.Buffer
+		if err := l.json(k, out.Write); err != nil {
+			return err
+		}
+		data, err := a.shaped(out.Bytes(), nil)
+		return s.write(w, http.StatusOK, a, data, err)
 	}
-	return a.shaped(l.encode(k, a.format))
+	c := s.newChunks(w, a)
+	defer c.free()
+	var err error
+	if a.format == codec.Protobuf {
+		err = l.protobuf(k, c.Write)
+	} else {
+		err = l.json(k, c.Write)
+	}
+	if err != nil && c.begun {
+		s.log.Error("a list broke off", "kind", k, "error", err)
+		panic(http.ErrAbortHandler) // so that the client does not take it for whole
+	}
+	if err != nil {
+		return err
+	}
+	return c.end()
 }
 
 // shaped makes of JSON what the client wants to read; protobuf stays.
