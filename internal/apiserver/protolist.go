@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 
@@ -8,6 +9,7 @@ import (
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/store/cache"
 )
 
 // A list in protobuf is its metadata (field 1) and its items (field 2), inside
@@ -101,4 +103,23 @@ func inner(data []byte) ([]byte, error) {
 		data = data[n+m+int(length):]
 	}
 	return nil, nil
+}
+
+// appendFrame writes one event of a watch: a line of JSON, or a length and the
+// message WatchEvent{type, object{raw}}.
+func appendFrame(out []byte, f codec.Format, t cache.EventType, object []byte) []byte {
+	if f != codec.Protobuf {
+		out = append(out, `{"type":"`...)
+		out = append(out, t...)
+		out = append(out, `","object":`...)
+		out = append(out, bytes.TrimRight(object, "\n")...)
+		return append(out, "}\n"...)
+	}
+	const first, second = 1<<3 | 2, 2<<3 | 2
+	raw := 1 + uvarintSize(len(object)) + len(object)
+	size := 1 + uvarintSize(len(t)) + len(t) + 1 + uvarintSize(raw) + raw
+	out = binary.BigEndian.AppendUint32(out, uint32(size))
+	out = append(binary.AppendUvarint(append(out, first), uint64(len(t))), t...)
+	out = binary.AppendUvarint(append(out, second), uint64(raw))
+	return append(binary.AppendUvarint(append(out, first), uint64(len(object))), object...)
 }

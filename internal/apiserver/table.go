@@ -271,23 +271,22 @@ func (a accepted) shaped(data []byte, err error) ([]byte, error) {
 // one is a sequence of one.
 func one[T any](v T) iter.Seq[T] { return func(yield func(T) bool) { yield(v) } }
 
-// eventFrame is a watch event in the client's shape; whole objects share one.
-func (s *Server) eventFrame(a accepted, t *tabler, typ cache.EventType, e *cache.Event, it *cache.Item) ([]byte, error) {
-	switch {
-	case a.shape == whole && e != nil && typ == e.Type:
-		return e.Frame(a.format)
-	case a.shape == whole:
-		return cache.Frame(a.format, typ, it)
-	}
+// appendEvent writes a watch event in the client's shape. Events of whole
+// objects share one frame among all watchers; what is seen by one watcher only
+// is framed in place.
+func (s *Server) appendEvent(out []byte, a accepted, t *tabler, typ cache.EventType, e *cache.Event, it *cache.Item) ([]byte, error) {
 	var data []byte
 	var err error
-	if a.shape == asTable {
+	switch {
+	case a.shape == whole && e != nil && typ == e.Type:
+		data, err = e.Frame(a.format)
+		return append(out, data...), err
+	case a.shape == whole:
+		data, err = it.Bytes(a.format)
+	case a.shape == asTable:
 		data, err = t.table(metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, 1, one(row{it.Object(), it}))
-	} else {
+	default:
 		data, err = codec.Encode(a.format, partial(it.Object()))
 	}
-	if err != nil {
-		return nil, err
-	}
-	return cache.RawFrame(a.format, typ, data)
+	return appendFrame(out, a.format, typ, data), err
 }

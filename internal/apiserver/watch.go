@@ -191,11 +191,10 @@ func (st *stream) events(events []*cache.Event) error {
 }
 
 func (st *stream) add(t cache.EventType, e *cache.Event, it *cache.Item) error {
-	frame, err := st.s.eventFrame(st.accepted, st.table, t, e, it)
-	if err != nil {
+	var err error
+	if st.buf, err = st.s.appendEvent(st.buf, st.accepted, st.table, t, e, it); err != nil {
 		return err
 	}
-	st.buf = append(st.buf, frame...)
 	if len(st.buf) >= flushBytes {
 		return st.flush()
 	}
@@ -256,11 +255,7 @@ func (st *stream) bookmark(rev int64, initialEnd bool) error {
 		obj.SetAnnotations(annotations)
 		data, err = codec.Encode(st.accepted.format, obj)
 	}
-	if err != nil {
-		return err
-	}
-	frame, err := cache.RawFrame(st.accepted.format, cache.Bookmark, data)
-	st.buf = append(st.buf, frame...)
+	st.buf = appendFrame(st.buf, st.accepted.format, cache.Bookmark, data)
 	return err
 }
 
@@ -269,10 +264,6 @@ func (st *stream) fail(cause error) error {
 	if err != nil {
 		return err
 	}
-	frame, err := cache.RawFrame(st.accepted.format, "ERROR", data)
-	if err != nil {
-		return err
-	}
-	st.buf = append(st.buf, frame...)
+	st.buf = appendFrame(st.buf, st.accepted.format, "ERROR", data)
 	return st.flush()
 }
