@@ -49,6 +49,7 @@ func (asAdmin) AuthenticateRequest(r *http.Request) (*authenticator.Response, bo
 
 type world struct {
 	table  *kinds.Table
+	store  *mem.Store
 	server *apiserver.Server
 	http   *httptest.Server
 	client kubernetes.Interface
@@ -97,7 +98,7 @@ func newWorldWith(t testing.TB, cc storecache.Config, edit ...func(*apiserver.Co
 			t.Error(err)
 		}
 	})
-	return &world{table: table, server: srv, http: hs, client: kubernetes.NewForConfigOrDie(&rest.Config{Host: hs.URL, QPS: 1e6, Burst: 1e6})}
+	return &world{table: table, store: s, server: srv, http: hs, client: kubernetes.NewForConfigOrDie(&rest.Config{Host: hs.URL, QPS: 1e6, Burst: 1e6})}
 }
 
 func testPod(name string) *corev1.Pod {

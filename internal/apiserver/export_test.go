@@ -12,3 +12,6 @@ const MaxWriting = maxWriting
 
 // SetBodyTimeout shortens how long a body may take.
 func SetBodyTimeout(s *Server, d time.Duration) { s.bodyTimeout = d }
+
+// ForgetPages drops the snapshots that continued lists would read.
+func ForgetPages(s *Server) { s.pages = newPageSet() }

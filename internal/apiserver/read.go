@@ -115,6 +115,42 @@ func (sel selection) matches(it *cache.Item) bool {
 	return sel.labels == nil || sel.labels.Empty() || sel.labels.Matches(labels.Set(it.Labels()))
 }
 
+// from yields what the selection lets through after a key. A selection of one
+// name looks at one object only: nodes ask so for each secret that they need.
+func (sel selection) from(k *kinds.Kind, namespace string, after func(string) iter.Seq[*cache.Item], start string) iter.Seq[*cache.Item] {
+	name, single := "", false
+	if sel.fields != nil && (namespace != "" || !k.Namespaced) {
+		name, single = sel.fields.RequiresExactMatch("metadata.name")
+	}
+	key := itemKey(k, namespace, name)
+	return func(yield func(*cache.Item) bool) {
+		switch {
+		case !single:
+			for it := range after(start) {
+				if sel.matches(it) && !yield(it) {
+					return
+				}
+			}
+		case name != "" && key > start:
+			// What is greater than this begins at the key.
+			for it := range after(key[:len(key)-1] + string([]byte{key[len(key)-1] - 1, 0xff})) {
+				if it.Name == name && (it.Namespace == namespace || !k.Namespaced) && sel.matches(it) {
+					yield(it)
+				}
+				return
+			}
+		}
+	}
+}
+
+// itemKey orders objects as the cache does.
+func itemKey(k *kinds.Kind, namespace, name string) string {
+	if k.Namespaced {
+		return namespace + "/" + name
+	}
+	return name
+}
+
 // checkSelection refuses fields that the kind does not have.
 func checkSelection(k *kinds.Kind, in *info) (selection, error) {
 	if in.labelErr != nil {
@@ -142,9 +178,12 @@ type listing struct {
 
 // token is where a continued list goes on.
 type token struct {
-	Rev   int64  `json:"rv"`
+	Rev   int64  `json:"rv"`    // newest: whatever stands then
 	Start string `json:"start"` // last key that was sent
 }
+
+// newest in a token: the list goes on at the key, but no longer at its revision.
+const newest = -1
 
 func (t token) encode() string {
 	data, _ := json.Marshal(t) // two plain fields
@@ -157,7 +196,7 @@ func decodeToken(s string) (token, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &t)
 	}
-	if err != nil || t.Rev < 0 || t.Start == "" || strings.Contains(t.Start, "..") {
+	if err != nil || t.Rev < newest || t.Start == "" || strings.Contains(t.Start, "..") {
 		return t, badRequest("continue key is not valid: %v", err)
 	}
 	return t, nil
@@ -173,10 +212,7 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 	}
 	out := &listing{rev: content.rev}
 	var left int64
-	for it := range content.after(after) {
-		if !sel.matches(it) {
-			continue
-		}
+	for it := range sel.from(k, namespace, content.after, after) {
 		if o.Limit > 0 && int64(len(out.items)) == o.Limit {
 			left++
 			if !sel.everything() {
@@ -188,11 +224,7 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 	}
 	if left > 0 {
 		last := out.items[len(out.items)-1]
-		key := last.Name
-		if k.Namespaced {
-			key = last.Namespace + "/" + last.Name
-		}
-		out.next = token{Rev: content.rev, Start: key}.encode()
+		out.next = token{Rev: content.rev, Start: itemKey(k, last.Namespace, last.Name)}.encode()
 		if sel.everything() {
 			out.remaining = &left
 		}
@@ -231,12 +263,19 @@ func (s *Server) content(ctx context.Context, k *kinds.Kind, namespace string, o
 		if err != nil {
 			return content{}, "", err
 		}
+		if t.Rev == newest {
+			if err := s.fresh(ctx, "", ""); err != nil {
+				return content{}, "", err
+			}
+			l := s.cfg.Cache.List(k, namespace)
+			return content{rev: l.Rev, after: l.After}, t.Start, nil
+		}
 		if c, ok := s.pages.find(k, namespace, t.Rev, s.now()); ok {
 			return c, t.Start, nil
 		}
 		c, err := s.past(ctx, k, namespace, t.Rev)
 		if errors.Is(err, store.ErrCompacted) {
-			err = expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.")
+			err = tooOld(t)
 		}
 		return c, t.Start, err
 	}
@@ -256,6 +295,14 @@ func (s *Server) content(ctx context.Context, k *kinds.Kind, namespace string, o
 	}
 	l := s.cfg.Cache.List(k, namespace)
 	return content{rev: l.Rev, after: l.After}, "", nil
+}
+
+// tooOld tells a client whose list took too long how it may go on all the same.
+func tooOld(t token) error {
+	st := statusOf(expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, " +
+		"or use the continue token in this response to retrieve the rest as it is now: what has changed since the first part may be missing or be there twice."))
+	st.Continue = token{Rev: newest, Start: t.Start}.encode()
+	return &statusErr{st}
 }
 
 // past reads a revision from the store's history.

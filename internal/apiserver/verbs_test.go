@@ -381,3 +381,100 @@ func TestAdmission(t *testing.T) {
 		t.Errorf("%d %s", a.code, a.raw)
 	}
 }
+
+// TestLists: revisions, pages and selections.
+func TestLists(t *testing.T) {
+	w := newWorld(t)
+	names := func(a answer) string {
+		t.Helper()
+		items, _ := a.at("items").([]any)
+		var out []string
+		for _, it := range items {
+			meta, _ := it.(map[string]any)["metadata"].(map[string]any)
+			out = append(out, fmt.Sprint(meta["name"]))
+		}
+		return strings.Join(out, " ")
+	}
+	for _, n := range []string{"a", "ab", "abc", "b", "c-1", "c-2"} {
+		w.putConfigMap(t, n, "1", n)
+	}
+	w.must(t, 201, "POST", "/api/v1/namespaces/other/configmaps", `{"metadata":{"name":"ab"}}`)
+	for query, want := range map[string]string{
+		"":                                      "a ab abc b c-1 c-2",
+		"?resourceVersion=0":                    "a ab abc b c-1 c-2",
+		"?fieldSelector=metadata.name=ab":       "ab",
+		"?fieldSelector=metadata.name=c":        "",
+		"?fieldSelector=metadata.name%3D%3Dc-2": "c-2",
+		"?fieldSelector=metadata.name!=ab":      "a abc b c-1 c-2",
+		"?fieldSelector=metadata.name=ab,metadata.namespace=default": "ab",
+		"?fieldSelector=metadata.name=ab,metadata.namespace=other":   "",
+		"?labelSelector=l%20in%20(a,b)":                              "a b",
+		"?labelSelector=l%20notin%20(a,b)&limit=2":                   "ab abc",
+		"?labelSelector=!l":                                          "",
+	} {
+		if got := names(w.must(t, 200, "GET", cmURL+query, "")); got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	if got := names(w.must(t, 200, "GET", "/api/v1/configmaps?fieldSelector=metadata.name=ab", "")); got != "ab ab" {
+		t.Errorf("all namespaces: %q", got)
+	}
+	w.must(t, 201, "POST", "/api/v1/nodes", `{"metadata":{"name":"n"}}`)
+	if got := names(w.must(t, 200, "GET", "/api/v1/nodes?fieldSelector=metadata.name=n", "")); got != "n" {
+		t.Errorf("cluster-scoped: %q", got)
+	}
+
+	// A page goes on at its revision, also when this is known only to the store.
+	first := w.must(t, 200, "GET", cmURL+"?limit=2", "")
+	if names(first) != "a ab" || first.at("metadata.remainingItemCount") != 4.0 {
+		t.Errorf("%s", first.raw)
+	}
+	next := fmt.Sprint(first.at("metadata.continue"))
+	w.must(t, 200, "DELETE", cmURL+"/b", "")
+	version := fmt.Sprint(first.at("metadata.resourceVersion"))
+	for _, forget := range []bool{false, true} {
+		if forget {
+			apiserver.ForgetPages(w.server)
+		}
+		a := w.must(t, 200, "GET", cmURL+"?limit=2&continue="+next, "")
+		if names(a) != "abc b" || a.at("metadata.resourceVersion") != version {
+			t.Errorf("forgotten %v: %s", forget, a.raw)
+		}
+		a = w.must(t, 200, "GET", cmURL+"?continue="+fmt.Sprint(a.at("metadata.continue")), "")
+		if names(a) != "c-1 c-2" || a.at("metadata.continue") != nil || a.at("metadata.remainingItemCount") != nil {
+			t.Errorf("forgotten %v: %s", forget, a.raw)
+		}
+	}
+	if a := w.must(t, 200, "GET", cmURL+"?limit=2&labelSelector=l", ""); a.at("metadata.continue") == nil || a.at("metadata.remainingItemCount") != nil {
+		t.Errorf("with a selector nobody knows how many there are: %s", a.raw)
+	}
+	for _, query := range []string{"?resourceVersionMatch=Exact&resourceVersion=" + version, "?limit=100&resourceVersion=" + version} {
+		if a := w.must(t, 200, "GET", cmURL+query, ""); names(a) != "a ab abc b c-1 c-2" || a.at("metadata.resourceVersion") != version {
+			t.Errorf("%s: %s", query, a.raw)
+		}
+	}
+	if a := w.must(t, 200, "GET", cmURL+"?resourceVersionMatch=NotOlderThan&resourceVersion="+version, ""); names(a) != "a ab abc c-1 c-2" {
+		t.Errorf("not older: %s", a.raw)
+	}
+	w.must(t, 400, "GET", cmURL+"?continue="+next+"&resourceVersion=5", "")
+
+	// What has been compacted is gone, but the rest can be had as it is now.
+	rev, err := w.store.Revision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Compact(t.Context(), rev); err != nil {
+		t.Fatal(err)
+	}
+	apiserver.ForgetPages(w.server)
+	a := w.must(t, 410, "GET", cmURL+"?limit=2&continue="+next, "")
+	if a.at("reason") != "Expired" || a.at("metadata.continue") == nil {
+		t.Fatalf("%s", a.raw)
+	}
+	if a = w.must(t, 200, "GET", cmURL+"?continue="+fmt.Sprint(a.at("metadata.continue")), ""); names(a) != "abc c-1 c-2" {
+		t.Errorf("%s", a.raw)
+	}
+	if a := w.must(t, 410, "GET", cmURL+"?resourceVersionMatch=Exact&resourceVersion="+version, ""); a.at("reason") != "Expired" {
+		t.Errorf("%s", a.raw)
+	}
+}

@@ -63,7 +63,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
 	// From here on the answer has begun: on an error the client sees the stream end.
-	st := &stream{s: s, w: w, rc: http.NewResponseController(w), kind: k, accepted: a, table: tab, sel: sel}
+	st := &stream{s: s, w: w, rc: http.NewResponseController(w), kind: k, namespace: in.ns, accepted: a, table: tab, sel: sel}
 	if gone { // upstream answers with an event, too, and clients list again
 		_ = st.fail(expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev()))
 		return nil
@@ -99,24 +99,22 @@ func (s *Server) watchStart(ctx context.Context, k *kinds.Kind, ns string, o met
 
 // stream writes one watch.
 type stream struct {
-	s        *Server
-	w        http.ResponseWriter
-	rc       *http.ResponseController
-	kind     *kinds.Kind
-	accepted accepted
-	table    *tabler
-	sel      selection
-	buf      []byte
-	begun    bool // the header is out
+	s         *Server
+	w         http.ResponseWriter
+	rc        *http.ResponseController
+	kind      *kinds.Kind
+	namespace string
+	accepted  accepted
+	table     *tabler
+	sel       selection
+	buf       []byte
+	begun     bool // the header is out
 }
 
 // begin sends the present objects, and the bookmark that says that these were all.
 func (st *stream) begin(initial *cache.List, o metav1.ListOptions) error {
 	if initial != nil {
-		for it := range initial.All() {
-			if !st.sel.matches(it) {
-				continue
-			}
+		for it := range st.sel.from(st.kind, st.namespace, initial.After, "") {
 			if err := st.add(cache.Added, nil, it); err != nil {
 				return err
 			}
