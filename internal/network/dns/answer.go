@@ -1,8 +1,7 @@
-// Package dns answers the cluster's names on every node, from the view
-// (Kubernetes DNS specification 1.1), and forwards the rest.
 package dns
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,273 +15,391 @@ import (
 )
 
 const (
-	// ttl of cluster records in seconds: endpoints come and go; CoreDNS's figure.
+	// ttl of everything in the zone, in seconds: what resolvers commonly use
+	// for cluster names; services move.
 	ttl = 5
-	// specVersion is what dns-version.<domain> says.
-	specVersion = "1.1.0"
-	// maxRecords bounds one answer; a UDP client gets a truncated one anyway.
-	maxRecords = 1000
+	// schemaVersion is the version of the Kubernetes DNS specification.
+	schemaVersion = "1.1.0"
+	// maxChain bounds how many aliases are followed.
+	maxChain = 8
 )
 
-// found is what is known of a name. Exists without records is NODATA.
-type found struct {
-	exists  bool
-	records []dns.RR
-	extra   []dns.RR
-	target  string // ExternalName: to be resolved elsewhere
-}
-
-// zone is the cluster's names at one moment.
+// zone answers for the cluster's domain. It is pure: names in, records out.
 type zone struct {
-	domain string // with a dot at its end
-	view   *view.Snapshot
+	domain     string     // with a closing dot: "cluster.local."
+	server     netip.Addr // our own address
+	namespaces bool       // snapshots hold them
 }
 
-// answer looks a question up. mine is false for names that are not the
-// cluster's.
-func (z zone) answer(name string, qtype uint16) (f found, mine bool) {
-	name = strings.ToLower(dns.Fqdn(name))
-	if addr, ok := reverse(name); ok {
-		return z.pointer(name, addr)
+// reply of the zone. Records carry the name that was asked, in its letters.
+type reply struct {
+	answer, extra []dns.RR
+	exists        bool   // the name is there, if perhaps not with that type
+	alias         string // the answer ends in a CNAME to this name outside of the zone
+}
+
+// in reports whether a name (lower case) belongs to the zone.
+func (z zone) in(name string) bool {
+	return name == z.domain || strings.HasSuffix(name, "."+z.domain)
+}
+
+// lookup answers a question for a name in the zone. name is as asked; turn
+// rotates answers, so that clients that take the first spread.
+func (z zone) lookup(s *view.Snapshot, name string, qtype uint16, turn uint32) reply {
+	lower := strings.ToLower(name)
+	q := question{zone: z, s: s, name: name, qtype: qtype, turn: turn}
+	if lower == z.domain {
+		return q.apex()
 	}
-	if name == z.domain {
-		return found{exists: true}, true
-	}
-	rest, ok := strings.CutSuffix(name, "."+z.domain)
-	if !ok {
-		return found{}, false
-	}
-	labels := strings.Split(rest, ".")
-	slices.Reverse(labels)
-	switch {
-	case labels[0] == "dns-version" && len(labels) == 1:
-		f.exists = true
+	labels := strings.Split(strings.TrimSuffix(lower, "."+z.domain), ".")
+	slices.Reverse(labels) // from the zone downwards
+	switch labels[0] {
+	case "svc":
+		return q.services(labels[1:])
+	case "pod":
+		return q.pods(labels[1:])
+	case "dns":
+		if len(labels) == 2 && labels[1] == "ns" {
+			return q.addresses(z.server)
+		}
+		return reply{exists: len(labels) == 1}
+	case "dns-version":
+		if len(labels) > 1 {
+			return reply{}
+		}
+		r := reply{exists: true}
 		if qtype == dns.TypeTXT {
-			f.records = []dns.RR{&dns.TXT{Hdr: header(name, dns.TypeTXT), Txt: []string{specVersion}}}
+			r.answer = []dns.RR{&dns.TXT{Hdr: q.header(dns.TypeTXT), Txt: []string{schemaVersion}}}
 		}
-		return f, true
-	case labels[0] == "svc":
-		return z.services(name, labels[1:], qtype), true
-	case labels[0] == "pod":
-		return z.pods(name, labels[1:], qtype), true
+		return r
 	}
-	return found{}, true
+	return reply{}
 }
 
-func header(name string, t uint16) dns.RR_Header {
-	return dns.RR_Header{Name: name, Rrtype: t, Class: dns.ClassINET, Ttl: ttl}
+// question is one lookup on its way.
+type question struct {
+	zone
+	s     *view.Snapshot
+	name  string
+	qtype uint16
+	turn  uint32
+	depth int
 }
 
-// address is an A record, if that is what was asked for.
-func address(name string, ip netip.Addr, qtype uint16) []dns.RR {
-	if !ip.Is4() || qtype != dns.TypeA && qtype != dns.TypeANY {
-		return nil
-	}
-	return []dns.RR{&dns.A{Hdr: header(name, dns.TypeA), A: ip.AsSlice()}}
+func (q question) header(rrtype uint16) dns.RR_Header { return header(q.name, rrtype) }
+
+func header(name string, rrtype uint16) dns.RR_Header {
+	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
 }
 
-// pods: a-b-c-d.<namespace>.pod.<domain> is the address itself.
-func (z zone) pods(name string, labels []string, qtype uint16) found {
-	if len(labels) == 0 {
-		return found{exists: true}
+func (q question) apex() reply {
+	r := reply{exists: true}
+	switch q.qtype {
+	case dns.TypeSOA:
+		r.answer = []dns.RR{q.soa(q.s)}
+	case dns.TypeNS:
+		r.answer = []dns.RR{&dns.NS{Hdr: q.header(dns.TypeNS), Ns: q.nameServer()}}
+		r.extra = []dns.RR{&dns.A{Hdr: header(q.nameServer(), dns.TypeA), A: q.server.AsSlice()}}
 	}
-	if view.Get[*corev1.Namespace](z.view, kinds.Namespace, "", labels[0]) == nil {
-		return found{}
+	return r
+}
+
+func (z zone) nameServer() string { return "ns.dns." + z.domain }
+
+// soa says how long "there is none" holds: its last field (RFC 2308).
+func (z zone) soa(s *view.Snapshot) dns.RR {
+	return &dns.SOA{
+		Hdr: header(z.domain, dns.TypeSOA), Ns: z.nameServer(), Mbox: "hostmaster." + z.domain,
+		Serial: uint32(s.Rev(kinds.Service)), Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl,
 	}
-	switch len(labels) {
-	case 1:
-		return found{exists: true}
-	case 2:
-		if ip, err := netip.ParseAddr(strings.ReplaceAll(labels[1], "-", ".")); err == nil && ip.Is4() {
-			return found{exists: true, records: address(name, ip, qtype)}
+}
+
+// addresses answers with A records of the name; other types have none.
+func (q question) addresses(list ...netip.Addr) reply {
+	r := reply{exists: true}
+	if q.qtype != dns.TypeA {
+		return r
+	}
+	for _, a := range list {
+		if a.Is4() {
+			r.answer = append(r.answer, &dns.A{Hdr: q.header(dns.TypeA), A: a.AsSlice()})
 		}
 	}
-	return found{}
+	rotate(r.answer, q.turn)
+	return r
 }
 
-// services: <service>.<namespace>.svc.<domain> and what is below it; labels
-// begin with the namespace.
-func (z zone) services(name string, labels []string, qtype uint16) found {
-	if len(labels) == 0 {
-		return found{exists: true}
+func rotate(rrs []dns.RR, turn uint32) {
+	if len(rrs) > 1 {
+		n := int(turn % uint32(len(rrs)))
+		slices.Reverse(rrs[:n])
+		slices.Reverse(rrs[n:])
+		slices.Reverse(rrs)
 	}
+}
+
+// services answers below svc. Labels go from the zone downwards: namespace,
+// service, and below it an endpoint's name or _proto, _port.
+func (q question) services(labels []string) reply {
+	if len(labels) == 0 {
+		return reply{exists: true}
+	}
+	namespace := labels[0]
 	if len(labels) == 1 {
-		return found{exists: view.Get[*corev1.Namespace](z.view, kinds.Namespace, "", labels[0]) != nil}
+		return reply{exists: q.namespace(namespace)}
 	}
-	svc := view.Get[*corev1.Service](z.view, kinds.Service, labels[0], labels[1])
+	svc := view.Get[*corev1.Service](q.s, kinds.Service, namespace, labels[1])
 	if svc == nil {
-		return found{}
+		return reply{}
 	}
-	below := labels[2:]
+	rest := labels[2:]
+	if svc.Spec.Type == corev1.ServiceTypeExternalName {
+		if len(rest) > 0 {
+			return reply{}
+		}
+		return q.alias(svc.Spec.ExternalName)
+	}
 	switch {
-	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		if len(below) > 0 {
-			return found{}
+	case len(rest) == 0 && q.qtype == dns.TypeSRV:
+		return q.ports(svc, "", "")
+	case len(rest) == 0:
+		if !isHeadless(svc) {
+			return q.addresses(clusterIPs(svc)...)
 		}
-		target := dns.Fqdn(svc.Spec.ExternalName)
-		return found{exists: true, target: target, records: []dns.RR{&dns.CNAME{Hdr: header(name, dns.TypeCNAME), Target: target}}}
-	case svc.Spec.ClusterIP == corev1.ClusterIPNone:
-		return z.headless(name, svc, below, qtype)
+		var list []netip.Addr
+		for _, e := range q.endpoints(svc) {
+			list = append(list, e.addr)
+		}
+		return q.addresses(unique(list)...)
+	case strings.HasPrefix(rest[0], "_"):
+		return q.portNames(svc, rest)
+	case len(rest) == 1 && isHeadless(svc):
+		return q.host(svc, rest[0])
 	}
-	return clusterIP(name, svc, below, qtype, z.domain)
+	return reply{}
 }
 
-// clusterIP: the service's address, and SRV records of its named ports.
-func clusterIP(name string, svc *corev1.Service, below []string, qtype uint16, domain string) found {
-	ip, err := netip.ParseAddr(svc.Spec.ClusterIP)
-	if err != nil {
-		return found{exists: true} // not given an address yet
-	}
-	if len(below) == 0 {
-		f := found{exists: true, records: address(name, ip, qtype)}
-		if qtype == dns.TypeSRV {
-			for _, p := range svc.Spec.Ports {
-				f.records = append(f.records, srv(name, p.Port, name))
-			}
-			f.extra = address(name, ip, dns.TypeA)
-		}
-		return f
-	}
-	proto := strings.TrimPrefix(below[0], "_")
-	if proto == below[0] || len(below) > 2 {
-		return found{}
-	}
-	target := svc.Name + "." + svc.Namespace + ".svc." + domain
-	f := found{}
-	for _, p := range svc.Spec.Ports {
-		if !strings.EqualFold(string(p.Protocol), proto) {
-			continue
-		}
-		if len(below) == 1 {
-			f.exists = true
-			continue
-		}
-		if p.Name != "" && below[1] == "_"+strings.ToLower(p.Name) {
-			f.exists = true
-			if qtype == dns.TypeSRV || qtype == dns.TypeANY {
-				f.records = append(f.records, srv(name, p.Port, target))
-				f.extra = address(target, ip, dns.TypeA)
-			}
-		}
-	}
-	return f
-}
+func isHeadless(svc *corev1.Service) bool { return svc.Spec.ClusterIP == corev1.ClusterIPNone }
 
-func srv(name string, port int32, target string) dns.RR {
-	return &dns.SRV{Hdr: header(name, dns.TypeSRV), Priority: 0, Weight: 100, Port: uint16(port), Target: target}
-}
-
-// endpoint is one ready address of a headless service.
-type endpoint struct {
-	ip    netip.Addr
-	host  string // its name below the service
-	ports []discoveryv1.EndpointPort
-}
-
-func (z zone) endpoints(svc *corev1.Service) []endpoint {
-	var out []endpoint
-	for s := range view.By[*discoveryv1.EndpointSlice](z.view, view.SlicesByService, svc.Namespace+"/"+svc.Name) {
-		if s.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		for _, e := range s.Endpoints {
-			if !svc.Spec.PublishNotReadyAddresses && e.Conditions.Ready != nil && !*e.Conditions.Ready {
-				continue
-			}
-			for _, a := range e.Addresses {
-				ip, err := netip.ParseAddr(a)
-				if err != nil || len(out) >= maxRecords {
-					continue
-				}
-				host := strings.ReplaceAll(a, ".", "-")
-				if e.Hostname != nil && *e.Hostname != "" {
-					host = strings.ToLower(*e.Hostname)
-				}
-				out = append(out, endpoint{ip, host, s.Ports})
-			}
+func clusterIPs(svc *corev1.Service) []netip.Addr {
+	list := svc.Spec.ClusterIPs
+	if len(list) == 0 {
+		list = []string{svc.Spec.ClusterIP}
+	}
+	var out []netip.Addr
+	for _, s := range list {
+		if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, a)
 		}
 	}
 	return out
 }
 
-// headless: all endpoints, one by its host name, or the SRV records of a port.
-func (z zone) headless(name string, svc *corev1.Service, below []string, qtype uint16) found {
-	base := svc.Name + "." + svc.Namespace + ".svc." + z.domain
-	f := found{exists: len(below) == 0}
-	for _, e := range z.endpoints(svc) {
-		target := e.host + "." + base
-		switch {
-		case len(below) == 0:
-			f.records = append(f.records, address(name, e.ip, qtype)...)
-			if qtype == dns.TypeSRV {
-				for _, p := range e.ports {
-					if p.Port != nil {
-						f.records = append(f.records, srv(name, *p.Port, target))
-						f.extra = append(f.extra, address(target, e.ip, dns.TypeA)...)
-					}
-				}
-			}
-		case len(below) == 1 && below[0] == e.host:
-			f.exists = true
-			f.records = append(f.records, address(name, e.ip, qtype)...)
-		case strings.HasPrefix(below[0], "_"):
-			z.headlessPort(&f, name, target, e, below, qtype)
-		}
-	}
-	return f
+func unique(list []netip.Addr) []netip.Addr {
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
 }
 
-func (z zone) headlessPort(f *found, name, target string, e endpoint, below []string, qtype uint16) {
-	for _, p := range e.ports {
-		if p.Port == nil || p.Protocol == nil || !strings.EqualFold("_"+string(*p.Protocol), below[0]) {
-			continue
-		}
-		if len(below) == 1 {
-			f.exists = true
-			continue
-		}
-		if len(below) == 2 && p.Name != nil && *p.Name != "" && below[1] == "_"+strings.ToLower(*p.Name) {
-			f.exists = true
-			if qtype == dns.TypeSRV || qtype == dns.TypeANY {
-				f.records = append(f.records, srv(name, *p.Port, target))
-				f.extra = append(f.extra, address(target, e.ip, dns.TypeA)...)
-			}
-		}
+// alias of an ExternalName service. An alias into the zone is followed here,
+// one out of it by whoever asked.
+func (q question) alias(target string) reply {
+	to := dns.Fqdn(target)
+	if _, ok := dns.IsDomainName(to); !ok || to == "." {
+		return reply{exists: true}
 	}
+	r := reply{exists: true, answer: []dns.RR{&dns.CNAME{Hdr: q.header(dns.TypeCNAME), Target: to}}}
+	if q.qtype == dns.TypeCNAME {
+		return r
+	}
+	if !q.in(strings.ToLower(to)) {
+		r.alias = to
+		return r
+	}
+	if q.depth >= maxChain {
+		return r
+	}
+	next := q
+	next.name, next.depth = to, q.depth+1
+	more := next.relookup()
+	r.answer, r.extra, r.alias = append(r.answer, more.answer...), more.extra, more.alias
+	return r
 }
 
-// reverse reads d.c.b.a.in-addr.arpa.
-func reverse(name string) (netip.Addr, bool) {
-	rest, ok := strings.CutSuffix(name, ".in-addr.arpa.")
-	if !ok {
-		return netip.Addr{}, false
-	}
-	labels := strings.Split(rest, ".")
+// relookup asks for q's name again, keeping count of the aliases.
+func (q question) relookup() reply {
+	lower := strings.ToLower(q.name)
+	labels := strings.Split(strings.TrimSuffix(lower, "."+q.domain), ".")
 	slices.Reverse(labels)
-	ip, err := netip.ParseAddr(strings.Join(labels, "."))
-	return ip, err == nil && len(labels) == 4
+	if labels[0] == "svc" {
+		return q.services(labels[1:])
+	}
+	return q.lookup(q.s, q.name, q.qtype, q.turn)
 }
 
-// pointer names the service, or the endpoint of a headless one, that has the
-// address; others are not the cluster's.
-func (z zone) pointer(name string, ip netip.Addr) (found, bool) {
-	text := ip.String()
-	ptr := func(target string) found {
-		return found{exists: true, records: []dns.RR{&dns.PTR{Hdr: header(name, dns.TypePTR), Ptr: target}}}
+// host answers for one endpoint of a headless service.
+func (q question) host(svc *corev1.Service, host string) reply {
+	var list []netip.Addr
+	for _, e := range q.endpoints(svc) {
+		if e.host == host {
+			list = append(list, e.addr)
+		}
 	}
-	for svc := range view.List[*corev1.Service](z.view, kinds.Service, "") {
-		base := svc.Name + "." + svc.Namespace + ".svc." + z.domain
-		if svc.Spec.ClusterIP == text {
-			return ptr(base), true
+	if len(list) == 0 {
+		return reply{}
+	}
+	return q.addresses(unique(list)...)
+}
+
+// portNames answers below _proto: SRV records at _port._proto, nothing else.
+func (q question) portNames(svc *corev1.Service, rest []string) reply {
+	proto := strings.TrimPrefix(rest[0], "_")
+	port := ""
+	switch {
+	case len(rest) > 2 || (len(rest) == 2 && !strings.HasPrefix(rest[1], "_")):
+		return reply{}
+	case len(rest) == 2:
+		port = strings.TrimPrefix(rest[1], "_")
+	}
+	all := q
+	all.qtype = dns.TypeSRV
+	r := all.ports(svc, proto, port)
+	if len(r.answer) == 0 {
+		return reply{}
+	}
+	if q.qtype != dns.TypeSRV || len(rest) == 1 {
+		return reply{exists: true}
+	}
+	return r
+}
+
+// ports answers with SRV records of the ports that match; "" matches all.
+func (q question) ports(svc *corev1.Service, proto, port string) reply {
+	r := reply{exists: true}
+	own := fmt.Sprintf("%s.%s.svc.%s", svc.Name, svc.Namespace, q.domain)
+	seen := map[string]bool{}
+	add := func(target string, n uint16, addrs ...netip.Addr) {
+		id := fmt.Sprint(target, " ", n)
+		if !seen[id] {
+			seen[id] = true
+			r.answer = append(r.answer, &dns.SRV{Hdr: q.header(dns.TypeSRV), Weight: 100, Port: n, Target: target})
 		}
-		if svc.Spec.ClusterIP != corev1.ClusterIPNone {
-			continue
-		}
-		for _, e := range z.endpoints(svc) {
-			if e.ip == ip {
-				return ptr(e.host + "." + base), true
+		for _, a := range addrs {
+			if id := target + a.String(); a.Is4() && !seen[id] {
+				seen[id] = true
+				r.extra = append(r.extra, &dns.A{Hdr: header(target, dns.TypeA), A: a.AsSlice()})
 			}
 		}
 	}
-	return found{}, false
+	match := func(name string, p corev1.Protocol) bool {
+		if p == "" {
+			p = corev1.ProtocolTCP
+		}
+		return (proto == "" || strings.EqualFold(string(p), proto)) && (port == "" || name == port) && (name != "" || port == "")
+	}
+	if !isHeadless(svc) {
+		for _, p := range svc.Spec.Ports {
+			if match(p.Name, p.Protocol) {
+				add(own, uint16(p.Port), clusterIPs(svc)...)
+			}
+		}
+		return r
+	}
+	for _, e := range q.endpoints(svc) {
+		for _, p := range e.ports {
+			if match(p.name, p.proto) {
+				add(e.host+"."+own, p.port, e.addr)
+			}
+		}
+	}
+	rotate(r.answer, q.turn)
+	return r
+}
+
+// endpoint of a headless service.
+type endpoint struct {
+	addr  netip.Addr
+	host  string // its hostname, or its address with dashes
+	ports []endpointPort
+}
+
+type endpointPort struct {
+	name  string
+	proto corev1.Protocol
+	port  uint16
+}
+
+func (q question) endpoints(svc *corev1.Service) []endpoint {
+	var out []endpoint
+	for slice := range view.By[*discoveryv1.EndpointSlice](q.s, view.SlicesByService, svc.Namespace+"/"+svc.Name) {
+		out = appendEndpoints(out, slice)
+	}
+	return out
+}
+
+func appendEndpoints(out []endpoint, slice *discoveryv1.EndpointSlice) []endpoint {
+	var ports []endpointPort
+	for _, p := range slice.Ports {
+		if p.Port == nil {
+			continue
+		}
+		ep := endpointPort{port: uint16(*p.Port), proto: corev1.ProtocolTCP}
+		if p.Name != nil {
+			ep.name = *p.Name
+		}
+		if p.Protocol != nil {
+			ep.proto = *p.Protocol
+		}
+		ports = append(ports, ep)
+	}
+	for _, e := range slice.Endpoints {
+		// Not ready ones that are to be published are marked ready.
+		if e.Conditions.Ready != nil && !*e.Conditions.Ready {
+			continue
+		}
+		for _, s := range e.Addresses {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				continue
+			}
+			out = append(out, endpoint{addr: a, host: hostOf(e, a), ports: ports})
+		}
+	}
+	return out
+}
+
+func hostOf(e discoveryv1.Endpoint, a netip.Addr) string {
+	if e.Hostname != nil && *e.Hostname != "" {
+		return strings.ToLower(*e.Hostname)
+	}
+	return strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
+}
+
+// pods answers a-b-c-d.namespace.pod: what the name says, if the namespace
+// may exist.
+func (q question) pods(labels []string) reply {
+	switch len(labels) {
+	case 0:
+		return reply{exists: true}
+	case 1:
+		return reply{exists: q.namespace(labels[0])}
+	case 2:
+		a, err := netip.ParseAddr(strings.ReplaceAll(labels[1], "-", "."))
+		if err != nil || !a.Is4() || !q.namespace(labels[0]) {
+			return reply{}
+		}
+		return q.addresses(a)
+	}
+	return reply{}
+}
+
+// namespace reports whether a namespace exists, as far as this node knows: a
+// view without namespaces knows those with services.
+func (q question) namespace(name string) bool {
+	if q.namespaces {
+		return view.Get[*corev1.Namespace](q.s, kinds.Namespace, "", name) != nil
+	}
+	for range view.List[*corev1.Service](q.s, kinds.Service, name) {
+		return true
+	}
+	return false
 }
