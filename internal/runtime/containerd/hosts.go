@@ -83,6 +83,9 @@ func hostsToml(host string, mirrors []string, insecure bool) []byte {
 		server = "https://registry-1.docker.io" // the name's historical home
 	}
 	fmt.Fprintf(&b, "server = %s\n", quote(server))
+	if insecure { // containerd takes the scheme from a host's entry only
+		mirrors = append(slices.Clone(mirrors), server)
+	}
 	for _, m := range mirrors {
 		fmt.Fprintf(&b, "[host.%s]\n  capabilities = [\"pull\", \"resolve\"]\n", quote(m))
 	}
