@@ -74,7 +74,8 @@ func (l *logFile) cut(limit int64) error {
 		return err
 	}
 	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
+	// What is written meanwhile is lost: a bound matters more than a line.
+	if _, err := io.Copy(out, io.LimitReader(in, limit)); err != nil {
 		return err
 	}
 	return in.Truncate(0)
