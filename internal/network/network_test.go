@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == cni.Plugin {
+	if cni.Called(os.Args[0]) {
 		os.Exit(cni.Main())
 	}
 	os.Exit(m.Run())

@@ -26,6 +26,9 @@ const (
 	// Plugin is the name under which the binary is the plugin, and the type
 	// in the network configuration.
 	Plugin = "knarr-cni"
+	// Loopback is the other name: containerd sets a pod's lo up by a plugin
+	// that is called so, before ours.
+	Loopback = "loopback"
 	// RouteProtocol marks every route that knarr makes (ip route: proto 107),
 	// so that leaving removes exactly those. No number of
 	// /etc/iproute2/rt_protos; 107 is 'k'.
@@ -65,11 +68,23 @@ type PortMapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
+// Called reports whether a process with this first argument is to be a plugin
+// and not knarr.
+func Called(arg0 string) bool {
+	name := filepath.Base(arg0)
+	return name == Plugin || name == Loopback
+}
+
 // Main runs the plugin as the specification says: parameters in environment
 // and standard input, result or error on standard output. It returns the
 // process's exit code.
 func Main() int {
-	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status}, supported, "knarr-cni: routed pods")
+	funcs, about := skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status}, "knarr-cni: routed pods"
+	if filepath.Base(os.Args[0]) == Loopback {
+		nothing := func(*skel.CmdArgs) error { return nil }
+		funcs, about = skel.CNIFuncs{Add: addLoopback, Del: nothing, Check: checkLoopback, GC: nothing, Status: nothing}, "knarr's loopback"
+	}
+	err := skel.PluginMainFuncsWithError(funcs, supported, about)
 	if err == nil {
 		return 0
 	}
@@ -214,26 +229,32 @@ func status(args *skel.CmdArgs) error {
 	return nil
 }
 
-// Install makes binDir/knarr-cni a link to the knarr executable.
+// Install makes the plugins in binDir links to the knarr executable.
 func Install(binDir, executable string) error {
 	if err := os.MkdirAll(binDir, 0o755); err != nil {
 		return fmt.Errorf("cannot install %s: %w", Plugin, err)
 	}
-	link := filepath.Join(binDir, Plugin)
-	if old, err := os.Readlink(link); err == nil && old == executable {
-		return nil
-	}
-	tmp := link + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot install %s: %w", Plugin, err)
-	}
-	if err := os.Symlink(executable, tmp); err != nil {
-		return fmt.Errorf("cannot install %s: %w", Plugin, err)
-	}
-	if err := os.Rename(tmp, link); err != nil {
-		return fmt.Errorf("cannot install %s: %w", Plugin, err)
+	for _, name := range []string{Plugin, Loopback} {
+		if err := link(filepath.Join(binDir, name), executable); err != nil {
+			return fmt.Errorf("cannot install %s: %w", name, err)
+		}
 	}
 	return nil
+}
+
+// link replaces path in one step: a runtime may be about to execute it.
+func link(path, executable string) error {
+	if old, err := os.Readlink(path); err == nil && old == executable {
+		return nil
+	}
+	tmp := path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(executable, tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }
 
 // ConfFile is the name of the network configuration; runtimes take the first

@@ -23,7 +23,7 @@ import (
 
 // TestMain lets the test binary be the plugin, as the knarr binary is.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == Plugin {
+	if Called(os.Args[0]) {
 		os.Exit(Main())
 	}
 	os.Exit(m.Run())

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/network/cni"
 	"knarr.dev/knarr/internal/runtime/containerd"
 	"knarr.dev/knarr/internal/runtime/images"
 )
@@ -56,6 +57,9 @@ var built = sync.OnceValue(func() error {
 })
 
 func TestMain(m *testing.M) {
+	if cni.Called(os.Args[0]) {
+		os.Exit(cni.Main())
+	}
 	dir, err := os.MkdirTemp("", "knarr-images")
 	if err != nil {
 		panic(err)
@@ -107,16 +111,22 @@ func (w testWriter) Write(p []byte) (int, error) {
 // run starts a supervisor. Whatever the test does, everything is cleaned.
 func run(t *testing.T, cfg containerd.Config) *instance {
 	t.Helper()
+	return runIn(t, cfg, func(fn func() error) error { return fn() })
+}
+
+// runIn is run in whatever place in calls a function in.
+func runIn(t *testing.T, cfg containerd.Config, in func(func() error) error) *instance {
+	t.Helper()
 	r, err := containerd.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	in := &instance{Runtime: r, cfg: cfg}
+	go func() { done <- in(func() error { return r.Run(ctx) }) }()
+	inst := &instance{Runtime: r, cfg: cfg}
 	stopped := false
-	in.stop = func() {
+	inst.stop = func() {
 		if !stopped {
 			stopped = true
 			cancel()
@@ -126,7 +136,7 @@ func run(t *testing.T, cfg containerd.Config) *instance {
 		}
 	}
 	t.Cleanup(func() {
-		in.stop()
+		inst.stop()
 		if err := r.Clean(context.Background()); err != nil {
 			t.Errorf("Clean: %v", err)
 		}
@@ -139,7 +149,7 @@ func run(t *testing.T, cfg containerd.Config) *instance {
 	case <-time.After(90 * time.Second):
 		t.Fatal("containerd does not become ready")
 	}
-	return in
+	return inst
 }
 
 func (in *instance) cri(t *testing.T) (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceClient) {

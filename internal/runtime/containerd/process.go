@@ -184,7 +184,8 @@ func (r *Runtime) adopt(ctx context.Context, conf []byte) (*process, error) {
 
 func sameNamespaces(pid int) bool {
 	for _, ns := range []string{"net", "mnt"} {
-		ours, err1 := os.Readlink("/proc/self/ns/" + ns)
+		// The thread's, for those are what a child inherits.
+		ours, err1 := os.Readlink("/proc/thread-self/ns/" + ns)
 		its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
 		if err1 != nil || err2 != nil || ours != its {
 			return false
