@@ -1,35 +1,56 @@
 package kubelet
 
 import (
-	"context"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kubelet/plan"
+	"knarr.dev/knarr/internal/view"
 )
 
 // admit judges a pod once: what this node cannot do is refused with a reason
 // instead of being left out. A pod that already runs is not judged again.
-func (w *worker) admit(ctx context.Context, pod *corev1.Pod) {
+func (w *worker) admit(pod *corev1.Pod) {
 	w.admitted = true
-	if pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending || pod.Status.StartTime != nil || pod.DeletionTimestamp != nil {
+	if placed(pod) || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil {
+		w.placed.Store(true)
 		return
 	}
-	w.rejected = w.k.refuses(pod)
+	w.k.admitting.Lock() // one after the other, or two would take the same place
+	defer w.k.admitting.Unlock()
+	w.rejected = w.k.refuses(w, pod)
 	if w.rejected != nil {
 		w.emit(pod, "", true, w.rejected.Reason, w.rejected.Message)
+		return
 	}
+	w.placed.Store(true)
 }
 
-func (k *Kubelet) refuses(pod *corev1.Pod) *plan.Rejection {
+// placed reports whether the pod had its place before this kubelet started.
+func placed(pod *corev1.Pod) bool {
+	return pod.Status.StartTime != nil || pod.Status.Phase == corev1.PodRunning
+}
+
+func (k *Kubelet) refuses(w *worker, pod *corev1.Pod) *plan.Rejection {
 	if why := k.cannot(pod); why != "" {
 		return &plan.Rejection{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + why}
 	}
-	if n := len(k.list()); n > k.cfg.MaxPods {
-		return &plan.Rejection{Reason: "OutOfpods", Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", n-1, k.cfg.MaxPods)}
+	room := plan.Room{
+		Node:        view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName),
+		Allocatable: k.allocatable(), Sysctls: k.cfg.AllowedUnsafeSysctls,
 	}
-	return nil
+	for _, other := range k.list() {
+		p, absent := other.current()
+		// One whose containers have ended takes no room, even if its record is
+		// not yet gone: the scheduler may know that sooner than we do.
+		if other == w || absent || other.over.Load() || !other.placed.Load() && !placed(p) {
+			continue
+		}
+		room.Pods = append(room.Pods, p)
+	}
+	return plan.Admit(pod, room)
 }
 
 // cannot says what the machine or its runtime lacks for the pod.

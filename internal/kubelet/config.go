@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -50,12 +52,30 @@ type Config struct {
 	Listen net.Listener // optional: instead of NodeIP:Port
 	TLS    *tls.Config  // serving: GetCertificate and ClientCAs set
 
-	MaxPods    int    // default 110
-	CgroupRoot string // a cgroup of this node's own, as in "knarr/kubepods"
-	Events     Events
-	Log        *slog.Logger
-	Version    string // reported in the node; default the binary's
-	Now        func() time.Time
+	MaxPods int // default 110
+	// Labels and Taints of the node when it registers; afterwards they are the
+	// cluster's to change.
+	Labels map[string]string
+	Taints []corev1.Taint
+	// Reserved for what is not a pod: cpu, memory, ephemeral-storage.
+	Reserved corev1.ResourceList
+	// PodPids bounds the processes of a pod; 0: only the node's limit does.
+	PodPids int64
+	// AllowedUnsafeSysctls may be set by pods besides the safe ones; one that
+	// ends in "*" allows all that begin so.
+	AllowedUnsafeSysctls []string
+	// ImageGCHigh and ImageGCLow: when the images' disk is fuller than the
+	// first, unused images go until it is below the second; parts of 1.
+	// Default 0.85 and 0.80.
+	ImageGCHigh, ImageGCLow float64
+	// LogMaxBytes and LogMaxFiles of one container; default 10 MiB and 5.
+	LogMaxBytes int64
+	LogMaxFiles int
+	CgroupRoot  string // a cgroup of this node's own, as in "knarr/kubepods"
+	Events      Events
+	Log         *slog.Logger
+	Version     string // reported in the node; default the binary's
+	Now         func() time.Time
 }
 
 // sharedLogs is where the field's log collectors look. Other kubelets of the
@@ -90,6 +110,24 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.MaxPods == 0 {
 		c.MaxPods = 110
+	}
+	if c.ImageGCHigh == 0 && c.ImageGCLow == 0 {
+		c.ImageGCHigh, c.ImageGCLow = imagesHigh, imagesLow
+	}
+	if !(c.ImageGCLow > 0 && c.ImageGCLow <= c.ImageGCHigh && c.ImageGCHigh <= 1) {
+		return c, errors.New("kubelet: the thresholds of image collection are not 0 < low <= high <= 1")
+	}
+	if c.LogMaxBytes == 0 {
+		c.LogMaxBytes = logSize
+	}
+	if c.LogMaxFiles == 0 {
+		c.LogMaxFiles = logFiles
+	}
+	if c.LogMaxBytes < 0 || c.LogMaxFiles < 2 {
+		return c, errors.New("kubelet: logs need a size and at least two files")
+	}
+	if c.PodPids < 0 {
+		return c, errors.New("kubelet: the limit of processes is negative")
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "kubepods"

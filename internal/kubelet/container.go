@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -52,7 +53,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a plan.Act
 		return
 	}
 	box := in.Sandboxes[0]
-	config, closeMounts, err := w.containerConfig(ctx, pod, c, target, a.Attempt, in)
+	config, closeMounts, err := w.containerConfig(ctx, pod, c, target, a.Attempt, a.Backoff, in)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.refuse(pod, c.Name, "CreateContainerConfigError", err)
@@ -104,7 +105,7 @@ func (w *worker) setHook(id string, h plan.Hook) {
 
 // containerConfig describes a container to the runtime. What it returns to be
 // closed are descriptors that mounts refer to.
-func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1.Container, target string, attempt uint32, in plan.Input) (*runtimeapi.ContainerConfig, func(), error) {
+func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1.Container, target string, attempt uint32, backoff time.Duration, in plan.Input) (*runtimeapi.ContainerConfig, func(), error) {
 	k := w.k
 	box := in.Sandboxes[0]
 	image := in.Images[c.Name]
@@ -147,6 +148,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		Annotations: map[string]string{
 			cri.AnnotationHash: plan.Hash(c), cri.AnnotationRestartCount: strconv.FormatUint(uint64(attempt), 10),
 			cri.AnnotationTermination: c.TerminationMessagePath, cri.AnnotationPolicy: string(c.TerminationMessagePolicy),
+			cri.AnnotationBackoff: strconv.FormatInt(int64(backoff/time.Second), 10),
 		},
 		LogPath: filepath.Join(c.Name, strconv.FormatUint(uint64(attempt), 10)+".log"),
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,

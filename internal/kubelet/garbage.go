@@ -184,11 +184,11 @@ func (k *Kubelet) collectImages(ctx context.Context, pods map[string]*cri.Pod, n
 		}
 	}
 	slices.SortFunc(idle, func(a, b *runtimeapi.Image) int { return k.imagesUsed[a.Id].Compare(k.imagesUsed[b.Id]) })
-	if k.fullness(ctx) < imagesHigh {
+	if k.fullness(ctx) < k.cfg.ImageGCHigh {
 		return nil
 	}
 	for _, im := range idle {
-		if k.fullness(ctx) < imagesLow {
+		if k.fullness(ctx) < k.cfg.ImageGCLow {
 			return nil
 		}
 		if _, err := k.cri.Image.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: im.Id}}); err != nil {

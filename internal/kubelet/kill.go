@@ -21,7 +21,6 @@ const hookLimit = 10 * time.Minute
 type killing struct {
 	cancel context.CancelFunc
 	before time.Time
-	reason string
 }
 
 func seconds(s string) *int64 {

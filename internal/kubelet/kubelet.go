@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,10 +43,13 @@ type Kubelet struct {
 	workers map[types.UID]*worker
 	group   sync.WaitGroup // workers and what they started
 
-	relistNow  chan struct{} // capacity 1
-	runtimeErr error         // of the last relist; guarded by mu
-	changed    chan struct{} // capacity 1: a pod in the view changed
-	nodeNow    chan struct{} // capacity 1: the node's status should be looked at
+	admitting sync.Mutex // held while a pod is judged; before mu
+
+	relistNow  chan struct{}          // capacity 1
+	runtime    atomic.Pointer[string] // its name
+	runtimeErr error                  // of the last relist; guarded by mu
+	changed    chan struct{}          // capacity 1: a pod in the view changed
+	nodeNow    chan struct{}          // capacity 1: the node's status should be looked at
 	imagesUsed map[string]time.Time
 }
 
@@ -286,6 +290,7 @@ func (k *Kubelet) adopt(ctx context.Context) error {
 		case <-time.After(time.Second):
 		}
 	}
+	k.runtimeVersion(ctx) // its name is part of every status
 	known := map[string]bool{}
 	for pod := range view.By[*corev1.Pod](k.cfg.View.Snapshot(), view.PodsByNode, k.cfg.NodeName) {
 		known[string(pod.UID)] = true

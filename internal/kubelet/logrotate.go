@@ -32,7 +32,7 @@ func (k *Kubelet) rotateLogs(ctx context.Context) {
 			}
 			path := k.logPath(w, &list[i])
 			info, err := os.Stat(path)
-			if err != nil || info.Size() < logSize {
+			if err != nil || info.Size() < k.cfg.LogMaxBytes {
 				continue
 			}
 			if err := k.rotate(ctx, list[i].ID, path); err != nil && ctx.Err() == nil {
@@ -63,7 +63,7 @@ func (k *Kubelet) rotate(ctx context.Context, id, path string) error {
 		return err
 	}
 	slices.Sort(old)
-	for len(old) > logFiles-1 {
+	for len(old) > k.cfg.LogMaxFiles-1 {
 		if err := os.Remove(old[0]); err != nil {
 			return err
 		}

@@ -229,7 +229,17 @@ func (k *Kubelet) runtimeVersion(ctx context.Context) string {
 	if err != nil {
 		return ""
 	}
+	k.runtime.Store(&v.RuntimeName)
 	return v.RuntimeName + "://" + v.RuntimeVersion
+}
+
+// runtimeName is what the runtime last called itself; empty before it was
+// asked.
+func (k *Kubelet) runtimeName() string {
+	if name := k.runtime.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 func (k *Kubelet) nodeConditions(ctx context.Context) []corev1.NodeCondition {

@@ -173,15 +173,23 @@ func statusPatch(pod *corev1.Pod, want *corev1.PodStatus) ([]byte, error) {
 	if equality.Semantic.DeepEqual(pod.Status, *want) {
 		return nil, nil
 	}
-	before, err := json.Marshal(&corev1.Pod{Status: pod.Status})
+	diff, err := patchOf(&corev1.Pod{Status: pod.Status}, &corev1.Pod{Status: *want})
+	if err != nil || string(diff) == "{}" { // they differ in nothing that is written
+		return nil, err
+	}
+	withUID := &corev1.Pod{Status: *want}
+	withUID.UID = pod.UID
+	return patchOf(&corev1.Pod{Status: pod.Status}, withUID)
+}
+
+func patchOf(old, now *corev1.Pod) ([]byte, error) {
+	before, err := json.Marshal(old)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the status: %w", err)
 	}
-	after := &corev1.Pod{Status: *want}
-	after.UID = pod.UID
-	data, err := json.Marshal(after)
+	after, err := json.Marshal(now)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the status: %w", err)
 	}
-	return strategicpatch.CreateTwoWayMergePatch(before, data, corev1.Pod{})
+	return strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
 }

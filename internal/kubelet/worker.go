@@ -32,6 +32,8 @@ type worker struct {
 	status   *statusWriter
 	wake     chan struct{} // capacity 1
 	eager    atomic.Bool   // an end is waited for
+	placed   atomic.Bool   // the node has taken the pod
+	over     atomic.Bool   // nothing of it runs or will run again
 
 	mu         sync.Mutex
 	pod        *corev1.Pod
@@ -47,7 +49,6 @@ type worker struct {
 
 	// Only the worker's own goroutine uses these.
 	failures map[string]plan.Failed
-	backoffs map[string]plan.Backoff
 	volumes  plan.Volumes
 	rejected *plan.Rejection
 	admitted bool
@@ -159,7 +160,7 @@ func (w *worker) release() {
 func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	pod, absent := w.current()
 	if !w.admitted {
-		w.admit(ctx, pod)
+		w.admit(pod)
 	}
 	seen, err := w.k.cri.Pod(ctx, string(w.uid))
 	var boxes []plan.Sandbox
@@ -177,7 +178,8 @@ func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	w.refresh(ctx, pod, now)
 	in := w.input(pod, absent, seen.Print, boxes, containers, now)
 	out := plan.Pod(in)
-	w.since, w.backoffs = out.Since, out.Backoffs
+	w.since = out.Since
+	w.over.Store(out.Status.Phase == corev1.PodFailed || out.Status.Phase == corev1.PodSucceeded)
 	w.hurry(out.Status.Phase, containers, now)
 	w.say(pod, out.Events, now)
 	w.k.prober.Want(string(w.uid), w.probes(pod, boxes, out.Probing))
@@ -233,8 +235,8 @@ func worth(actions []plan.Action) bool {
 
 func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.Sandbox, containers []plan.Container, now time.Time) plan.Input {
 	in := plan.Input{
-		Pod: pod, Gone: absent, Now: now, NodeIP: w.k.cfg.NodeIP, Sandboxes: boxes, Containers: containers,
-		Probes: map[string]plan.Probes{}, Images: map[string]plan.Image{}, Failures: w.failures, Backoffs: w.backoffs,
+		Pod: pod, Gone: absent, Now: now, NodeIP: w.k.cfg.NodeIP, Runtime: w.k.runtimeName(), Sandboxes: boxes, Containers: containers,
+		Probes: map[string]plan.Probes{}, Images: map[string]plan.Image{}, Failures: w.failures,
 		Volumes: w.volumes, Rejected: w.rejected, Since: w.since,
 	}
 	w.mu.Lock()
@@ -244,9 +246,6 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 		c := &containers[i]
 		if kl := w.kills[c.ID]; kl != nil {
 			c.Killing, c.KillBefore = c.State != plan.Exited, kl.before
-			if kl.reason != "" && c.State == plan.Exited && c.Message == "" {
-				c.Message = kl.reason
-			}
 		}
 		c.Hook = w.hooks[c.ID]
 		in.Probes[c.ID] = w.k.prober.Outcomes(c.ID)

@@ -27,6 +27,7 @@ const (
 	AnnotationRestartCount = "io.kubernetes.container.restartCount"
 	AnnotationTermination  = "io.kubernetes.container.terminationMessagePath"
 	AnnotationPolicy       = "io.kubernetes.container.terminationMessagePolicy"
+	AnnotationBackoff      = "knarr.dev/restart-backoff-seconds"
 	AnnotationGrace        = "io.kubernetes.pod.terminationGracePeriod"
 	// LabelNode tells several nodes on one runtime apart.
 	LabelNode = "knarr.dev/node"

@@ -152,6 +152,7 @@ func (o *Observer) container(ctx context.Context, c *runtimeapi.Container) (plan
 		Image: st.GetImage().GetImage(), ImageID: st.GetImageRef(), State: containerState(st.GetState()),
 		Created: at(st.GetCreatedAt()), Started: at(st.GetStartedAt()), Finished: at(st.GetFinishedAt()),
 		ExitCode: st.GetExitCode(), Reason: st.GetReason(),
+		Backoff: time.Duration(number(c.Annotations[AnnotationBackoff])) * time.Second,
 	}
 	if d.State == plan.Exited {
 		d.Message = termination(st, c.Annotations)

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // conditions are the kubelet's five; those of others are kept as they are.
@@ -22,7 +21,7 @@ func (p *pass) conditions(st *corev1.PodStatus) {
 	for _, c := range own {
 		mine[c.Type] = true
 		c.ObservedGeneration = p.pod.Generation
-		c.LastTransitionTime = metav1.NewTime(p.in.Now.Truncate(1e9))
+		c.LastTransitionTime = seconds(p.in.Now)
 		for _, old := range p.pod.Status.Conditions {
 			if old.Type == c.Type {
 				if old.Status == c.Status {

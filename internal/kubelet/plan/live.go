@@ -13,6 +13,9 @@ func (p *pass) live() {
 		p.end()
 		return
 	}
+	if !p.in.Volumes.Ready || p.box == nil {
+		p.prefetch()
+	}
 	if !p.in.Volumes.Ready {
 		p.prepare()
 		return
@@ -41,6 +44,19 @@ func (p *pass) prepare() {
 		return
 	}
 	p.act(Action{Op: PrepareVolumes})
+}
+
+// prefetch begins to look for images while volumes and the sandbox are made.
+// What comes of it is judged when the container is about to start.
+func (p *pass) prefetch() {
+	for _, list := range [][]corev1.Container{p.pod.Spec.InitContainers, p.pod.Spec.Containers} {
+		for i := range list {
+			spec := &list[i]
+			if im, ok := p.in.Images[spec.Name]; (!ok || im.Spec != spec.Image) && p.newest(spec.Name) == nil {
+				p.act(Action{Op: EnsureImage, Container: spec.Name, Attempt: p.nextAttempt(spec.Name)})
+			}
+		}
+	}
 }
 
 // retry reports whether the pause after a failure is over.
@@ -77,11 +93,12 @@ func (p *pass) sandbox() {
 	attempt := uint32(0)
 	if len(p.in.Sandboxes) > 0 {
 		attempt = p.in.Sandboxes[0].Attempt + 1
-		p.act(Action{Op: StopSandbox, ID: p.in.Sandboxes[0].ID})
 	}
 	if f, ok := p.in.Failures[""]; ok && !p.retry(f) {
-		p.out.Actions = nil
 		return
+	}
+	if attempt > 0 {
+		p.act(Action{Op: StopSandbox, ID: p.in.Sandboxes[0].ID})
 	}
 	p.act(Action{Op: CreateSandbox, Attempt: attempt})
 }
@@ -141,7 +158,9 @@ func never(int32) bool       { return false }
 func (p *pass) ephemeral() {
 	for i := range p.pod.Spec.EphemeralContainers {
 		spec := corev1.Container(p.pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-		if p.newest(spec.Name) == nil {
+		// One that ran is never run again, even if its record is gone.
+		old := p.old[spec.Name]
+		if p.newest(spec.Name) == nil && (old == nil || old.ContainerID == "") || p.current(spec.Name) != nil {
 			p.run(&spec, never)
 		}
 	}
@@ -221,7 +240,7 @@ func (p *pass) isStarted(spec *corev1.Container, c *Container) bool {
 // sameBefore is what was last reported of exactly this container: a kubelet
 // that starts anew goes on from there until its probes have run.
 func (p *pass) sameBefore(c *Container) *corev1.ContainerStatus {
-	if st := p.old[c.Name]; st != nil && containerID(c.ID) == st.ContainerID {
+	if st := p.old[c.Name]; st != nil && names(st.ContainerID, c.ID) {
 		return st
 	}
 	return nil
@@ -307,10 +326,7 @@ func (p *pass) start(spec *corev1.Container) {
 			return
 		}
 	}
-	p.act(Action{Op: StartContainer, Container: spec.Name, Attempt: attempt})
-	if last := p.newest(spec.Name); last != nil {
-		p.out.Backoffs[spec.Name] = p.nextBackoff(spec.Name)
-	}
+	p.act(Action{Op: StartContainer, Container: spec.Name, Attempt: attempt, Backoff: p.nextBackoff(spec.Name)})
 }
 
 // nextAttempt is the restart count of the container to be made.
@@ -320,7 +336,7 @@ func (p *pass) nextAttempt(name string) uint32 {
 		n = c.Attempt + 1
 	}
 	if st := p.old[name]; st != nil && st.ContainerID != "" {
-		if c := p.newest(name); c == nil || containerID(c.ID) == st.ContainerID {
+		if c := p.newest(name); c == nil || names(st.ContainerID, c.ID) {
 			n = max(n, uint32(st.RestartCount)+1)
 		} else {
 			n = max(n, uint32(st.RestartCount))
@@ -332,28 +348,32 @@ func (p *pass) nextAttempt(name string) uint32 {
 // pausing reports whether a crashed container has to wait.
 func (p *pass) pausing(spec *corev1.Container) bool {
 	last := p.newest(spec.Name)
-	b, ok := p.in.Backoffs[spec.Name]
-	if last == nil || !ok || last.Finished.Sub(b.At) > backoffForget {
+	if last == nil || last.Backoff == 0 || last.Finished.Sub(last.Created) > backoffForget {
 		return false
 	}
-	until := last.Finished.Add(b.Delay)
+	until := last.Finished.Add(last.Backoff)
 	if !p.in.Now.Before(until) {
 		return false
 	}
 	p.wakeAt(until)
-	message := fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", b.Delay, spec.Name, p.pod.Name, p.pod.Namespace, p.pod.UID)
+	message := fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", last.Backoff, spec.Name, p.pod.Name, p.pod.Namespace, p.pod.UID)
 	p.wait[spec.Name] = waiting{"CrashLoopBackOff", message}
 	p.out.Events = append(p.out.Events, Event{Container: spec.Name, Warning: true, Reason: "BackOff",
 		Message: fmt.Sprintf("Back-off restarting failed container %s in pod %s_%s(%s)", spec.Name, p.pod.Name, p.pod.Namespace, p.pod.UID)})
 	return true
 }
 
-func (p *pass) nextBackoff(name string) Backoff {
-	b, ok := p.in.Backoffs[name]
-	if !ok || p.in.Now.Sub(b.At) > backoffForget {
-		return Backoff{Delay: backoffFirst, At: p.in.Now}
+// nextBackoff is how long the start after the next one will wait: the first
+// restart is immediate.
+func (p *pass) nextBackoff(name string) time.Duration {
+	last := p.newest(name)
+	switch {
+	case last == nil:
+		return 0
+	case last.Backoff == 0, p.in.Now.Sub(last.Created) > backoffForget:
+		return backoffFirst
 	}
-	return Backoff{Delay: min(2*b.Delay, backoffMax), At: p.in.Now}
+	return min(2*last.Backoff, backoffMax)
 }
 
 // image reports whether the image is there; if not, it says what to do or why

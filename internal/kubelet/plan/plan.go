@@ -66,6 +66,10 @@ type Container struct {
 	Reason    string // the runtime's: OOMKilled, Error, Completed
 	Message   string // termination message
 
+	// Backoff is how long its next start waits after its end. The runtime keeps
+	// it with the container, so that a kubelet that starts anew knows it too.
+	Backoff time.Duration
+
 	Killing    bool      // the driver is ending it
 	KillBefore time.Time // when that will be over at the latest
 	Hook       Hook      // postStart
@@ -116,12 +120,6 @@ type Failed struct {
 	Count           int
 }
 
-// Backoff of a container's restarts.
-type Backoff struct {
-	Delay time.Duration
-	At    time.Time // when it was last restarted
-}
-
 // Volumes is the state of the pod's directories and mounts.
 type Volumes struct {
 	Ready   bool
@@ -136,14 +134,14 @@ type Input struct {
 	Gone bool // the API has no such pod any more: end it and tell nobody
 	Now  time.Time
 
-	NodeIP string
+	NodeIP  string
+	Runtime string // the runtime's name, as in "containerd"
 
 	Sandboxes  []Sandbox // newest first
 	Containers []Container
 	Probes     map[string]Probes // by container ID
 	Images     map[string]Image  // by container name
 	Failures   map[string]Failed // by container name; "" is the sandbox
-	Backoffs   map[string]Backoff
 	Volumes    Volumes
 
 	Rejected *Rejection // the node refuses the pod
@@ -179,6 +177,7 @@ type Action struct {
 	Container string // name
 	ID        string // container or sandbox
 	Attempt   uint32
+	Backoff   time.Duration // StartContainer: to be kept with the container
 	Grace     time.Duration // KillContainer
 	Reason    string        // KillContainer: why, for the event
 	Message   string
@@ -211,14 +210,13 @@ type Event struct {
 
 // Result of one decision.
 type Result struct {
-	Actions  []Action
-	Status   corev1.PodStatus
-	Probing  []Probing
-	Backoffs map[string]Backoff // to be given back in the next input
-	Events   []Event
-	Since    time.Time
-	Wake     time.Time // look again then; zero: only when something changes
-	Done     bool      // nothing is left to do for this pod, ever
+	Actions []Action
+	Status  corev1.PodStatus
+	Probing []Probing
+	Events  []Event
+	Since   time.Time
+	Wake    time.Time // look again then; zero: only when something changes
+	Done    bool      // nothing is left to do for this pod, ever
 }
 
 // Hash identifies what a container was made of. Only the image may change in
@@ -267,10 +265,6 @@ func Pod(in Input) Result {
 func newPass(in Input) *pass {
 	p := &pass{in: in, pod: in.Pod, byName: map[string][]*Container{}, wait: map[string]waiting{}, old: map[string]*corev1.ContainerStatus{}}
 	p.out.Since = in.Since
-	p.out.Backoffs = make(map[string]Backoff, len(in.Backoffs))
-	for name, b := range in.Backoffs {
-		p.out.Backoffs[name] = b
-	}
 	if len(in.Sandboxes) > 0 && in.Sandboxes[0].Ready {
 		p.box = &in.Sandboxes[0]
 	}

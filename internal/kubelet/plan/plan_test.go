@@ -1,12 +1,16 @@
 package plan
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 )
@@ -114,7 +118,7 @@ func TestActions(t *testing.T) {
 		}, []string{"start container a 1"}, "Running"},
 		{"second crash", nil, func(in *Input) {
 			in.Containers = []Container{exited("a", 1)}
-			in.Backoffs = map[string]Backoff{"a": {Delay: 10 * time.Second, At: now.Add(-5 * time.Second)}}
+			in.Containers[0].Backoff = 10 * time.Second
 		}, nil, "Running"},
 		{"never restarts", never, func(in *Input) { in.Containers = []Container{exited("a", 1)} }, []string{"stop sandbox", "clean up"}, "Failed"},
 		{"succeeded", never, func(in *Input) { in.Containers = []Container{exited("a", 0)} }, []string{"stop sandbox", "clean up"}, "Succeeded"},
@@ -218,26 +222,85 @@ func TestBackoff(t *testing.T) {
 	in.Images["a"] = Image{Spec: "i", Ready: true, Attempt: 1}
 	want := []time.Duration{10, 20, 40, 80, 160, 300, 300}
 	for i, w := range want {
-		in.Containers[0].Finished = in.Now.Add(-time.Hour)
+		c := &in.Containers[0]
+		c.Finished = in.Now
 		if i > 0 {
-			in.Containers[0].Finished = in.Now
 			r := Pod(in)
 			st := r.Status.ContainerStatuses[0]
 			if len(r.Actions) != 0 || st.State.Waiting == nil || st.State.Waiting.Reason != "CrashLoopBackOff" || st.LastTerminationState.Terminated == nil {
 				t.Fatalf("crash %d: %v %+v", i, short(r), st)
 			}
+			if r.Wake != in.Now.Add(want[i-1]*time.Second) {
+				t.Fatalf("crash %d: wakes at %s", i, r.Wake)
+			}
 			in.Now = r.Wake
 		}
 		r := Pod(in)
-		if len(r.Actions) != 1 || r.Backoffs["a"].Delay != w*time.Second {
-			t.Fatalf("crash %d: %v %v, want %ds", i, short(r), r.Backoffs, w)
+		if len(r.Actions) != 1 || r.Actions[0].Backoff != w*time.Second {
+			t.Fatalf("crash %d: %v %+v, want %ds", i, short(r), r.Actions, w)
 		}
-		in.Backoffs = r.Backoffs
+		c.Backoff, c.Created = r.Actions[0].Backoff, in.Now
 	}
 	in.Now = in.Now.Add(11 * time.Minute)
 	in.Containers[0].Finished = in.Now
-	if r := Pod(in); len(r.Actions) != 1 || r.Backoffs["a"].Delay != 10*time.Second {
-		t.Errorf("after ten quiet minutes: %v %v", short(r), r.Backoffs)
+	if r := Pod(in); len(r.Actions) != 1 || r.Actions[0].Backoff != 10*time.Second {
+		t.Errorf("after ten quiet minutes: %v", r.Actions)
+	}
+}
+
+func TestMessagesAreBounded(t *testing.T) {
+	p := newPod(func(p *corev1.Pod) {
+		p.Spec.Containers = append(p.Spec.Containers, container("b"), container("c"), container("d"))
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+	})
+	in := base(p)
+	total := 0
+	for _, c := range p.Spec.Containers {
+		e := exited(c.Name, 1)
+		e.Message = strings.Repeat("ä", 2048)
+		in.Containers = append(in.Containers, e)
+	}
+	for _, st := range Pod(in).Status.ContainerStatuses {
+		m := st.State.Terminated.Message
+		if !utf8.ValidString(m) || m == "" {
+			t.Errorf("%q", m)
+		}
+		total += len(m)
+	}
+	if total > 12<<10 {
+		t.Errorf("%d bytes", total)
+	}
+}
+
+// A restart of the kubelet must not write what the API has already.
+func TestTimesAreSeconds(t *testing.T) {
+	in := base(newPod(nil))
+	in.Now = now.Add(123456789)
+	in.Containers = []Container{exited("a", 1), running("a")}
+	for i := range in.Containers {
+		c := &in.Containers[i]
+		c.Started, c.Finished = c.Started.Add(987654321), c.Finished.Add(1)
+	}
+	st := Pod(in).Status
+	data, err := json.Marshal(&st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back corev1.PodStatus
+	if err := json.Unmarshal(data, &back); err != nil {
+		t.Fatal(err)
+	}
+	if !equality.Semantic.DeepEqual(st, back) {
+		t.Errorf("%+v\nis read back as\n%+v", st, back)
+	}
+}
+
+func TestOtherRuntime(t *testing.T) {
+	in := base(newPod(nil))
+	in.Runtime = "cri-o"
+	in.Containers = []Container{running("a")}
+	if st := Pod(in).Status; st.ContainerStatuses[0].ContainerID != "cri-o://id-a" {
+		t.Errorf("%+v", st.ContainerStatuses)
 	}
 }
 
@@ -287,7 +350,7 @@ func (w *world) apply(a Action) {
 		w.next++
 		c := container(a.Container)
 		w.in.Containers = append(w.in.Containers, Container{ID: fmt.Sprint("c", w.next), SandboxID: w.in.Sandboxes[0].ID, Name: a.Container, Attempt: a.Attempt,
-			Hash: Hash(&c), State: Running, Created: w.in.Now.Add(time.Duration(w.next)), Started: w.in.Now})
+			Hash: Hash(&c), Backoff: a.Backoff, State: Running, Created: w.in.Now.Add(time.Duration(w.next)), Started: w.in.Now})
 	case KillContainer:
 		w.end(a.ID, 137)
 	case StopSandbox:
@@ -317,7 +380,7 @@ func (w *world) end(id string, code int32) {
 func (w *world) settle(t *rapid.T) Result {
 	for range 40 {
 		r := Pod(w.in)
-		w.in.Backoffs, w.in.Since = r.Backoffs, r.Since
+		w.in.Since = r.Since
 		w.in.Pod = w.in.Pod.DeepCopy()
 		w.in.Pod.Status = r.Status
 		if len(r.Actions) > 2*len(w.in.Containers)+len(w.in.Pod.Spec.Containers)+4 {

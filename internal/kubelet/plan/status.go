@@ -2,6 +2,8 @@ package plan
 
 import (
 	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,13 +11,35 @@ import (
 	"knarr.dev/knarr/internal/kinds/qos"
 )
 
-// containerID is the form of the API; knarr's runtimes all speak containerd's
-// names.
-func containerID(id string) string {
+// Status times are seconds: finer ones would never equal what the API gives
+// back.
+func seconds(t time.Time) metav1.Time {
+	if t.IsZero() {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(t.Truncate(time.Second))
+}
+
+// maxMessages bounds the termination messages of all of a pod's containers
+// together (upstream's figure).
+const maxMessages = 12 << 10
+
+// containerID is the form of the API: the runtime's name and its own ID.
+func (p *pass) containerID(id string) string {
 	if id == "" {
 		return ""
 	}
-	return "containerd://" + id
+	name := p.in.Runtime
+	if name == "" {
+		name = "containerd"
+	}
+	return name + "://" + id
+}
+
+// names reports whether a container ID of the API is the runtime's id.
+func names(reported, id string) bool {
+	_, own, ok := strings.Cut(reported, "://")
+	return ok && own == id
 }
 
 // status reports what is, not what was planned.
@@ -35,7 +59,7 @@ func (p *pass) status() {
 		st.QOSClass = qos.Of(p.pod)
 	}
 	if st.StartTime == nil {
-		now := metav1.NewTime(p.in.Now.Truncate(1e9))
+		now := seconds(p.in.Now)
 		st.StartTime = &now
 	}
 	p.addresses(&st)
@@ -87,24 +111,24 @@ func (p *pass) containerStatus(spec *corev1.Container, init bool) corev1.Contain
 		if len(list) == 0 {
 			return st
 		}
-		st.LastTerminationState = terminated(list[0])
+		st.LastTerminationState = p.terminated(list[0])
 		return st
 	}
 	c := list[0]
-	st.ContainerID, st.ImageID, st.RestartCount = containerID(c.ID), c.ImageID, int32(c.Attempt)
+	st.ContainerID, st.ImageID, st.RestartCount = p.containerID(c.ID), c.ImageID, int32(c.Attempt)
 	if c.Image != "" {
 		st.Image = c.Image
 	}
 	switch {
 	case c.State == Exited:
-		st.State = terminated(c)
+		st.State = p.terminated(c)
 		if w, ok := p.wait[spec.Name]; ok {
 			st.LastTerminationState, st.State = st.State, waitingState(w)
 		}
 	case c.Hook == HookRunning:
 		st.State = waitingState(waiting{reason: "ContainerCreating"})
 	case c.State == Running:
-		st.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(c.Started)}}
+		st.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: seconds(c.Started)}}
 		*st.Started = p.isStarted(spec, c)
 		st.Ready = p.isReady(spec, c)
 	default:
@@ -114,7 +138,7 @@ func (p *pass) containerStatus(spec *corev1.Container, init bool) corev1.Contain
 		st.Ready = c.State == Exited && c.ExitCode == 0
 	}
 	if st.LastTerminationState.Terminated == nil && len(list) > 1 && list[1].State == Exited {
-		st.LastTerminationState = terminated(list[1])
+		st.LastTerminationState = p.terminated(list[1])
 	} else if old := p.sameBefore(c); old != nil && st.LastTerminationState.Terminated == nil {
 		st.LastTerminationState = old.LastTerminationState // its container may be gone by now
 	}
@@ -179,7 +203,7 @@ func waitingState(w waiting) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: w.reason, Message: w.message}}
 }
 
-func terminated(c *Container) corev1.ContainerState {
+func (p *pass) terminated(c *Container) corev1.ContainerState {
 	reason := c.Reason
 	if reason == "" {
 		reason = "Error"
@@ -187,9 +211,10 @@ func terminated(c *Container) corev1.ContainerState {
 			reason = "Completed"
 		}
 	}
+	limit := maxMessages / max(1, len(p.pod.Spec.InitContainers)+len(p.pod.Spec.Containers)+len(p.pod.Spec.EphemeralContainers))
 	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
-		ExitCode: c.ExitCode, Reason: reason, Message: c.Message, ContainerID: containerID(c.ID),
-		StartedAt: metav1.NewTime(c.Started), FinishedAt: metav1.NewTime(c.Finished),
+		ExitCode: c.ExitCode, Reason: reason, Message: strings.ToValidUTF8(c.Message[:min(len(c.Message), limit)], ""), ContainerID: p.containerID(c.ID),
+		StartedAt: seconds(c.Started), FinishedAt: seconds(c.Finished),
 	}}
 }
 
