@@ -7,7 +7,7 @@ defs=internal/apiserver/openapi/gen/defs
 api=k8s.io/api
 machinery=k8s.io/apimachinery/pkg
 mkdir -p $defs internal/apiserver/openapi/docs
-trap 'rm -rf "$defs"' EXIT
+trap 'rm -f "$defs/zz_generated.openapi.go"' EXIT
 go tool openapi-gen --output-dir $defs --output-pkg knarr.dev/knarr/$defs \
 	--output-file zz_generated.openapi.go --report-filename /dev/null --go-header-file /dev/null \
 	$api/core/v1 $api/apps/v1 $api/rbac/v1 $api/discovery/v1 $api/events/v1 $api/coordination/v1 \
