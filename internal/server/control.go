@@ -30,8 +30,10 @@ import (
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/scheduler"
 	"knarr.dev/knarr/internal/security/pki"
+	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
 	"knarr.dev/knarr/internal/store/etcd"
+	"knarr.dev/knarr/internal/store/transform"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -44,7 +46,8 @@ type control struct {
 	log       *slog.Logger
 	table     *kinds.Table
 	authority *pki.Authority
-	store     *etcd.Store
+	etcd      *etcd.Store
+	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
 	view      *view.View
 	owners    []*view.Index
@@ -65,18 +68,21 @@ func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 		return nil, fmt.Errorf("cannot listen on the API port: %w", err)
 	}
 	c.Progress("starting etcd")
-	s.store, err = etcd.Open(ctx, etcd.Config{Dir: c.Dir("server", "etcd"), SocketDir: c.RunDir(), Log: s.log})
+	s.etcd, err = etcd.Open(ctx, etcd.Config{Dir: c.Dir("server", "etcd"), SocketDir: c.RunDir(), Log: s.log})
 	if err != nil {
 		return nil, errors.Join(err, s.listener.Close())
 	}
 	if err := s.wire(); err != nil {
-		return nil, errors.Join(err, s.listener.Close(), s.store.Close())
+		return nil, errors.Join(err, s.listener.Close(), s.etcd.Close())
 	}
 	return s, nil
 }
 
 // wire builds the components; nothing runs yet.
 func (s *control) wire() (err error) {
+	if s.store, err = encrypted(s.etcd, s.cfg, s.log); err != nil {
+		return err
+	}
 	s.owners = garbagecollector.Indexes(s.table)
 	var seen []*kinds.Kind // all that components look at: everything but events
 	for _, ix := range s.owners {
@@ -98,12 +104,34 @@ func (s *control) wire() (err error) {
 	return s.wireAPI()
 }
 
+// encrypted keeps Secrets unreadable on disk; the key is made at the first start.
+func encrypted(inner store.Store, c *Config, log *slog.Logger) (store.Store, error) {
+	keys, err := transform.OpenKeys(c.Dir("server", "pki", "encryption.yaml"), time.Now)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := transform.NewAESGCM(keys)
+	if err != nil {
+		return nil, err
+	}
+	return transform.New(transform.Config{Store: inner, Log: log, Rules: []transform.Rule{{Prefix: kinds.Secret.KeyPrefix(""), Transformer: aead}}})
+}
+
+// fresh waits until the view knows all of a kind that was written before.
+func (s *control) fresh(ctx context.Context, k *kinds.Kind) error {
+	rev, err := s.store.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	return s.view.WaitRev(ctx, k, rev)
+}
+
 func (s *control) wireAPI() error {
 	key, err := pki.OpenSigningKey(s.cfg.Dir("server", "pki", "service-account.key"))
 	if err != nil {
 		return err
 	}
-	tokens, err := authn.NewTokens(authn.TokensConfig{Key: key, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain, View: s.view})
+	tokens, err := authn.NewTokens(authn.TokensConfig{Key: key, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain, View: s.view, Fresh: s.fresh})
 	if err != nil {
 		return err
 	}
@@ -111,7 +139,7 @@ func (s *control) wireAPI() error {
 	if err != nil {
 		return err
 	}
-	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz})
+	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh})
 	if err != nil {
 		return err
 	}
@@ -166,7 +194,7 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 	g.Go(func() error { return s.cache.Run(ctx) })
 	g.Go(func() error {
 		select {
-		case err := <-s.store.Failed():
+		case err := <-s.etcd.Failed():
 			return fmt.Errorf("etcd has ended: %w", err)
 		case <-ctx.Done():
 			return nil
@@ -202,7 +230,7 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 		return nil
 	})
 	err := g.Wait()
-	return errors.Join(err, s.store.Close())
+	return errors.Join(err, s.etcd.Close())
 }
 
 // serve answers HTTPS.

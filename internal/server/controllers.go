@@ -53,6 +53,7 @@ func controllers(c *Config, table *kinds.Table, owners []*view.Index, authority 
 		podgc.Controller(podgc.Config{}),
 		deployment.Controller(),
 		replicaset.Controller(),
+		replicaset.ReplicationController(),
 		endpointslice.Controller(),
 		endpoints.Controller(),
 	}, nil

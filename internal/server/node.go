@@ -136,6 +136,9 @@ func (n *node) network(ctx context.Context, g *errgroup.Group) error {
 	cluster, services := netip.MustParsePrefix(n.cfg.ClusterCIDR), netip.MustParsePrefix(n.cfg.ServiceCIDR)
 	local := netip.MustParseAddr(n.cfg.ClusterDNS)
 	confDir, cniData := n.cfg.Dir("agent", "cni", "conf"), n.cfg.Dir("agent", "cni", "data")
+	if err := cni.Sweep(cniData); err != nil {
+		return err
+	}
 	router, err := route.New(route.Config{View: n.view, NodeName: n.cfg.NodeName, ClusterCIDR: cluster, ServiceCIDR: services, DNS: local,
 		StateFile: routeState(n.cfg.DataDir), Log: n.log,
 		PodCIDR: func(p netip.Prefix) error { return cni.WriteConf(confDir, p.String(), cniData, 0) }})
@@ -146,7 +149,7 @@ func (n *node) network(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	names, err := dns.New(dns.Config{View: n.view, Domain: n.cfg.ClusterDomain, Address: local, Log: n.log})
+	names, err := dns.New(dns.Config{View: n.view, Domain: n.cfg.ClusterDomain, Address: local, Reverse: []netip.Prefix{cluster, services}, Log: n.log})
 	if err != nil {
 		return err
 	}
