@@ -31,6 +31,13 @@ const (
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		if err := ask(os.Args[1:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "demo:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if err := run(log); err != nil {
 		log.Error("demo ends", "error", err)

@@ -70,3 +70,21 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%d after %s", w.Code, time.Since(began))
 	}
 }
+
+func TestAsk(t *testing.T) {
+	srv := httptest.NewServer(newApp(who{Pod: "p1"}).handler())
+	defer srv.Close()
+	var out strings.Builder
+	if err := ask([]string{"get", "3", srv.URL}, &out); err != nil || strings.Count(out.String(), "Hello from pod p1\n") != 3 {
+		t.Errorf("%v %s", err, out.String())
+	}
+	out.Reset()
+	if err := ask([]string{"lookup", "localhost"}, &out); err != nil || !strings.Contains(out.String(), "127.0.0.1") {
+		t.Errorf("%v %s", err, out.String())
+	}
+	for _, bad := range [][]string{{}, {"x"}, {"get", "0", srv.URL}, {"get", "many", srv.URL}, {"get", "1", "http://127.0.0.1:1/"}} {
+		if err := ask(bad, &out); err == nil {
+			t.Errorf("%v is fine", bad)
+		}
+	}
+}

@@ -27,6 +27,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
+	quietLibraries(c.Log)
 	if err := run(ctx, &c, began, ready); err != nil && ctx.Err() == nil {
 		c.Progress("error: " + err.Error())
 		return err

@@ -6,6 +6,8 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
@@ -129,6 +131,12 @@ func (l *lan) newHost(t testing.TB) *host {
 		}
 	}
 	return h
+}
+
+// runDir is where the host's knarr keeps its sockets (server.Config.RunDir).
+func (h *host) runDir() string {
+	sum := sha256.Sum256([]byte(h.dataDir))
+	return "/run/knarr-" + hex.EncodeToString(sum[:4])
 }
 
 func (h *host) dumpLog(t testing.TB) {

@@ -53,13 +53,20 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
   - {name: sh, image: "registry.knarr.dev/busybox:1", command: [sleep, "3600"]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: demo, image: "registry.knarr.dev/demo:1"}
 `
 
-// podsAnswering asks url n times from inside the tool pod and returns which
+// podsAnswering asks url n times from inside the asker pod and returns which
 // pods answered.
 func podsAnswering(h *host, url string, n int) (map[string]int, string) {
-	script := fmt.Sprintf("for i in $(seq %d); do wget -q -T 2 -O- %s || echo failed; done", n, url)
-	out, _ := h.kubectl("exec", "tool", "--", "sh", "-c", script)
+	out, _ := h.kubectl("exec", "asker", "--", "/demo", "get", fmt.Sprint(n), url)
 	seen := map[string]int{}
 	for line := range strings.Lines(out) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Hello from pod "); ok {
@@ -76,7 +83,7 @@ func TestNetwork(t *testing.T) {
 	h.up(t)
 	h.apply(t, fmt.Sprintf(webManifest, 3))
 	h.mustKubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
-	h.mustKubectl(t, "wait", "--for=condition=Ready", "pod/tool", "--timeout=60s")
+	h.mustKubectl(t, "wait", "--for=condition=Ready", "pod/tool", "pod/asker", "--timeout=60s")
 	clusterIP := h.mustKubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 	podIP := h.mustKubectl(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}")
 	podName := h.mustKubectl(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}")
@@ -95,7 +102,7 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("%s: %s", url, out)
 		}
 	}
-	out := h.mustKubectl(t, "exec", "tool", "--", "nslookup", "headless.default.svc.cluster.local")
+	out := h.mustKubectl(t, "exec", "asker", "--", "/demo", "lookup", "headless.default.svc.cluster.local")
 	for _, ip := range strings.Fields(h.mustKubectl(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.podIP}")) {
 		if !strings.Contains(out, ip) {
 			t.Errorf("the headless service does not list %s:\n%s", ip, out)
