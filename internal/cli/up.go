@@ -126,6 +126,10 @@ func (o *startOptions) run(ctx context.Context) error {
 	}
 	if o.cfg.ImagesDir == "" {
 		o.cfg.ImagesDir = besideBinary("images")
+	} else if o.cfg.ImagesDir, err = filepath.Abs(o.cfg.ImagesDir); err != nil {
+		return err
+	} else if _, err := os.Stat(o.cfg.ImagesDir); err != nil {
+		return fmt.Errorf("--images: %w", err)
 	}
 	if o.demo && !o.detach {
 		return errors.New("--demo goes with --detach: it deploys once the cluster is up")
@@ -135,6 +139,13 @@ func (o *startOptions) run(ctx context.Context) error {
 	}
 	if err := o.cfg.Complete(); err != nil {
 		return err
+	}
+	if os.Getenv(childEnv) != "" {
+		// All paths are absolute by now: hold no directory that somebody may
+		// want to unmount.
+		if err := os.Chdir("/"); err != nil {
+			return err
+		}
 	}
 	progress, ready := progressSink()
 	o.cfg.Progress = progress
