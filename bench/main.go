@@ -205,6 +205,11 @@ func (b *bench) starts() error {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return err
 	}
+	for alive(pid) { // until the kernel has taken it apart
+		if err := b.pause(10 * time.Millisecond); err != nil {
+			return err
+		}
+	}
 	again, err := b.up()
 	if err != nil {
 		return err
@@ -274,6 +279,12 @@ func (b *bench) pause(d time.Duration) error {
 	case <-b.ctx.Done():
 		return b.ctx.Err()
 	}
+}
+
+// alive: there, and not only waiting for its parent to look.
+func alive(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(data), ") Z ")
 }
 
 // cpuSeconds used by a process so far, in user and kernel.

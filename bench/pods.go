@@ -28,7 +28,7 @@ func (b *bench) podStarts() error {
 	}
 	v := view.New([]*kinds.Kind{kinds.Pod})
 	ready := newReadyTimes(v)
-	feed, err := viewremote.New(viewremote.Config{Client: api, View: v, Log: slog.Default(),
+	feed, err := viewremote.New(viewremote.Config{Client: api, View: v, Log: slog.New(slog.DiscardHandler),
 		Sources: []viewremote.Source{{Kind: kinds.Pod, Namespace: "default"}}})
 	if err != nil {
 		return err
@@ -37,8 +37,10 @@ func (b *bench) podStarts() error {
 	done := make(chan error, 1)
 	go func() { done <- feed.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	if err := v.WaitSynced(ctx); err != nil {
-		return err
+	synced, stop := context.WithTimeout(ctx, 30*time.Second)
+	defer stop()
+	if err := v.WaitSynced(synced); err != nil {
+		return fmt.Errorf("the API does not answer: %w", err)
 	}
 	var ms []float64
 	for i := range podStartCount {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"knarr.dev/knarr/internal/client/remote"
 	"knarr.dev/knarr/internal/server"
 )
 
@@ -23,6 +25,9 @@ const childEnv = "KNARR_DETACHED"
 // readyTimeout bounds how long --detach waits. A cold start takes seconds; a
 // first start on a slow disk may import images for a minute.
 const readyTimeout = 5 * time.Minute
+
+// settleTimeout is how long a knarr that is there may take to answer.
+const settleTimeout = 15 * time.Second
 
 // progressSink tells progress to the waiting parent, or to stderr, and returns
 // what to call once everything is ready.
@@ -43,8 +48,8 @@ func progressSink() (progress func(string), ready func()) {
 // runDetached starts this command again in the background, prints its progress
 // and returns when it is ready. If one runs already, that is fine.
 func (o *startOptions) runDetached(ctx context.Context) error {
-	in, running, err := server.ReadInstance(o.cfg.DataDir)
-	if err != nil && !errors.Is(err, server.ErrNotInstalled) {
+	in, running, err := settled(ctx, o.cfg.DataDir)
+	if err != nil {
 		return err
 	}
 	if !running {
@@ -71,6 +76,37 @@ func (o *startOptions) runDetached(ctx context.Context) error {
 	}
 	printHints(in)
 	return nil
+}
+
+// settled reads the instance and says whether it runs and is well. One that
+// holds the lock may be on its way up, or dying: it is given a moment to answer
+// or to let go.
+func settled(ctx context.Context, dataDir string) (in *server.Instance, running bool, err error) {
+	for deadline := time.Now().Add(settleTimeout); ; {
+		in, running, err = server.ReadInstance(dataDir)
+		if errors.Is(err, server.ErrNotInstalled) {
+			return nil, false, nil
+		}
+		if err != nil || !running || !in.Server {
+			return in, running, err
+		}
+		api, err := remote.FromKubeconfig(filepath.Join(dataDir, "kubeconfig"), "knarr-cli")
+		if err == nil {
+			if resp, rerr := api.Do(ctx, http.MethodGet, "/readyz", nil, "", "*/*", nil); rerr == nil {
+				return in, true, resp.Body.Close()
+			} else {
+				err = rerr
+			}
+		}
+		if time.Now().After(deadline) {
+			return nil, false, fmt.Errorf("knarr runs (pid %d) but does not answer; `knarr down` ends it: %w", in.PID, err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
 }
 
 // startChild starts the background process and waits for its "ready".
