@@ -2,6 +2,8 @@ package scenario
 
 import (
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -111,7 +113,25 @@ func TestNetwork(t *testing.T) {
 	if out, err := h.exec("wget", "-q", "-T", "2", "-O-", "http://"+h.ip+":30080/"); err != nil {
 		t.Errorf("the node port from the node itself: %v %s", err, out)
 	}
+	testPortForward(t, h, podName)
 	testReadiness(t, h, podName, podIP)
+}
+
+// testPortForward reaches a pod through the API server and its kubelet.
+func testPortForward(t *testing.T, h *host, podName string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(h.bin, "kubectl"), "port-forward", "pod/"+podName, "18080:8080")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	eventually(t, 10*time.Second, "the pod answers through port-forward", func() (string, bool) {
+		out, err := h.exec("wget", "-q", "-T", "2", "-O-", "http://127.0.0.1:18080/")
+		return out, err == nil && strings.Contains(out, "Hello from pod "+podName)
+	})
 }
 
 // testReadiness: a pod that is no longer ready is out of its service within a
