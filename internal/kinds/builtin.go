@@ -58,7 +58,6 @@ var (
 		Default:       do(defaults.LimitRange),
 		PrepareCreate: do(prepare.Create[*corev1.LimitRange]), PrepareUpdate: doBoth(prepare.Keep[*corev1.LimitRange]),
 		Validate: check(validate.LimitRange), ValidateUpdate: checkBoth(validate.LimitRangeUpdate),
-		Warnings:            warn(warnings.LimitRange),
 		Columns:             limitRangeColumns,
 		AllowCreateOnUpdate: true,
 	}

@@ -69,12 +69,11 @@ func StatefulSet(sts, old *appsv1.StatefulSet) []string {
 }
 
 // ReplicationController looks at the template.
-func ReplicationController(rc, old *corev1.ReplicationController) []string {
-	l := inert("ReplicationController", old == nil)
-	if rc.Spec.Template != nil {
-		l = append(l, template(rc.Spec.Template)...)
+func ReplicationController(rc, _ *corev1.ReplicationController) []string {
+	if rc.Spec.Template == nil {
+		return nil
 	}
-	return l
+	return template(rc.Spec.Template)
 }
 
 // inert says of a new object that it is kept, but nothing acts on it yet. A
@@ -96,9 +95,6 @@ func Ingress(_, old *networkingv1.Ingress) []string { return inert("Ingress", ol
 
 // ResourceQuota is not enforced yet.
 func ResourceQuota(_, old *corev1.ResourceQuota) []string { return inert("ResourceQuota", old == nil) }
-
-// LimitRange is not applied yet.
-func LimitRange(_, old *corev1.LimitRange) []string { return inert("LimitRange", old == nil) }
 
 // PersistentVolumeClaim is not bound yet.
 func PersistentVolumeClaim(_, old *corev1.PersistentVolumeClaim) []string {
@@ -144,6 +140,11 @@ func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[stri
 	}
 	containers("initContainers", spec.InitContainers)
 	containers("containers", spec.Containers)
+	for i, v := range spec.Volumes {
+		if v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
+			l.addf("%s: this version of knarr does not enforce the limit on disk yet, only with medium Memory", at("spec", "volumes").Index(i).Child("emptyDir", "sizeLimit"))
+		}
+	}
 }
 
 // Service warns of what no component does.
