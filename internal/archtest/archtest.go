@@ -62,6 +62,7 @@ type layer struct {
 
 var layers = []layer{
 	{"internal/version", nil},
+	{"internal/rmtree", nil},
 	{"internal/kinds", nil},
 	{"internal/store/etcd", []string{"internal/store"}},
 	{"internal/store/mem", []string{"internal/store"}},
@@ -80,8 +81,8 @@ var layers = []layer{
 	{"internal/admission", []string{"internal/kinds", "internal/view", "internal/auth", "internal/security"}},
 	{"internal/security", nil},
 	{"internal/apiserver", []string{"internal/kinds", "internal/store", "internal/codec", "internal/view", "internal/client", "internal/admission", "internal/auth", "internal/version", "internal/plan"}},
-	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version"}},
-	{"internal/runtime", []string{"internal/version"}},
+	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version", "internal/rmtree"}},
+	{"internal/runtime", []string{"internal/version", "internal/rmtree"}},
 	{"internal/network/cni", []string{"internal/network/nft", "internal/network/nettest"}},
 	{"internal/network", []string{"internal/kinds", "internal/view", "internal/plan"}},
 }

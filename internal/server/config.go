@@ -64,6 +64,9 @@ func (c *Config) Complete() error {
 	if !filepath.IsAbs(c.DataDir) {
 		return fmt.Errorf("data directory %q is not an absolute path", c.DataDir)
 	}
+	// Mounts, sockets and other processes' arguments are compared with real
+	// paths: a link in between would hide them.
+	c.DataDir = RealPath(c.DataDir)
 	defaultTo(&c.ClusterCIDR, "10.244.0.0/16")
 	defaultTo(&c.ServiceCIDR, "10.96.0.0/16")
 	defaultTo(&c.ClusterDomain, "cluster.local")
@@ -136,6 +139,19 @@ func nthAddress(p netip.Prefix, n int) netip.Addr {
 		a = a.Next()
 	}
 	return a
+}
+
+// RealPath resolves symbolic links as far as the path exists.
+func RealPath(path string) string {
+	path = filepath.Clean(path)
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	parent := filepath.Dir(path)
+	if parent == path {
+		return path
+	}
+	return filepath.Join(RealPath(parent), filepath.Base(path))
 }
 
 func defaultTo(s *string, v string) {

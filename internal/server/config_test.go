@@ -1,6 +1,8 @@
 package server
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -37,5 +39,18 @@ func TestRunDirIsShort(t *testing.T) {
 	long := Config{DataDir: "/" + strings.Repeat("x", 200)}
 	if len(long.RunDir()) > 20 || long.RunDir() == (&Config{DataDir: "/var/lib/knarr"}).RunDir() {
 		t.Error(long.RunDir())
+	}
+}
+
+func TestRealPath(t *testing.T) {
+	dir := RealPath(t.TempDir())
+	if err := os.Mkdir(filepath.Join(dir, "real"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("real", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := RealPath(filepath.Join(dir, "link", "not", "yet")), filepath.Join(dir, "real", "not", "yet"); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }

@@ -40,6 +40,7 @@ var ErrNotInstalled = errors.New("no knarr has been started here")
 
 // ReadInstance of a data directory; running says whether its process lives.
 func ReadInstance(dataDir string) (in *Instance, running bool, err error) {
+	dataDir = RealPath(dataDir)
 	data, err := os.ReadFile(filepath.Join(dataDir, "instance.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, fmt.Errorf("%w (data directory %s)", ErrNotInstalled, dataDir)

@@ -21,6 +21,7 @@ import (
 	"knarr.dev/knarr/internal/network/dns"
 	"knarr.dev/knarr/internal/network/proxy"
 	"knarr.dev/knarr/internal/network/route"
+	"knarr.dev/knarr/internal/rmtree"
 	"knarr.dev/knarr/internal/runtime/containerd"
 	"knarr.dev/knarr/internal/runtime/images"
 	"knarr.dev/knarr/internal/view"
@@ -201,5 +202,5 @@ func Remove(ctx context.Context, in *Instance) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("not everything could be removed, the data are kept: %w", err)
 	}
-	return errors.Join(os.RemoveAll(in.RunDir), os.RemoveAll(in.DataDir))
+	return errors.Join(rmtree.Remove(in.RunDir), rmtree.Remove(in.DataDir))
 }

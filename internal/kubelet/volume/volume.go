@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/internal/rmtree"
 )
 
 // File to be shown in a volume.
@@ -270,7 +272,7 @@ func (p *Pods) Teardown(uid string) error {
 			return err
 		}
 		if len(points) == 0 {
-			return os.RemoveAll(dir)
+			return rmtree.Remove(dir)
 		}
 		for _, at := range points {
 			if err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
@@ -300,6 +302,10 @@ func (p *Pods) UIDs() ([]string, error) {
 func mountsBelow(dir string) ([]string, error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
+		return nil, err
+	}
+	// The kernel knows mounts by their real paths.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, err
 	}
 	var out []string

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/internal/rmtree"
 )
 
 // shimSockets is where containerd 1.6's shims put their sockets, whatever
@@ -54,10 +56,10 @@ func (r *Runtime) Clean(ctx context.Context) error {
 			return fmt.Errorf("containerd: %w", err)
 		}
 	}
-	if err := os.RemoveAll(r.cfg.State); err != nil {
+	if err := rmtree.Remove(r.cfg.State); err != nil {
 		return fmt.Errorf("containerd: %w", err)
 	}
-	if err := os.RemoveAll(r.cfg.Root); err != nil {
+	if err := rmtree.Remove(r.cfg.Root); err != nil {
 		return fmt.Errorf("containerd: %w", err)
 	}
 	return nil
@@ -149,7 +151,15 @@ func unmountBelow(dirs ...string) error {
 	if err != nil {
 		return fmt.Errorf("containerd: %w", err)
 	}
-	points := mountPoints(data, dirs)
+	real := make([]string, 0, len(dirs)) // as the kernel knows them
+	for _, d := range dirs {
+		if d, err = filepath.EvalSymlinks(d); err == nil {
+			real = append(real, d)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("containerd: %w", err)
+		}
+	}
+	points := mountPoints(data, real)
 	for _, p := range slices.Backward(points) {
 		if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("containerd: cannot unmount %s: %w", p, err)
