@@ -36,6 +36,10 @@ func (p *Prober) once(ctx context.Context, t Target) (plan.Outcome, string) {
 	switch {
 	case h.Exec != nil:
 		out, ok, err := p.cfg.Exec(ctx, t.ID, h.Exec.Command, timeout)
+		if status.Code(err) == codes.Unavailable {
+			// The runtime is away: that says nothing about the container.
+			return plan.NoOutcome, err.Error()
+		}
 		if err != nil {
 			return plan.Failure, err.Error()
 		}

@@ -142,6 +142,10 @@ func (p *Prober) run(ctx context.Context, t Target) {
 		if ctx.Err() != nil {
 			return
 		}
+		if got == plan.NoOutcome {
+			timer.Reset(max(time.Millisecond, period-time.Since(began)))
+			continue
+		}
 		if got != last {
 			streak, last = 0, got
 		}

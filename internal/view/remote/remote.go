@@ -118,8 +118,8 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		}
 		switch {
-		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
-			w.rev = 0 // the server has forgotten where we were: begin anew
+		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err), apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge):
+			w.rev = 0 // the server has forgotten where we were, or was restored: begin anew
 		case errors.Is(err, io.EOF):
 		default:
 			w.log.Warn("watch broke off", "kind", w.source.Kind.String(), "error", err)
