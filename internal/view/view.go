@@ -271,14 +271,23 @@ func (v *View) Rev(k *kinds.Kind) int64 {
 
 // WaitSynced blocks until every kind has had its first complete list.
 func (v *View) WaitSynced(ctx context.Context) error {
-	return v.wait(ctx, func() bool {
-		for _, t := range v.tables {
-			if !t.synced {
-				return false
-			}
+	return v.wait(ctx, v.syncedLocked)
+}
+
+// Synced tells whether every kind has had its first complete list.
+func (v *View) Synced() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.syncedLocked()
+}
+
+func (v *View) syncedLocked() bool {
+	for _, t := range v.tables {
+		if !t.synced {
+			return false
 		}
-		return true
-	})
+	}
+	return true
 }
 
 // WaitRev blocks until the view knows everything of the kind up to rev.

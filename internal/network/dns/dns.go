@@ -121,6 +121,7 @@ func (s *Server) Run(ctx context.Context) error {
 		{Listener: &limited{Listener: l, slots: make(chan struct{}, maxTCP)}, Handler: s, MaxTCPQueries: maxPerConn,
 			ReadTimeout: tcpIdle, WriteTimeout: tcpIdle, IdleTimeout: func() time.Duration { return tcpIdle }},
 	}
+	s.synced.Store(s.cfg.View.Synced()) // a complete view answers the first question
 	g, ctx := errgroup.WithContext(ctx)
 	for _, srv := range servers {
 		started := make(chan struct{})

@@ -177,7 +177,7 @@ func (u *upstream) count(name string) int {
 func newUpstream(t *testing.T, answer func(w dns.ResponseWriter, r *dns.Msg)) *upstream {
 	t.Helper()
 	u := &upstream{asked: map[string]int{}}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	pc, err := net.ListenPacket("udp", loopback().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,22 +223,23 @@ func ordinary(w dns.ResponseWriter, r *dns.Msg) {
 	_ = w.WriteMsg(m)
 }
 
+var addresses atomic.Int32
+
+// loopback is an address that nothing else uses, so that a port is free for
+// UDP and TCP alike.
+func loopback() netip.AddrPort {
+	pid := os.Getpid()
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(pid>>8) | 1, byte(pid), byte(addresses.Add(1))}), 5300)
+}
+
 // serve runs a server and returns how to ask it.
 func serve(t *testing.T, cfg Config) func(network, name string, qtype uint16, change ...func(*dns.Msg)) *dns.Msg {
 	t.Helper()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	at := loopback()
+	if !cfg.Address.IsValid() {
+		cfg.Address = at.Addr()
 	}
-	cfg.Port = probe.Addr().(*net.TCPAddr).Port
-	_ = probe.Close()
-	return serveAt(t, cfg)
-}
-
-// serveAt is serve for a given port.
-func serveAt(t *testing.T, cfg Config) func(network, name string, qtype uint16, change ...func(*dns.Msg)) *dns.Msg {
-	t.Helper()
-	cfg.Domain, cfg.Address = "cluster.local", netip.MustParseAddr("127.0.0.1")
+	cfg.Domain, cfg.Port = "cluster.local", int(at.Port())
 	if cfg.View == nil {
 		cfg.View = cluster(t)
 	}
@@ -378,14 +379,10 @@ func TestLoop(t *testing.T) {
 	})
 	good := newUpstream(t, ordinary)
 	cfg := Config{Upstreams: []string{up.addr, good.addr}}
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	self.Store(probe.Addr().String())
-	cfg.Port = probe.Addr().(*net.TCPAddr).Port
-	_ = probe.Close()
-	ask = serveAt(t, cfg)
+	at := loopback()
+	self.Store(at.String())
+	cfg.Address = at.Addr()
+	ask = serve(t, cfg)
 	for range 3 {
 		if a := ask("udp", "example.net.", dns.TypeA); len(a.Answer) != 1 {
 			t.Fatalf("%v", a)
