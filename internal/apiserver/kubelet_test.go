@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,9 +22,12 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	clientforward "k8s.io/client-go/tools/portforward"
 	clientexec "k8s.io/client-go/tools/remotecommand"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"knarr.dev/knarr/internal/apiserver"
 )
@@ -267,12 +271,19 @@ type echo struct{}
 
 func (echo) ExecInContainer(_ context.Context, pod, _, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	fmt.Fprintf(errOut, "%s/%s %v %v", pod, container, cmd, tty)
-	data := make([]byte, len("hello")) // by WebSocket, there is no end of input
+	data := make([]byte, len("hello")) // by an older WebSocket, there is no end of input
 	if _, err := io.ReadFull(in, data); err != nil {
 		return err
 	}
-	_, err := out.Write(bytes.ToUpper(data))
-	return err
+	if _, err := out.Write(bytes.ToUpper(data)); err != nil {
+		return err
+	}
+	if slices.Contains(cmd, "all") {
+		rest, err := io.ReadAll(in)
+		fmt.Fprintf(out, " and %d", len(rest))
+		return err
+	}
+	return nil
 }
 
 // TestExec: unmodified clients talk to the container by SPDY and by WebSocket.
@@ -289,7 +300,7 @@ func TestExec(t *testing.T) {
 	conf := &rest.Config{Host: w.http.URL}
 	target := w.client.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("a").SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"tr", "a-z"}, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
-	spdy, err := clientexec.NewSPDYExecutor(conf, "POST", target)
+	older, err := clientexec.NewSPDYExecutor(conf, "POST", target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,11 +312,7 @@ func TestExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kubectl, err := clientexec.NewFallbackExecutor(newer, spdy, func(err error) bool { return httpstream.IsUpgradeFailure(err) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, e := range map[string]clientexec.Executor{"SPDY": spdy, "WebSocket": socket, "kubectl": kubectl} {
+	for name, e := range map[string]clientexec.Executor{"SPDY": older, "WebSocket": socket, "WebSocket v5": newer} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		var out, errOut bytes.Buffer
 		err := e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out, Stderr: &errOut})
@@ -317,6 +324,94 @@ func TestExec(t *testing.T) {
 			t.Errorf("%s: the node was asked for %s", name, n.last())
 		}
 	}
+}
+
+// TestEndOfInput: a WebSocket of version 5 can say that there is no more, and
+// input of any length arrives whole.
+func TestEndOfInput(t *testing.T) {
+	w, n := newWorldWithNode(t)
+	n.says(func(w http.ResponseWriter, r *http.Request) {
+		opts, err := remotecommand.NewOptions(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		remotecommand.ServeExec(w, r, echo{}, "a", "", "c", r.URL.Query()["command"], opts, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+	})
+	target := w.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name("a").SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"all"}, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	e, err := clientexec.NewWebSocketExecutor(&rest.Config{Host: w.http.URL}, "GET", target.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	err = e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: strings.NewReader("hello" + strings.Repeat("x", 1<<20)), Stdout: &out, Stderr: io.Discard})
+	if err != nil || out.String() != fmt.Sprintf("HELLO and %d", 1<<20) {
+		t.Errorf("%v %q", err, out.String())
+	}
+
+	// A node that ends without a verdict is not taken for a success.
+	n.says(func(w http.ResponseWriter, r *http.Request) {
+		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(httpstream.Stream, <-chan struct{}) error { return nil })
+		time.AfterFunc(100*time.Millisecond, func() { _ = conn.Close() })
+		<-conn.CloseChan()
+	})
+	if err := e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: strings.NewReader(""), Stdout: &out, Stderr: io.Discard}); err == nil || ctx.Err() != nil {
+		t.Errorf("a lost stream ended with %v", err)
+	}
+}
+
+// TestPortForward: SPDY within a WebSocket reaches the node as SPDY.
+func TestPortForward(t *testing.T) {
+	w, n := newWorldWithNode(t)
+	n.says(func(w http.ResponseWriter, r *http.Request) {
+		portforward.ServePortForward(w, r, greeter{}, "a", "", &portforward.V4Options{}, time.Minute, time.Minute, portforward.SupportedProtocols)
+	})
+	target := w.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name("a").SubResource("portforward").URL()
+	dialer, err := clientforward.NewSPDYOverWebsocketDialer(target, &rest.Config{Host: w.http.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, protocol, err := dialer.Dial("portforward.k8s.io")
+	if err != nil || protocol != "portforward.k8s.io" {
+		t.Fatalf("%q %v", protocol, err)
+	}
+	defer conn.Close()
+	open := func(kind string) io.ReadWriteCloser {
+		s, err := conn.CreateStream(http.Header{"Streamtype": {kind}, "Port": {"8080"}, "Requestid": {"1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if err := open("error").Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open("data")
+	if _, err := s.Write([]byte("me")); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	if got, err := io.ReadAll(s); err != nil || string(got) != "hello me from 8080" {
+		t.Errorf("%q %v", got, err)
+	}
+	if n.last() != "POST /portForward/default/a" {
+		t.Errorf("the node was asked for %s", n.last())
+	}
+}
+
+// greeter is a port that answers once its caller has finished.
+type greeter struct{}
+
+func (greeter) PortForward(_ context.Context, _ string, _ string, port int32, stream io.ReadWriteCloser) error {
+	in, err := io.ReadAll(stream)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stream, "hello %s from %d", in, port)
+	return stream.Close()
 }
 
 // TestPodAndServiceProxy: what a pod's own server says, with redirects only

@@ -119,6 +119,10 @@ func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t 
 	unavailable := func(err error) error {
 		return statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "error dialing backend: %v", err)
 	}
+	protocol, out := "", r
+	if t == p.transport {
+		protocol, out = translated(r)
+	}
 	conn, err := dialBackend(r.Context(), target, t)
 	if err != nil {
 		return unavailable(err)
@@ -130,11 +134,11 @@ func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t 
 	if err := conn.SetDeadline(time.Now().Add(upgradeTimeout)); err != nil {
 		return unavailable(err)
 	}
-	if err := r.Write(conn); err != nil {
+	if err := out.Write(conn); err != nil {
 		return unavailable(err)
 	}
-	buffered := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(buffered, r)
+	backend := readAhead{Conn: conn, r: bufio.NewReader(conn)}
+	resp, err := http.ReadResponse(backend.r, out)
 	if err != nil {
 		return unavailable(err)
 	}
@@ -144,6 +148,9 @@ func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t 
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return unavailable(err)
+	}
+	if protocol != "" {
+		return translate(w, r, protocol, backend)
 	}
 	client, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
@@ -156,9 +163,17 @@ func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t 
 	if err := resp.Write(client); err != nil {
 		return nil // the client is gone
 	}
-	join(client, rw.Reader, conn, buffered)
+	join(client, rw.Reader, backend, backend)
 	return nil
 }
+
+// readAhead is a connection of which some bytes have been read already.
+type readAhead struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c readAhead) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // upgradeTimeout bounds how long a backend may take to switch protocols.
 const upgradeTimeout = 30 * time.Second
@@ -176,7 +191,7 @@ func refused(w *recorder, resp *http.Response) error {
 }
 
 // join copies both ways until either side ends.
-func join(client net.Conn, fromClient io.Reader, backend net.Conn, fromBackend io.Reader) {
+func join(client io.WriteCloser, fromClient io.Reader, backend io.WriteCloser, fromBackend io.Reader) {
 	done := make(chan struct{}, 2)
 	go func() {
 		_, _ = io.Copy(backend, fromClient)
