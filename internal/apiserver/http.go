@@ -362,7 +362,7 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 		return
 	}
 	st := statusOf(err)
-	if st.Code >= 500 && st.Reason != metav1.StatusReasonTimeout {
+	if st.Code == http.StatusInternalServerError { // the others are told whom they concern, and mend themselves
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {

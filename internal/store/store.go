@@ -18,6 +18,8 @@ var (
 	ErrFutureRevision = errors.New("store: revision is in the future")
 	// ErrNoSpace: the store's quota is used up; deletes still work.
 	ErrNoSpace = errors.New("store: quota exceeded")
+	// ErrDiskFull: there is hardly any room left on the disk; deletes still work.
+	ErrDiskFull = errors.New("store: disk full")
 	// ErrTooLarge: the value is longer than MaxValue and MaxOverhead allow.
 	ErrTooLarge = errors.New("store: value is too large")
 )

@@ -36,6 +36,9 @@ const (
 	// commitInterval is how long writes, which are in the synced log already,
 	// may wait to enter the database.
 	commitInterval = 500 * time.Millisecond
+	// diskReserve is what a write leaves free: an etcd that cannot commit ends.
+	// The next segment of its log takes 64 MiB, a step of its database 16.
+	diskReserve = 128 << 20
 	// defragAtStart, in MiB, is what has to be free for a start to rewrite the
 	// database without it.
 	defragAtStart = 256
@@ -63,7 +66,7 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 		s.server.Close()
 		return errors.Join(err, s.sockets.Close())
 	}
-	s.client = v3client.New(s.server.Server)
+	s.client, s.dir = v3client.New(s.server.Server), cfg.Dir
 	return nil
 }
 
@@ -196,6 +199,7 @@ func embedConfig(cfg Config, socket string) *embed.Config {
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, cfg.Compaction.String()
 	ec.DowngradeCheckTime = time.Hour // there is no other member that could have another version
 	ec.EnableGRPCGateway = false
+	ec.AuthToken = "" // etcd's own users: there are none
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(bridge{log: cfg.Log}))
 	return ec
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -33,17 +34,19 @@ type Config struct {
 
 // Store implements store.Store, store.Progresser and store.LeanWatcher.
 type Store struct {
-	client  *clientv3.Client
-	server  *embed.Etcd // nil for an external one
-	sockets *os.File    // the directory, open while its sockets are in use
-	log     *slog.Logger
-	quota   int64
-	room    chan struct{} // a write met the quota: make room
-	stop    context.CancelFunc
-	done    chan struct{}
-	closing chan struct{}
-	open    sync.RWMutex // held for reading while the database is read directly
-	asks    askSet
+	client   *clientv3.Client
+	server   *embed.Etcd // nil for an external one
+	dir      string      // the embedded one's data
+	diskFull atomic.Bool
+	sockets  *os.File // the directory, open while its sockets are in use
+	log      *slog.Logger
+	quota    int64
+	room     chan struct{} // a write met the quota: make room
+	stop     context.CancelFunc
+	done     chan struct{}
+	closing  chan struct{}
+	open     sync.RWMutex // held for reading while the database is read directly
+	asks     askSet
 }
 
 const (

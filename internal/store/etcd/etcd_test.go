@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/storetest"
@@ -105,5 +108,57 @@ func TestQuota(t *testing.T) {
 	}
 	if _, err := s.Put(ctx, "/registry/x/again", value, 0); err != nil {
 		t.Errorf("after making room: %v", err)
+	}
+}
+
+// TestDiskFull: on a disk that others have filled, writes fail and say so,
+// reads and deletes work, and with room again writes do too.
+func TestDiskFull(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts a small disk")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=400m"); err != nil {
+		t.Skipf("cannot mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	s := open(t, Config{Dir: filepath.Join(dir, "etcd")})
+	ctx := context.Background()
+	rev, err := s.Put(ctx, "/registry/x/a", []byte("1"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	fill, err := os.Create(filepath.Join(dir, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fallocate(int(fill.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-diskReserve/2); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DiskRoom(); !errors.Is(err, store.ErrDiskFull) {
+		t.Errorf("a full disk: %v", err)
+	}
+	if _, err := s.Put(ctx, "/registry/x/b", []byte("1"), 0); !errors.Is(err, store.ErrDiskFull) {
+		t.Errorf("a write to a full disk: %v", err)
+	}
+	if kv, err := s.Get(ctx, "/registry/x/a"); err != nil || kv.Rev != rev {
+		t.Errorf("what was acknowledged: %+v %v", kv, err)
+	}
+	if _, err := s.Delete(ctx, "/registry/x/a", rev); err != nil {
+		t.Errorf("a delete from a full disk: %v", err)
+	}
+	if err := errors.Join(fill.Truncate(0), fill.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(ctx, "/registry/x/b", []byte("1"), 0); err != nil {
+		t.Errorf("with room again: %v", err)
 	}
 }

@@ -2,10 +2,26 @@ package etcd
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 
 	"go.uber.org/zap/zapcore"
 )
+
+// harmless are lines that etcd writes louder than a single embedded member
+// deserves, with what their error says; they become debug.
+var harmless = map[string]string{
+	// Its clients are in this process; the socket is for an etcdctl.
+	"Running http and grpc server on single port. This is not recommended for production.": "",
+	// A first start: the version is written once a term has been committed.
+	"Failed to detect schema version":  "missing term information",
+	"failed to update storage version": "missing term information",
+	// How it ends when it is told to; if nobody told it, Failed delivers the error.
+	"setting up serving from embedded etcd failed.": "",
+	"stopping insecure grpc server due to error":    "",
+	"stopped insecure grpc server due to error":     "",
+}
 
 // bridge is a zap core over slog: etcd's info lines become debug.
 type bridge struct {
@@ -35,7 +51,14 @@ func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for k, v := range enc.Fields {
 		args = append(args, k, v)
 	}
-	b.log.Log(context.Background(), level(e.Level), "etcd: "+e.Message, args...)
+	l := level(e.Level)
+	if said, ok := harmless[e.Message]; ok && strings.Contains(fmt.Sprint(enc.Fields["error"]), said) {
+		l = slog.LevelDebug
+	}
+	b.log.Log(context.Background(), l, "etcd: "+e.Message, args...)
+	if e.Level >= zapcore.DPanicLevel {
+		b.log.Error("etcd cannot go on, and knarr ends; nothing that was acknowledged is lost: see to the cause (is the disk full, or broken?) and start knarr again")
+	}
 	return nil
 }
 

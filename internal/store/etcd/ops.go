@@ -62,6 +62,9 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, expect int64)
 	if len(value) > store.MaxValue+store.MaxOverhead {
 		return 0, store.ErrTooLarge
 	}
+	if err := s.DiskRoom(); err != nil {
+		return 0, err
+	}
 	return s.write(ctx, key, expect, clientv3.OpPut(key, string(value)))
 }
 

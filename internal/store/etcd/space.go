@@ -7,6 +7,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/internal/store"
 )
@@ -48,6 +49,28 @@ func (s *Store) watchSpace(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// DiskRoom is ErrDiskFull when the disk of an embedded etcd has no room for
+// more than what is on its way; deletes still work.
+func (s *Store) DiskRoom() error {
+	if s.server == nil {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return fmt.Errorf("etcd: cannot look at the disk of %s: %w", s.dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < diskReserve {
+		if !s.diskFull.Swap(true) {
+			s.log.Error("the disk is full: nothing is written until some is freed", "dir", s.dir, "free", free, "needed", diskReserve)
+		}
+		return store.ErrDiskFull
+	}
+	if s.diskFull.Load() && s.diskFull.Swap(false) {
+		s.log.Info("the disk has room again", "dir", s.dir)
+	}
+	return nil
 }
 
 // shrink gives free pages of an embedded etcd back to the file system, and
