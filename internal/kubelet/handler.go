@@ -183,6 +183,23 @@ func (k *Kubelet) container(rw http.ResponseWriter, r *http.Request) *plan.Conta
 	return c
 }
 
+// terminal reports whether a container was given one.
+func terminal(pod *corev1.Pod, name string) bool {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Name == name {
+				return list[i].TTY
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name == name {
+			return pod.Spec.EphemeralContainers[i].TTY
+		}
+	}
+	return false
+}
+
 type streams struct{ in, out, err, tty bool }
 
 func streamsOf(q url.Values) (streams, error) {
@@ -221,6 +238,13 @@ func (k *Kubelet) serveAttach(rw http.ResponseWriter, r *http.Request) {
 	c := k.container(rw, r)
 	if c == nil {
 		return
+	}
+	// A container has its terminal or none from its start: what the client would
+	// like does not matter.
+	if w := k.workerFor(r); w != nil {
+		pod, _ := w.current()
+		s.tty = terminal(pod, c.Name)
+		s.err = s.err && !s.tty
 	}
 	res, err := k.cri.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{ContainerId: c.ID, Stdin: s.in, Stdout: s.out, Stderr: s.err, Tty: s.tty})
 	k.stream(rw, r, res.GetUrl(), err)
