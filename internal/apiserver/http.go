@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -180,9 +181,22 @@ func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) erro
 			h.ServeHTTP(w, r)
 			return nil
 		}
-		return pathNotFound()
+		return s.notServed(in)
 	}
 	return s.serveKind(w, r, in, k, u)
+}
+
+// notServed names a whole group that is missing: kubectl prints nothing else.
+func (s *Server) notServed(in *info) error {
+	v := in.gvr.GroupVersion()
+	if slices.ContainsFunc(s.cfg.Kinds.All(), func(k *kinds.Kind) bool { return k.GVK.GroupVersion() == v }) {
+		return pathNotFound()
+	}
+	return pathNotFoundBecause(v.String() + " is not served by this version of knarr")
+}
+
+func pathNotFoundBecause(why string) error {
+	return statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource (%s)", why)
 }
 
 func pathNotFound() error {

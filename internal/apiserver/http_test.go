@@ -90,7 +90,8 @@ func TestRefusals(t *testing.T) {
 		reason, message          string
 	}{
 		{"unknown path", "GET", "/nope", "", nil, 404, "NotFound", "the server could not find the requested resource"},
-		{"unknown group", "GET", "/apis/nope.example/v1/things", "", nil, 404, "NotFound", "the server could not find the requested resource"},
+		{"unknown group", "GET", "/apis/nope.example/v1/things", "", nil, 404, "NotFound", "the server could not find the requested resource (nope.example/v1 is not served by this version of knarr)"},
+		{"OpenAPI v2", "GET", "/openapi/v2", "", nil, 404, "NotFound", "check its apiVersion and kind"},
 		{"unknown resource", "GET", "/api/v1/nopes", "", nil, 404, "NotFound", "the server could not find the requested resource"},
 		{"unknown object", "GET", podURL + "/zzz", "", nil, 404, "NotFound", `pods "zzz" not found`},
 		{"unknown object of a group", "GET", "/apis/apps/v1/namespaces/x/deployments/d", "", nil, 404, "NotFound", `deployments.apps "d" not found`},

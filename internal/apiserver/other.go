@@ -49,6 +49,10 @@ func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
 		}
 		promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 		return nil
+	case "openapi":
+		if check == "v2" {
+			return pathNotFoundBecause("this version of knarr describes itself in OpenAPI v3; kubectl wants v2 for a kind that is not served: check its apiVersion and kind")
+		}
 	case "":
 		w.Header().Set("Content-Type", typeJSON)
 		return json.NewEncoder(w).Encode(map[string]any{"paths": s.paths()})
