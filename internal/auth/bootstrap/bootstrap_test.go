@@ -251,7 +251,8 @@ func TestRights(t *testing.T) {
 	of := func(name string, groups ...string) user.Info {
 		return &user.DefaultInfo{Name: name, Groups: append(groups, "system:authenticated")}
 	}
-	jane, joiner, node := of("jane"), of("system:bootstrap:abc123", "system:bootstrappers"), of("system:node:n1", "system:nodes")
+	jane, joiner, node := of("jane"), of("system:bootstrap:abc123", "system:bootstrappers", JoinGroup), of("system:node:n1", "system:nodes")
+	stranger := of("system:bootstrap:def456", "system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token")
 	sa := of("system:serviceaccount:a:b", "system:serviceaccounts", "system:serviceaccounts:a")
 	url := func(path string) authorizer.AttributesRecord {
 		return authorizer.AttributesRecord{Verb: "get", Path: path}
@@ -282,6 +283,11 @@ func TestRights(t *testing.T) {
 		{"account's pods", sa, res("list", "", "pods", "", "a", ""), false},
 		{"joiner's request", joiner, res("create", "certificates.k8s.io", "certificatesigningrequests", "", "", ""), true},
 		{"joiner's approval", joiner, res("create", "certificates.k8s.io", "certificatesigningrequests", "nodeclient", "", ""), true},
+		{"another's token requests", stranger, res("create", "certificates.k8s.io", "certificatesigningrequests", "", "", ""), false},
+		{"another's token is approved", stranger, res("create", "certificates.k8s.io", "certificatesigningrequests", "nodeclient", "", ""), false},
+		{"node's networks", node, res("get", "", "configmaps", "", "kube-system", NetworkMap), true},
+		{"node's other map", node, res("get", "", "configmaps", "", "kube-system", "x"), false},
+		{"joiner's networks", joiner, res("get", "", "configmaps", "", "kube-system", NetworkMap), false},
 		{"joiner as a node", joiner, res("create", "certificates.k8s.io", "certificatesigningrequests", "selfnodeclient", "", ""), false},
 		{"joiner's secrets", joiner, res("get", "", "secrets", "", "kube-system", "x"), false},
 		{"joiner approves by hand", joiner, res("update", "certificates.k8s.io", "certificatesigningrequests", "approval", "", "x"), false},

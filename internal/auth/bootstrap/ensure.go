@@ -56,6 +56,7 @@ func Objects(controllers []reconcile.Controller) []Entry {
 	for _, b := range bindings() {
 		out = append(out, Entry{kinds.ClusterRoleBinding, b})
 	}
+	out = append(out, networkReader()...)
 	for _, c := range controllers {
 		r := ControllerRole(c)
 		out = append(out, Entry{kinds.ClusterRole, r}, Entry{kinds.ClusterRoleBinding, binding(r.Name, account(metav1.NamespaceSystem, c.Name))})

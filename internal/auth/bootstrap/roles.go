@@ -10,6 +10,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/auth/authz"
+	"knarr.dev/knarr/internal/kinds"
 )
 
 var (
@@ -23,9 +24,14 @@ const (
 	bootstrapL  = "kubernetes.io/bootstrapping"
 	autoUpdate  = "rbac.authorization.kubernetes.io/autoupdate"
 
-	// nodeBootstrapGroup is what every bootstrap token is in.
-	nodeBootstrapGroup = "system:bootstrappers"
-	kubeletClientUser  = "kube-apiserver-kubelet-client"
+	// JoinGroup is what the tokens of `knarr token create` are in; a bootstrap
+	// token of somebody else may join no node.
+	JoinGroup = "system:bootstrappers:knarr:default-node-token"
+	// NetworkMap is the ConfigMap of kube-system by which nodes learn the
+	// cluster's networks.
+	NetworkMap = "knarr-network"
+
+	kubeletClientUser = "kube-apiserver-kubelet-client"
 )
 
 // rule grants verbs on resources of one group.
@@ -154,6 +160,17 @@ func bindingNamed(name, roleName string, subjects ...rbacv1.Subject) *rbacv1.Clu
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: roleName}}
 }
 
+// networkReader lets every node read the one ConfigMap that no pod needs.
+func networkReader() []Entry {
+	m := meta("knarr:network")
+	m.Namespace = metav1.NamespaceSystem
+	return []Entry{
+		{kinds.Role, &rbacv1.Role{ObjectMeta: m, Rules: []rbacv1.PolicyRule{named(rule([]string{"get"}, "", "configmaps"), NetworkMap)}}},
+		{kinds.RoleBinding, &rbacv1.RoleBinding{ObjectMeta: m, Subjects: []rbacv1.Subject{group(user.NodesGroup)},
+			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: m.Name}}},
+	}
+}
+
 func group(name string) rbacv1.Subject {
 	return rbacv1.Subject{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: name}
 }
@@ -179,8 +196,8 @@ func bindings() []*rbacv1.ClusterRoleBinding {
 		binding("system:kube-dns", account(metav1.NamespaceSystem, "kube-dns")),
 		binding("system:node-proxier", person("system:kube-proxy")),
 		bindingNamed("knarr:kubelet-api-admin", "system:kubelet-api-admin", person(kubeletClientUser)),
-		bindingNamed("knarr:node-bootstrapper", "system:node-bootstrapper", group(nodeBootstrapGroup)),
-		bindingNamed("knarr:node-client-approval", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", group(nodeBootstrapGroup)),
+		bindingNamed("knarr:node-bootstrapper", "system:node-bootstrapper", group(JoinGroup)),
+		bindingNamed("knarr:node-client-approval", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", group(JoinGroup)),
 		bindingNamed("knarr:node-client-renewal", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", group(user.NodesGroup)),
 	}
 }

@@ -76,9 +76,9 @@ func (c Config) plan(in reconcile.Input) plan.Result {
 		o.Broken = err.Error()
 	} else {
 		o.Request = requestOf(parsed)
-	}
-	if name, ok := strings.CutPrefix(req.Spec.Username, nodePrefix); ok && name != "" {
-		o.Node = view.Get[*corev1.Node](in.View, kinds.Node, "", name)
+		if name, ok := strings.CutPrefix(o.Request.CommonName, nodePrefix); ok && name != "" {
+			o.Node = view.Get[*corev1.Node](in.View, kinds.Node, "", name)
+		}
 	}
 	res, issue := Plan(o)
 	if issue == nil {

@@ -51,7 +51,7 @@ type Observed struct {
 	CSR     *certificatesv1.CertificateSigningRequest
 	Request *Request // nil: Broken says why
 	Broken  string
-	// Node is the one that the requester claims to be; nil: none.
+	// Node is the one that the request is for; nil: none.
 	Node *corev1.Node
 	// Allowed asks whether the requester may create the subresource of
 	// certificatesigningrequests, which stands for approval unseen.
@@ -158,7 +158,17 @@ func reviewClient(o Observed) plan.Result {
 	if !o.Allowed(sub) {
 		return plan.Result{After: again}
 	}
+	if sub == "nodeclient" && ready(o.Node) {
+		// Whoever may join may not become a node that others already are.
+		return deny(o, fmt.Sprintf("node %s is there and ready: choose another name with --node-name, or delete that node first", o.Node.Name))
+	}
 	return approve(o, why)
+}
+
+func ready(n *corev1.Node) bool {
+	return n != nil && slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // reviewServing approves certificates for a node's own addresses only: with

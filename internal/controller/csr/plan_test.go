@@ -89,6 +89,12 @@ func node(addresses ...string) *corev1.Node {
 	return n
 }
 
+func readyNode(s corev1.ConditionStatus) *corev1.Node {
+	n := node()
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: s}}
+	return n
+}
+
 // describe: what is decided, whether it is signed, and when it is looked at again.
 func describe(res plan.Result, issue *Issue) string {
 	var out []string
@@ -125,6 +131,9 @@ func TestPlan(t *testing.T) {
 		want string
 	}{
 		{"a node joins", Observed{CSR: object(clientSigner, bootstrap), Request: request(), Allowed: only("nodeclient")}, "update approval Approved: the requester may have node client certificates"},
+		{"a node joins again", Observed{CSR: object(clientSigner, bootstrap), Request: request(), Node: readyNode(corev1.ConditionUnknown), Allowed: only("nodeclient")}, "update approval Approved: the requester may have node client certificates"},
+		{"a node that is there", Observed{CSR: object(clientSigner, bootstrap), Request: request(), Node: readyNode(corev1.ConditionTrue), Allowed: only("nodeclient")}, denied + "node n is there and ready: choose another name with --node-name, or delete that node first"},
+		{"a node that is there renews", Observed{CSR: object(clientSigner), Request: request(), Node: readyNode(corev1.ConditionTrue), Allowed: only("selfnodeclient")}, "update approval Approved: the node renews its own client certificate"},
 		{"a stranger", Observed{CSR: object(clientSigner, bootstrap), Request: request(), Allowed: only("selfnodeclient")}, "after 1m0s"},
 		{"a node renews", Observed{CSR: object(clientSigner), Request: request(), Allowed: only("selfnodeclient")}, "update approval Approved: the node renews its own client certificate"},
 		{"a node wants another's", Observed{CSR: object(clientSigner), Request: request(func(r *Request) { r.CommonName = "system:node:m" }), Allowed: only("selfnodeclient")}, "after 1m0s"},
