@@ -22,6 +22,9 @@ import (
 // descriptor 3 and closes it when it is ready.
 const childEnv = "KNARR_DETACHED"
 
+// errorPrefix marks the line by which a child says why it ends.
+const errorPrefix = "error: "
+
 // readyTimeout bounds how long --detach waits. A cold start takes seconds; a
 // first start on a slow disk may import images for a minute.
 const readyTimeout = 5 * time.Minute
@@ -60,14 +63,19 @@ func (o *startOptions) runDetached(ctx context.Context) error {
 		if err := cfg.Preflight(); err != nil {
 			return err
 		}
+		if err := server.MakeDataDir(cfg.DataDir); err != nil {
+			return err
+		}
 		if err := o.startChild(ctx); err != nil {
 			return err
 		}
 		if in, _, err = server.ReadInstance(o.cfg.DataDir); err != nil {
 			return err
 		}
+	} else if in.Server != o.cfg.Server || in.Agent != o.cfg.Agent {
+		return fmt.Errorf("knarr is already running (pid %d) as %s; stop it with `knarr down`", in.PID, roles(in))
 	} else {
-		fmt.Printf("knarr is already running (pid %d)\n", in.PID)
+		fmt.Printf("knarr is already running (pid %d); its flags are those of its start\n", in.PID)
 	}
 	if o.demo {
 		if err := deployDemo(ctx, in); err != nil {
@@ -165,13 +173,13 @@ func followProgress(ctx context.Context, r io.Reader, cmd *exec.Cmd) error {
 		case line, ok := <-lines:
 			if !ok {
 				_ = cmd.Wait()
-				if msg, isErr := strings.CutPrefix(last, "error: "); isErr {
+				if msg, isErr := strings.CutPrefix(last, errorPrefix); isErr {
 					return errors.New(msg)
 				}
 				return fmt.Errorf("knarr ended before it was ready (last step: %s)", last)
 			}
 			last = line
-			if !strings.HasPrefix(line, "error: ") {
+			if !strings.HasPrefix(line, errorPrefix) {
 				fmt.Printf("%6.1fs  %s\n", time.Since(began).Seconds(), line)
 			}
 			if line == "ready" {

@@ -25,7 +25,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), serverCommand(), agentCommand(), downCommand(), uninstallCommand(),
-		statusCommand(), kubeconfigCommand(), tokenCommand())
+		statusCommand(), kubeconfigCommand(), tokenCommand(), versionCommand())
 	return root
 }
 
@@ -49,6 +49,26 @@ func noArgs(cmd *cobra.Command, args []string) error {
 }
 
 // newLog writes text lines to stderr; level is debug, info, warn or error.
+// subcommand refuses a command's arguments: they are none of its subcommands.
+func subcommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+	}
+	return nil
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			v := version.Info()
+			fmt.Printf("knarr %s (commit %s, %s, %s)\n", v.GitVersion, v.GitCommit, v.GoVersion, v.Platform)
+		},
+	}
+}
+
 func newLog(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

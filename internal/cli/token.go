@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,8 +14,10 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"knarr.dev/knarr/internal/auth/bootstrap"
 	"knarr.dev/knarr/internal/client/remote"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/security/pki"
@@ -28,7 +31,8 @@ const (
 )
 
 func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make, list and delete the tokens by which agents join"}
+	cmd := &cobra.Command{Use: "token", Short: "Make, list and delete the tokens by which agents join", Args: subcommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(tokenCreateCommand(), tokenListCommand(), tokenDeleteCommand())
 	return cmd
 }
@@ -74,7 +78,7 @@ func createToken(ctx context.Context, dataDir, description string, ttl time.Dura
 	data := map[string]string{
 		"token-id": id, "token-secret": secret, "description": description,
 		"usage-bootstrap-authentication": "true",
-		"auth-extra-groups":              "system:bootstrappers:knarr:default-node-token",
+		"auth-extra-groups":              bootstrap.JoinGroup,
 	}
 	if ttl > 0 {
 		data["expiration"] = time.Now().Add(ttl).UTC().Format(time.RFC3339)
@@ -142,8 +146,15 @@ func tokenDeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete ID",
 		Short: "Delete a join token; nodes that have joined stay",
-		Args:  cobra.ExactArgs(1),
+		Long:  "Delete a join token, given by its ID or as a whole; nodes that have joined stay.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("give the ID of one token; `knarr token list` shows them")
+			}
+			id := args[0]
+			if token, err := pki.ParseJoinToken(id); err == nil {
+				id = token.ID
+			}
 			in, err := serverInstance(dataDir)
 			if err != nil {
 				return err
@@ -152,8 +163,11 @@ func tokenDeleteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ref := kinds.Ref{Kind: kinds.Secret, Namespace: metav1.NamespaceSystem, Name: bootstrapTokenPrefix + args[0]}
+			ref := kinds.Ref{Kind: kinds.Secret, Namespace: metav1.NamespaceSystem, Name: bootstrapTokenPrefix + id}
 			_, err = api.Delete(cmd.Context(), ref, metav1.DeleteOptions{})
+			if apierrors.IsNotFound(err) {
+				return fmt.Errorf("there is no token %q; `knarr token list` shows them", id)
+			}
 			return err
 		},
 	}

@@ -64,8 +64,9 @@ func agentCommand() *cobra.Command {
 		Use:   "agent --server https://HOST:6443 --token TOKEN",
 		Short: "Run a node that joins a server",
 		Long: `Run a node that joins a server. The token is what ` + "`knarr token create`" + ` prints on
-the server; it is needed the first time only. It can also be given by
---token-file or in the environment as KNARR_TOKEN.`,
+the server; it is needed the first time only, and so is --server. The token can also be given
+by --token-file or in the environment as KNARR_TOKEN. The cluster's networks are
+learnt from the server.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.cfg.Agent = true
@@ -77,11 +78,10 @@ the server; it is needed the first time only. It can also be given by
 	}
 	o.commonFlags(cmd)
 	o.nodeFlags(cmd)
-	cmd.Flags().StringVar(&o.cfg.JoinServer, "server", "", "the server's address, https://HOST:PORT (required)")
+	cmd.Flags().StringVar(&o.cfg.JoinServer, "server", "", "the server's address, https://HOST:6443 (default: that of the last start)")
 	cmd.Flags().StringVar(&o.token, "token", "", "join token")
 	cmd.Flags().StringVar(&o.tokenFile, "token-file", "", "file that holds the join token")
 	cmd.MarkFlagsMutuallyExclusive("token", "token-file")
-	_ = cmd.MarkFlagRequired("server")
 	return cmd
 }
 
@@ -90,23 +90,23 @@ func (o *startOptions) commonFlags(cmd *cobra.Command) {
 	dataDirFlag(cmd, &o.cfg.DataDir)
 	f.StringVar(&o.cfg.NodeName, "node-name", "", "name of this node (default: the host name)")
 	f.StringVar(&o.cfg.NodeIP, "node-ip", "", "address by which other nodes reach this one (default: that of the default route)")
-	f.StringVar(&o.cfg.ClusterCIDR, "cluster-cidr", "", "addresses of pods (default 10.244.0.0/16)")
-	f.StringVar(&o.cfg.ServiceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16)")
-	f.StringVar(&o.cfg.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
-	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "domain of the cluster's DNS names (default cluster.local)")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVarP(&o.detach, "detach", "d", false, "return once it is ready and leave it running")
 }
 
 func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.IntVar(&o.cfg.APIPort, "api-port", 6443, "port of the API server")
+	f.IntVar(&o.cfg.APIPort, "api-port", 0, "port of the API server (default 6443)")
+	f.StringVar(&o.cfg.ClusterCIDR, "cluster-cidr", "", "addresses of pods (default 10.244.0.0/16)")
+	f.StringVar(&o.cfg.ServiceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16)")
+	f.StringVar(&o.cfg.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
+	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "domain of the cluster's DNS names (default cluster.local)")
 	f.StringSliceVar(&o.cfg.TLSSANs, "tls-san", nil, "further names and addresses that clients use for the API server")
 }
 
 func (o *startOptions) nodeFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 10250, "port of the kubelet's HTTPS API")
+	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 0, "port of the kubelet's HTTPS API (default 10250)")
 	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of a runtime to use instead of knarr's own containerd")
 	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
 	f.StringSliceVar(&o.cfg.InsecureRegistries, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
@@ -149,7 +149,11 @@ func (o *startOptions) run(ctx context.Context) error {
 	}
 	progress, ready := progressSink()
 	o.cfg.Progress = progress
-	return server.Run(ctx, o.cfg, ready)
+	err = server.Run(ctx, o.cfg, ready)
+	if err != nil && os.Getenv(childEnv) != "" {
+		progress(errorPrefix + strings.ReplaceAll(err.Error(), "\n", "; ")) // one line is one message
+	}
+	return err
 }
 
 func parseMirrors(list []string) (map[string][]string, error) {

@@ -48,6 +48,15 @@ func runAgent(ctx context.Context, c *Config, ready func()) error {
 	if err := join(ctx, c, roots, certs, api); err != nil {
 		return err
 	}
+	if err := pki.WriteFile(caFile(c), ca); err != nil {
+		return err
+	}
+	if err := begin(c); err != nil {
+		return err
+	}
+	if err := learnNetworks(ctx, api, c); err != nil {
+		return err
+	}
 	v := view.New([]*kinds.Kind{kinds.Pod, kinds.Node, kinds.Service, kinds.EndpointSlice, kinds.Namespace}, view.PodsByNode, view.SlicesByService)
 	feed, err := viewremote.New(viewremote.Config{Client: api, View: v, Log: c.Log, Sources: []viewremote.Source{
 		{Kind: kinds.Pod, FieldSelector: "spec.nodeName=" + c.NodeName},
@@ -72,11 +81,22 @@ func runAgent(ctx context.Context, c *Config, ready func()) error {
 	return err
 }
 
-// trust returns the cluster's CA: the stored one, or at the first time what
-// the server shows, if it is the one that the token names.
+func caFile(c *Config) string { return c.Dir("agent", "pki", "ca.crt") }
+
+// trust returns the cluster's CA: the one that this machine joined, or at the
+// first time what the server shows, if it is the one that the token names.
 func trust(ctx context.Context, c *Config) ([]byte, error) {
-	file := c.Dir("agent", "pki", "ca.crt")
-	if ca, err := os.ReadFile(file); err == nil {
+	var token pki.JoinToken
+	if c.JoinToken != "" {
+		var err error
+		if token, err = pki.ParseJoinToken(c.JoinToken); err != nil {
+			return nil, err
+		}
+	}
+	if ca, err := os.ReadFile(caFile(c)); err == nil {
+		if c.JoinToken != "" && token.VerifyCA(ca) != nil {
+			return nil, errors.New("this machine has joined another cluster than the token is for: `knarr uninstall` here first, or choose another place with --data-dir")
+		}
 		return ca, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -84,20 +104,13 @@ func trust(ctx context.Context, c *Config) ([]byte, error) {
 	if c.JoinToken == "" {
 		return nil, errNoToken
 	}
-	token, err := pki.ParseJoinToken(c.JoinToken)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	ca, err := fetchCA(ctx, c.JoinServer)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach the server: %w", err)
+		return nil, joinError(c, err)
 	}
-	if err := token.VerifyCA(ca); err != nil {
-		return nil, err
-	}
-	return ca, pki.WriteFile(file, ca)
+	return ca, token.VerifyCA(ca)
 }
 
 // fetchCA asks without trusting: the answer is only believed if the token's
@@ -136,7 +149,7 @@ func join(ctx context.Context, c *Config, roots *x509.CertPool, certs *bootstrap
 		}
 	}
 	if err := certs.ClientCertificate(ctx, first); err != nil {
-		return fmt.Errorf("cannot join %s: %w", c.JoinServer, err)
+		return joinError(c, err)
 	}
 	return nil
 }

@@ -5,10 +5,12 @@ package server
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +34,8 @@ type Config struct {
 	APIPort     int // default 6443
 	KubeletPort int // default 10250
 
+	// The networks are the server's to choose, once; an agent learns them when
+	// it has joined.
 	ClusterCIDR   string // pods; default 10.244.0.0/16, a /24 for each node
 	ServiceCIDR   string // default 10.96.0.0/16
 	ClusterDNS    string // default: the tenth address of ServiceCIDR
@@ -56,7 +60,8 @@ type Config struct {
 	Progress func(string)
 }
 
-// Complete sets defaults and reports the first thing that cannot work.
+// Complete sets defaults and reports the first thing that cannot work. What was
+// chosen at an earlier start with the same data directory stays chosen.
 func (c *Config) Complete() error {
 	if c.DataDir == "" {
 		c.DataDir = "/var/lib/knarr"
@@ -67,18 +72,89 @@ func (c *Config) Complete() error {
 	// Mounts, sockets and other processes' arguments are compared with real
 	// paths: a link in between would hide them.
 	c.DataDir = RealPath(c.DataDir)
-	defaultTo(&c.ClusterCIDR, "10.244.0.0/16")
-	defaultTo(&c.ServiceCIDR, "10.96.0.0/16")
-	defaultTo(&c.ClusterDomain, "cluster.local")
-	if c.APIPort == 0 {
-		c.APIPort = 6443
-	}
-	if c.KubeletPort == 0 {
-		c.KubeletPort = 10250
-	}
 	if c.Progress == nil {
 		c.Progress = func(string) {}
 	}
+	if err := c.inherit(); err != nil {
+		return err
+	}
+	if err := c.completePorts(); err != nil {
+		return err
+	}
+	if err := c.completeNode(); err != nil {
+		return err
+	}
+	if !c.Server {
+		return c.checkJoin()
+	}
+	for _, san := range c.TLSSANs {
+		if net.ParseIP(san) == nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(san, "*."))) > 0 {
+			return fmt.Errorf("--tls-san %q is neither an address nor a DNS name", san)
+		}
+	}
+	return c.completeNetworks()
+}
+
+// inherit takes what is not said from the last start.
+func (c *Config) inherit() error {
+	in, _, err := ReadInstance(c.DataDir)
+	if errors.Is(err, ErrNotInstalled) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	const remedy = "; remove that with `knarr uninstall`, or choose another place with --data-dir"
+	switch {
+	case c.Server && !in.Server:
+		return fmt.Errorf("%s belongs to an agent of %s%s", c.DataDir, in.APIURL, remedy)
+	case in.Server && !c.Server:
+		return fmt.Errorf("%s belongs to a server%s", c.DataDir, remedy)
+	case in.Agent && !c.Agent:
+		return fmt.Errorf("%s belongs to a server that is a node too: start it with `knarr up`%s", c.DataDir, remedy)
+	}
+	for _, n := range []struct{ flag, was, is string }{
+		{"--cluster-cidr", in.ClusterCIDR, c.ClusterCIDR}, {"--service-cidr", in.ServiceCIDR, c.ServiceCIDR},
+		{"--cluster-dns", in.ClusterDNS, c.ClusterDNS}, {"--cluster-domain", in.ClusterDomain, c.ClusterDomain},
+	} {
+		if c.Server && n.is != "" && n.was != "" && n.is != n.was {
+			return fmt.Errorf("%s is %s in this cluster and cannot be changed to %s: leave the flag away, or begin anew after `knarr uninstall`", n.flag, n.was, n.is)
+		}
+	}
+	defaultTo(&c.NodeName, in.NodeName)
+	defaultTo(&c.APIPort, in.APIPort)
+	defaultTo(&c.KubeletPort, in.KubeletPort)
+	if !c.Server {
+		defaultTo(&c.JoinServer, in.APIURL)
+		return nil
+	}
+	defaultTo(&c.ClusterCIDR, in.ClusterCIDR)
+	defaultTo(&c.ServiceCIDR, in.ServiceCIDR)
+	defaultTo(&c.ClusterDNS, in.ClusterDNS)
+	defaultTo(&c.ClusterDomain, in.ClusterDomain)
+	return nil
+}
+
+func (c *Config) completePorts() error {
+	defaultTo(&c.APIPort, 6443)
+	defaultTo(&c.KubeletPort, 10250)
+	for _, p := range []struct {
+		flag string
+		port int
+	}{{"--api-port", c.APIPort}, {"--kubelet-port", c.KubeletPort}} {
+		if p.port < 1 || p.port > 65535 {
+			return fmt.Errorf("%s %d is not a port: give one from 1 to 65535", p.flag, p.port)
+		}
+	}
+	if c.Server && c.Agent && c.APIPort == c.KubeletPort {
+		return fmt.Errorf("--api-port and --kubelet-port are both %d: give two", c.APIPort)
+	}
+	return nil
+}
+
+// completeNode settles the node's name and address, and checks where it pulls
+// images from.
+func (c *Config) completeNode() error {
 	if c.NodeName == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -96,13 +172,35 @@ func (c *Config) Complete() error {
 		}
 		c.NodeIP = ip
 	}
-	if _, err := netip.ParseAddr(c.NodeIP); err != nil {
-		return fmt.Errorf("node address: %w", err)
+	ip, err := netip.ParseAddr(c.NodeIP)
+	if err != nil || !ip.Is4() || ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() {
+		return fmt.Errorf("node address %q is none that others can reach: give an IPv4 address of this machine with --node-ip", c.NodeIP)
 	}
-	return c.completeNetworks()
+	for _, r := range c.InsecureRegistries {
+		if u, err := url.Parse("http://" + r); err != nil || u.Host != r || r == "" {
+			return fmt.Errorf("--insecure-registry %q is not of the form HOST:PORT", r)
+		}
+	}
+	return nil
+}
+
+// checkJoin: an agent has to know where to.
+func (c *Config) checkJoin() error {
+	c.JoinServer = strings.TrimSuffix(c.JoinServer, "/")
+	u, err := url.Parse(c.JoinServer)
+	if c.JoinServer == "" || err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" || u.Path != "" {
+		return fmt.Errorf("server %q is not of the form https://HOST:6443: give the server's address with --server", c.JoinServer)
+	}
+	return nil
 }
 
 func (c *Config) completeNetworks() error {
+	defaultTo(&c.ClusterCIDR, "10.244.0.0/16")
+	defaultTo(&c.ServiceCIDR, "10.96.0.0/16")
+	defaultTo(&c.ClusterDomain, "cluster.local")
+	if msgs := validation.IsDNS1123Subdomain(c.ClusterDomain); len(msgs) > 0 {
+		return fmt.Errorf("--cluster-domain %q is not a DNS name in lower case", c.ClusterDomain)
+	}
 	services, err := netip.ParsePrefix(c.ServiceCIDR)
 	if err != nil || !services.Addr().Is4() || services.Bits() > 24 || services.Bits() < 12 {
 		return fmt.Errorf("service CIDR %q is not an IPv4 prefix of 12 to 24 bits", c.ServiceCIDR)
@@ -111,8 +209,13 @@ func (c *Config) completeNetworks() error {
 	if err != nil || !pods.Addr().Is4() || pods.Bits() > 24 {
 		return fmt.Errorf("cluster CIDR %q is not an IPv4 prefix of at most 24 bits", c.ClusterCIDR)
 	}
+	for _, p := range []netip.Prefix{services, pods} {
+		if p != p.Masked() {
+			return fmt.Errorf("%s has bits beyond its prefix: is %s meant?", p, p.Masked())
+		}
+	}
 	if pods.Overlaps(services) {
-		return fmt.Errorf("cluster CIDR %s and service CIDR %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+		return fmt.Errorf("cluster CIDR %s and service CIDR %s overlap; choose another with --cluster-cidr or --service-cidr", c.ClusterCIDR, c.ServiceCIDR)
 	}
 	node := netip.MustParseAddr(c.NodeIP)
 	if pods.Contains(node) || services.Contains(node) {
@@ -123,7 +226,10 @@ func (c *Config) completeNetworks() error {
 	}
 	dns, err := netip.ParseAddr(c.ClusterDNS)
 	if err != nil || !services.Contains(dns) {
-		return fmt.Errorf("cluster DNS address %q does not lie in the service CIDR %s", c.ClusterDNS, c.ServiceCIDR)
+		return fmt.Errorf("cluster DNS address %q does not lie in the service CIDR %s: choose one there, or leave --cluster-dns away", c.ClusterDNS, c.ServiceCIDR)
+	}
+	if dns == services.Addr() || c.ClusterDNS == c.ServiceIP() {
+		return fmt.Errorf("cluster DNS address %s is taken by the API server's service: choose another, or leave --cluster-dns away", dns)
 	}
 	return nil
 }
@@ -154,8 +260,9 @@ func RealPath(path string) string {
 	return filepath.Join(RealPath(parent), filepath.Base(path))
 }
 
-func defaultTo(s *string, v string) {
-	if *s == "" {
+func defaultTo[T comparable](s *T, v T) {
+	var none T
+	if *s == none {
 		*s = v
 	}
 }

@@ -3,8 +3,11 @@ package server
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 func TestComplete(t *testing.T) {
@@ -13,7 +16,7 @@ func TestComplete(t *testing.T) {
 		cfg  Config
 		want string // part of the error; empty: none
 	}{
-		{name: "defaults", cfg: Config{NodeName: "n1", NodeIP: "192.0.2.1"}},
+		{name: "defaults"},
 		{name: "relative data dir", cfg: Config{DataDir: "x"}, want: "absolute"},
 		{name: "bad name", cfg: Config{NodeName: "a_b", NodeIP: "192.0.2.1"}, want: "--node-name"},
 		{name: "bad address", cfg: Config{NodeName: "n1", NodeIP: "nope"}, want: "node address"},
@@ -22,8 +25,22 @@ func TestComplete(t *testing.T) {
 		{name: "service range too small", cfg: Config{NodeName: "n1", NodeIP: "192.0.2.1", ServiceCIDR: "10.96.0.0/28"}, want: "12 to 24"},
 		{name: "IPv6 services", cfg: Config{NodeName: "n1", NodeIP: "192.0.2.1", ServiceCIDR: "fd00::/108"}, want: "IPv4"},
 		{name: "DNS elsewhere", cfg: Config{NodeName: "n1", NodeIP: "192.0.2.1", ClusterDNS: "192.0.2.53"}, want: "cluster DNS"},
+		{name: "DNS at the API server's address", cfg: Config{ClusterDNS: "10.96.0.1"}, want: "--cluster-dns"},
+		{name: "bits beyond the prefix", cfg: Config{ClusterCIDR: "10.244.0.5/16"}, want: "is 10.244.0.0/16 meant"},
+		{name: "no domain", cfg: Config{ClusterDomain: "Foo_bar"}, want: "--cluster-domain"},
+		{name: "loopback", cfg: Config{NodeIP: "127.0.0.1"}, want: "--node-ip"},
+		{name: "IPv6 node", cfg: Config{NodeIP: "2001:db8::1"}, want: "--node-ip"},
+		{name: "no port", cfg: Config{APIPort: 70000}, want: "--api-port 70000"},
+		{name: "negative port", cfg: Config{KubeletPort: -1}, want: "--kubelet-port -1"},
+		{name: "one port for two", cfg: Config{Agent: true, APIPort: 7000, KubeletPort: 7000}, want: "both 7000"},
+		{name: "no name", cfg: Config{TLSSANs: []string{"*.example.com", "192.0.2.9", "a b"}}, want: `--tls-san "a b"`},
+		{name: "registry with a scheme", cfg: Config{InsecureRegistries: []string{"http://r:5000"}}, want: "--insecure-registry"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			tc.cfg.Server = true
+			defaultTo(&tc.cfg.DataDir, t.TempDir())
+			defaultTo(&tc.cfg.NodeName, "n1")
+			defaultTo(&tc.cfg.NodeIP, "192.0.2.1")
 			err := tc.cfg.Complete()
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 				t.Fatalf("got %v, want %q", err, tc.want)
@@ -32,6 +49,112 @@ func TestComplete(t *testing.T) {
 				t.Errorf("DNS %s, service %s", tc.cfg.ClusterDNS, tc.cfg.ServiceIP())
 			}
 		})
+	}
+}
+
+func TestJoinServer(t *testing.T) {
+	for server, good := range map[string]bool{
+		"https://192.0.2.1:6443": true, "https://knarr.example.com:6443/": true,
+		"": false, "192.0.2.1:6443": false, "http://192.0.2.1:6443": false, "https://192.0.2.1": false, "https://:6443": false, "https://h:1/x": false,
+	} {
+		c := Config{Agent: true, DataDir: t.TempDir(), NodeName: "n1", NodeIP: "192.0.2.2", JoinServer: server}
+		err := c.Complete()
+		if good != (err == nil) || err != nil && !strings.Contains(err.Error(), "--server") {
+			t.Errorf("%q: %v", server, err)
+		}
+	}
+}
+
+// TestNextStart: what was chosen once stays, networks for good.
+func TestNextStart(t *testing.T) {
+	dir := t.TempDir()
+	complete := func(c Config) (Config, error) {
+		c.DataDir, c.NodeIP = dir, "192.0.2.1"
+		err := c.Complete()
+		return c, err
+	}
+	first, err := complete(Config{Server: true, NodeName: "n1", APIPort: 7443, KubeletPort: 7250, ClusterCIDR: "10.8.0.0/16", ServiceCIDR: "10.9.0.0/16", ClusterDomain: "x.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeInstance(&first, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	next, err := complete(Config{Server: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Progress, first.Progress = nil, nil
+	if !reflect.DeepEqual(next, first) {
+		t.Errorf("the next start has %+v, want %+v", next, first)
+	}
+	if next, err := complete(Config{Server: true, Agent: true, APIPort: 8443}); err != nil || next.APIPort != 8443 {
+		t.Errorf("another port and a node: %d %v", next.APIPort, err)
+	}
+	for want, c := range map[string]Config{
+		"--service-cidr is 10.9.0.0/16":   {Server: true, ServiceCIDR: "10.10.0.0/16"},
+		"--cluster-domain is x.test":      {Server: true, ClusterDomain: "y.test"},
+		"belongs to a server; remove":     {Agent: true, JoinServer: "https://h:1"},
+		"--cluster-dns is 10.9.0.10 in":   {Server: true, ClusterDNS: "10.9.0.11"},
+		"--cluster-cidr is 10.8.0.0/16 i": {Server: true, ClusterCIDR: "10.7.0.0/16"},
+	} {
+		if _, err := complete(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	first.Agent = true
+	if err := writeInstance(&first, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := complete(Config{Server: true}); err == nil || !strings.Contains(err.Error(), "knarr up") {
+		t.Errorf("a server without its node: %v", err)
+	}
+}
+
+// TestTakeNetworks: an agent believes a whole answer only.
+func TestTakeNetworks(t *testing.T) {
+	server := Config{NodeIP: "192.0.2.1", ServiceCIDR: "10.9.0.0/16"}
+	if err := server.completeNetworks(); err != nil {
+		t.Fatal(err)
+	}
+	cm := &corev1.ConfigMap{Data: map[string]string{}}
+	for key, value := range server.networks() {
+		cm.Data[key] = *value
+	}
+	agent := Config{NodeIP: "192.0.2.2"}
+	if err := agent.takeNetworks(cm); err != nil || agent.ServiceCIDR != "10.9.0.0/16" || agent.ClusterDNS != "10.9.0.10" || agent.ClusterCIDR != "10.244.0.0/16" || agent.ClusterDomain != "cluster.local" {
+		t.Errorf("%+v %v", agent, err)
+	}
+	agent = Config{NodeIP: "10.244.1.2"}
+	if err := agent.takeNetworks(cm); err == nil {
+		t.Error("a node inside the pods' range was taken")
+	}
+	delete(cm.Data, "cluster-dns")
+	if err := agent.takeNetworks(cm); err == nil || !strings.Contains(err.Error(), "lacks cluster-dns") {
+		t.Errorf("half an answer: %v", err)
+	}
+}
+
+// TestUnlock: what was never started leaves nothing behind.
+func TestUnlock(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	lock, err := lockInstance(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock(dir, lock)
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("an empty data directory stays: %v", err)
+	}
+	if lock, err = lockInstance(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeInstance(&Config{DataDir: dir}, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	unlock(dir, lock)
+	if _, running, err := ReadInstance(dir); err != nil || running {
+		t.Errorf("a stopped instance: running %v, %v", running, err)
 	}
 }
 

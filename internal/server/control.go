@@ -213,6 +213,9 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 		if err := bootstrap.Ensure(ctx, admin, s.view.Snapshot(), bootstrap.Objects(s.loops)); err != nil {
 			return err
 		}
+		if err := publishNetworks(ctx, admin, s.cfg); err != nil {
+			return err
+		}
 		// The controllers' roles have to be known before they use them.
 		rev, err := s.store.Revision(ctx)
 		if err != nil {

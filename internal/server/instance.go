@@ -15,7 +15,8 @@ import (
 )
 
 // Instance is what a knarr process leaves on disk about itself, so that other
-// commands find it: <data>/instance.json, with <data>/lock held while it runs.
+// commands find it and the next start makes the same choices:
+// <data>/instance.json, with <data>/lock held while it runs.
 type Instance struct {
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
@@ -29,9 +30,12 @@ type Instance struct {
 	NodeName        string `json:"nodeName"`
 	NodeIP          string `json:"nodeIP"`
 	APIURL          string `json:"apiURL"`
-	ClusterCIDR     string `json:"clusterCIDR"`
-	ServiceCIDR     string `json:"serviceCIDR"`
-	ClusterDNS      string `json:"clusterDNS"`
+	APIPort         int    `json:"apiPort,omitempty"`
+	KubeletPort     int    `json:"kubeletPort,omitempty"`
+	ClusterCIDR     string `json:"clusterCIDR,omitempty"`
+	ServiceCIDR     string `json:"serviceCIDR,omitempty"`
+	ClusterDNS      string `json:"clusterDNS,omitempty"`
+	ClusterDomain   string `json:"clusterDomain,omitempty"`
 	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
 }
 
@@ -44,6 +48,9 @@ func ReadInstance(dataDir string) (in *Instance, running bool, err error) {
 	data, err := os.ReadFile(filepath.Join(dataDir, "instance.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, fmt.Errorf("%w (data directory %s)", ErrNotInstalled, dataDir)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, false, fmt.Errorf("run it as root (sudo): %w", err)
 	}
 	if err != nil {
 		return nil, false, err
@@ -66,10 +73,28 @@ func (e *AlreadyRunning) Error() string {
 	return fmt.Sprintf("another knarr runs with the data directory %s; stop it with `knarr down`, or choose another with --data-dir", e.DataDir)
 }
 
+// MakeDataDir makes what is missing of it.
+func MakeDataDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the data directory; choose another with --data-dir: %w", err)
+	}
+	return nil
+}
+
+// unlock gives the data directory back, and leaves no trace where nothing has
+// been started: what holds more than the lock is not removed.
+func unlock(dataDir string, lock *os.File) {
+	if _, err := os.Lstat(filepath.Join(dataDir, "instance.json")); errors.Is(err, fs.ErrNotExist) {
+		_ = os.Remove(lock.Name())
+		_ = os.Remove(dataDir)
+	}
+	_ = lock.Close()
+}
+
 // lockInstance takes the data directory; the kernel gives it back when the
 // process ends, however it ends.
 func lockInstance(dataDir string) (*os.File, error) {
-	if err := os.MkdirAll(dataDir, 0o700); err != nil {
+	if err := MakeDataDir(dataDir); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -87,7 +112,8 @@ func lockInstance(dataDir string) (*os.File, error) {
 func writeInstance(c *Config, version string) error {
 	in := Instance{PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second), Version: version,
 		Server: c.Server, Agent: c.Agent, DataDir: c.DataDir, RunDir: c.RunDir(), NodeName: c.NodeName, NodeIP: c.NodeIP,
-		APIURL: c.APIURL(), ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS,
+		APIURL: c.APIURL(), APIPort: c.APIPort, KubeletPort: c.KubeletPort,
+		ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
 		RuntimeEndpoint: c.RuntimeEndpoint}
 	if !c.Server {
 		in.APIURL = c.JoinServer

@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/event"
@@ -55,6 +58,30 @@ func routeState(dataDir string) string { return filepath.Join(dataDir, "agent", 
 
 // cgroupRoot of a node: several on one machine must not share one.
 func cgroupRoot(nodeName string) string { return "knarr-" + nodeName }
+
+// onlyNode is held while a node runs, or is cleaned up after: service rules and
+// links are one set for each network namespace, and so is an abstract socket.
+func onlyNode() (io.Closer, error) {
+	l, err := net.Listen("unix", "@knarr-node")
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, errOtherNode
+	}
+	return l, err
+}
+
+var errOtherNode = errors.New("another knarr runs a node on this machine, with another data directory: a machine is one node; stop that one with `knarr down --data-dir …`")
+
+// cleanNetwork takes rules and links away, if they are not another node's.
+func cleanNetwork(in *Instance) error {
+	alone, err := onlyNode()
+	if errors.Is(err, errOtherNode) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(network.Clean(network.CleanConfig{StateFile: routeState(in.DataDir)}), alone.Close())
+}
 
 // run runs the node; ready is called once it is Ready in the cluster.
 func (n *node) run(ctx context.Context, ready func()) error {
@@ -182,7 +209,7 @@ func StopNode(ctx context.Context, in *Instance) error {
 		}
 		errs = append(errs, r.Stop(ctx, true))
 	}
-	return errors.Join(append(errs, network.Clean(network.CleanConfig{StateFile: routeState(in.DataDir)}))...)
+	return errors.Join(append(errs, cleanNetwork(in))...)
 }
 
 // Remove deletes everything that a stopped instance made.
@@ -197,7 +224,7 @@ func Remove(ctx context.Context, in *Instance) error {
 			}
 			errs = append(errs, r.Clean(ctx))
 		}
-		errs = append(errs, network.Clean(network.CleanConfig{StateFile: routeState(in.DataDir)}))
+		errs = append(errs, cleanNetwork(in))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("not everything could be removed, the data are kept: %w", err)

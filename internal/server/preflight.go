@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,17 +23,17 @@ func (c *Config) Preflight() error {
 	var missing []error
 	fail := func(format string, args ...any) { missing = append(missing, fmt.Errorf(format, args...)) }
 
-	if os.Geteuid() != 0 {
-		return errors.New("knarr sets up namespaces, mounts and firewall rules: run it as root (sudo)")
-	}
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return fmt.Errorf("cannot make the data directory; choose another with --data-dir: %w", err)
+	if err := needRoot(); err != nil {
+		return err
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(c.DataDir, &st); err == nil {
+	if err := unix.Statfs(existing(c.DataDir), &st); err == nil {
 		if free := st.Bavail * uint64(st.Bsize); free < minFree {
 			fail("the disk of %s has %d MiB free, knarr needs %d: free some, or choose another place with --data-dir", c.DataDir, free>>20, minFree>>20)
 		}
+	}
+	if !ownAddress(c.NodeIP) {
+		fail("no interface of this machine has the address %s: give one that it has with --node-ip", c.NodeIP)
 	}
 	if c.Server {
 		if err := portFree(c.APIPort); err != nil {
@@ -71,6 +73,31 @@ func (c *Config) preflightNode(fail func(string, ...any)) {
 			fail("%s is not installed: apt-get install containerd runc (or your distribution's packages of that name)", tool)
 		}
 	}
+}
+
+func needRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("knarr sets up namespaces, mounts and firewall rules: run it as root (sudo)")
+	}
+	return nil
+}
+
+// existing is the part of a path that is there.
+func existing(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+func ownAddress(ip string) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err != nil || slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.String() == ip
+	})
 }
 
 func portFree(port int) error {

@@ -29,29 +29,35 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	}
 	quietLibraries(c.Log)
 	if err := run(ctx, &c, began, ready); err != nil && ctx.Err() == nil {
-		c.Progress("error: " + err.Error())
 		return err
 	}
 	return nil
 }
 
 func run(ctx context.Context, c *Config, began time.Time, ready func()) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
 	lock, err := lockInstance(c.DataDir)
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer unlock(c.DataDir, lock)
 	if err := c.Preflight(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
-		return err
-	}
-	if err := writeInstance(c, version.GitVersion); err != nil {
-		return err
+	if c.Agent {
+		alone, err := onlyNode()
+		if err != nil {
+			return err
+		}
+		defer alone.Close()
 	}
 	if !c.Server {
 		return runAgent(ctx, c, ready)
+	}
+	if err := begin(c); err != nil {
+		return err
 	}
 	s, err := newControl(ctx, c)
 	if err != nil {
@@ -78,6 +84,15 @@ func run(ctx context.Context, c *Config, began time.Time, ready func()) error {
 		})
 	})
 	return g.Wait()
+}
+
+// begin says on disk that this instance is there: from here on there may be
+// something to stop and to remove.
+func begin(c *Config) error {
+	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
+		return err
+	}
+	return writeInstance(c, version.GitVersion)
 }
 
 // localNode shares the server's view and speaks to the apiserver in process,
