@@ -73,7 +73,7 @@ func (o *startOptions) runDetached(ctx context.Context) error {
 			return err
 		}
 	} else if in.Server != o.cfg.Server || in.Agent != o.cfg.Agent {
-		return fmt.Errorf("knarr is already running (pid %d) as %s; stop it with `knarr down`", in.PID, roles(in))
+		return fmt.Errorf("knarr is already running (pid %d) as %s; stop it with `knarr down%s`", in.PID, roles(in), dataDirArg(in))
 	} else {
 		fmt.Printf("knarr is already running (pid %d); its flags are those of its start\n", in.PID)
 	}
@@ -107,7 +107,7 @@ func settled(ctx context.Context, dataDir string) (in *server.Instance, running 
 			}
 		}
 		if time.Now().After(deadline) {
-			return nil, false, fmt.Errorf("knarr runs (pid %d) but does not answer; `knarr down` ends it: %w", in.PID, err)
+			return nil, false, fmt.Errorf("knarr runs (pid %d) but does not answer; `knarr down%s` ends it: %w", in.PID, dataDirArg(in), err)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
@@ -190,7 +190,7 @@ func followProgress(ctx context.Context, r io.Reader, cmd *exec.Cmd) error {
 			return fmt.Errorf("not ready after %s (last step: %s)", readyTimeout, last)
 		case <-ctx.Done():
 			_ = cmd.Process.Signal(syscall.SIGTERM)
-			return ctx.Err()
+			return fmt.Errorf("interrupted (last step: %s)", last)
 		}
 	}
 }
@@ -213,7 +213,7 @@ func withoutToken(args []string) []string {
 
 func printHints(in *server.Instance) {
 	if !in.Server {
-		fmt.Printf("node %s runs; `knarr down` stops it\n", in.NodeName)
+		fmt.Printf("node %s runs; `knarr down%s` stops it\n", in.NodeName, dataDirArg(in))
 		return
 	}
 	exe, err := os.Executable()
@@ -225,11 +225,11 @@ func printHints(in *server.Instance) {
 		kubectl = p
 	}
 	fmt.Printf(`
-  export KUBECONFIG=%s
-  %s get pods -A
-  %s status      what runs
-  %s down        stop it
-`, filepath.Join(in.DataDir, "kubeconfig"), kubectl, exe, exe)
+  export KUBECONFIG=%[1]s
+  %[2]s get pods -A
+  %[3]s status%[4]s      what runs
+  %[3]s down%[4]s        stop it
+`, filepath.Join(in.DataDir, "kubeconfig"), kubectl, exe, dataDirArg(in))
 }
 
 func fileExists(path string) bool {

@@ -30,7 +30,7 @@ func downCommand() *cobra.Command {
 			if err := stop(cmd.Context(), in); err != nil {
 				return err
 			}
-			fmt.Println("stopped; `knarr up` starts it again with all its data")
+			fmt.Printf("stopped; `knarr %s%s` starts it again with all its data\n", role(in), dataDirArg(in))
 			return nil
 		},
 	}
@@ -64,12 +64,34 @@ func uninstallCommand() *cobra.Command {
 				return err
 			}
 			fmt.Printf("removed %s and all links, routes, rules, mounts and cgroups of this node\n", in.DataDir)
+			if !in.Server {
+				fmt.Printf("the cluster still knows the node: `kubectl delete node %s` there\n", in.NodeName)
+			}
 			return nil
 		},
 	}
 	dataDirFlag(cmd, &dataDir)
 	cmd.Flags().BoolVar(&yes, "yes", false, "really delete the data")
 	return cmd
+}
+
+// role is the command that started an instance.
+func role(in *server.Instance) string {
+	switch {
+	case in.Server && in.Agent:
+		return "up"
+	case in.Server:
+		return "server"
+	}
+	return "agent"
+}
+
+// dataDirArg is what a command about this instance has to add.
+func dataDirArg(in *server.Instance) string {
+	if in.DataDir == defaultDataDir {
+		return ""
+	}
+	return " --data-dir " + in.DataDir
 }
 
 // stop ends the process, if it lives, and then the node's containers.

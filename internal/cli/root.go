@@ -77,6 +77,8 @@ func newLog(level string) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 }
 
+const defaultDataDir = "/var/lib/knarr"
+
 func dataDirFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "data-dir", "/var/lib/knarr", "where knarr keeps everything")
+	cmd.Flags().StringVar(dir, "data-dir", defaultDataDir, "where knarr keeps everything")
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,7 +44,7 @@ func status(ctx context.Context, in *server.Instance, running bool) error {
 	fmt.Fprintf(w, "data\t%s\nlog\t%s\n", in.DataDir, filepath.Join(in.DataDir, "knarr.log"))
 	if !running {
 		fmt.Fprintf(w, "state\tstopped\n")
-		return errors.New("knarr is not running; `knarr up` starts it")
+		return fmt.Errorf("knarr is not running; `knarr %s%s` starts it", role(in), dataDirArg(in))
 	}
 	rss, anonymous := server.MemoryOf(in.PID)
 	fmt.Fprintf(w, "state\trunning %s as pid %d since %s\n", in.Version, in.PID, in.Started.Local().Format(time.DateTime))

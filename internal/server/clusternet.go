@@ -62,6 +62,7 @@ func learnNetworks(ctx context.Context, api client.Client, c *Config) error {
 		}
 		if !said {
 			c.Log.Warn("the server does not answer; it is asked again and again", "server", c.JoinServer, "error", err)
+			c.Progress("waiting for " + c.JoinServer + ", which does not answer: " + err.Error())
 		}
 		select {
 		case <-time.After(learnEvery):

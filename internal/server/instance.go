@@ -46,7 +46,7 @@ var ErrNotInstalled = errors.New("no knarr has been started here")
 func ReadInstance(dataDir string) (in *Instance, running bool, err error) {
 	dataDir = RealPath(dataDir)
 	data, err := os.ReadFile(filepath.Join(dataDir, "instance.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, false, fmt.Errorf("%w (data directory %s)", ErrNotInstalled, dataDir)
 	}
 	if errors.Is(err, fs.ErrPermission) {

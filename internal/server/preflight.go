@@ -50,6 +50,11 @@ func (c *Config) preflightNode(fail func(string, ...any)) {
 	if err := portFree(c.KubeletPort); err != nil {
 		fail("port %d for the kubelet is taken: end what uses it, or choose another with --kubelet-port (%w)", c.KubeletPort, err)
 	}
+	if alone, err := onlyNode(); err != nil {
+		fail("%w", err)
+	} else {
+		_ = alone.Close()
+	}
 	if !cgroupsMounted() {
 		fail("no cgroup controllers are mounted below /sys/fs/cgroup: mount cgroup2 there (mount -t cgroup2 none /sys/fs/cgroup), or boot with them enabled")
 	}
