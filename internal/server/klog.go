@@ -16,6 +16,9 @@ func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
 }
 
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	if !q.Handler.Enabled(ctx, slog.LevelDebug) {
+		return nil // klog does not ask before it logs an error
+	}
 	r.Level = slog.LevelDebug
 	return q.Handler.Handle(ctx, r)
 }
