@@ -192,11 +192,7 @@ func (s *Server) notServed(in *info) error {
 	if slices.ContainsFunc(s.cfg.Kinds.All(), func(k *kinds.Kind) bool { return k.GVK.GroupVersion() == v }) {
 		return pathNotFound()
 	}
-	return pathNotFoundBecause(v.String() + " is not served by this version of knarr")
-}
-
-func pathNotFoundBecause(why string) error {
-	return statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource (%s)", why)
+	return statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource (%s is not served by this version of knarr)", v)
 }
 
 func pathNotFound() error {

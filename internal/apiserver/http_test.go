@@ -91,7 +91,6 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"unknown path", "GET", "/nope", "", nil, 404, "NotFound", "the server could not find the requested resource"},
 		{"unknown group", "GET", "/apis/nope.example/v1/things", "", nil, 404, "NotFound", "the server could not find the requested resource (nope.example/v1 is not served by this version of knarr)"},
-		{"OpenAPI v2", "GET", "/openapi/v2", "", nil, 404, "NotFound", "check its apiVersion and kind"},
 		{"unknown resource", "GET", "/api/v1/nopes", "", nil, 404, "NotFound", "the server could not find the requested resource"},
 		{"unknown object", "GET", podURL + "/zzz", "", nil, 404, "NotFound", `pods "zzz" not found`},
 		{"unknown object of a group", "GET", "/apis/apps/v1/namespaces/x/deployments/d", "", nil, 404, "NotFound", `deployments.apps "d" not found`},
@@ -246,5 +245,15 @@ func TestAuthorizerFails(t *testing.T) {
 	w := newWorld(t, func(c *apiserver.Config) { c.Authz = failing{} })
 	if a := w.do(t, "GET", podURL, ""); a.code != 403 {
 		t.Errorf("%d %s", a.code, a.raw)
+	}
+}
+
+// TestOpenAPIv2: kubectl shows the text of a 406 only, when it asks for v2
+// about a kind that the server does not have.
+func TestOpenAPIv2(t *testing.T) {
+	w := newWorld(t)
+	a := w.do(t, "GET", "/openapi/v2", "", "Accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+	if a.code != http.StatusNotAcceptable || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain") || !strings.Contains(a.raw, "check its apiVersion and kind") {
+		t.Errorf("%d %s %s", a.code, a.header.Get("Content-Type"), a.raw)
 	}
 }

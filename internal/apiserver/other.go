@@ -51,7 +51,9 @@ func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
 		return nil
 	case "openapi":
 		if check == "v2" {
-			return pathNotFoundBecause("this version of knarr describes itself in OpenAPI v3; kubectl wants v2 for a kind that is not served: check its apiVersion and kind")
+			// Of all codes this is the one whose text kubectl shows.
+			http.Error(w, "the server describes itself in OpenAPI v3, and kubectl asks for v2 about a kind that is not served: check its apiVersion and kind", http.StatusNotAcceptable)
+			return nil
 		}
 	case "":
 		w.Header().Set("Content-Type", typeJSON)
