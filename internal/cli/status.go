@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -50,17 +52,20 @@ func status(ctx context.Context, in *server.Instance, running bool) error {
 	fmt.Fprintf(w, "state\trunning %s as pid %d since %s\n", in.Version, in.PID, in.Started.Local().Format(time.DateTime))
 	fmt.Fprintf(w, "memory\t%d MiB resident, %d MiB of it anonymous\n", rss>>20, anonymous>>20)
 	fmt.Fprintf(w, "roles\t%s\nAPI\t%s\n", roles(in), in.APIURL)
-	if !in.Server {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	if !in.Server {
+		return serverAnswers(ctx, in)
+	}
 	api, err := remote.FromKubeconfig(filepath.Join(in.DataDir, "kubeconfig"), "knarr-cli")
 	if err != nil {
 		return err
 	}
 	resp, err := api.Do(ctx, http.MethodGet, "/readyz", nil, "", "*/*", nil)
 	if err != nil {
+		if strings.Contains(err.Error(), "[-]disk") {
+			return fmt.Errorf("the disk of %s is full: the API server reads and deletes, and writes again once some is freed", in.DataDir)
+		}
 		return fmt.Errorf("the API server is not ready: %w", err)
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
@@ -69,6 +74,25 @@ func status(ctx context.Context, in *server.Instance, running bool) error {
 		return err
 	}
 	return nodeLines(ctx, w, api)
+}
+
+// serverAnswers asks an agent's server, as nobody: whoever can reach it may.
+func serverAnswers(ctx context.Context, in *server.Instance) error {
+	ca, err := os.ReadFile(filepath.Join(in.DataDir, "agent", "pki", "ca.crt"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	api, err := remote.New(remote.Config{Server: in.APIURL, UserAgent: "knarr-cli", TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}})
+	if err != nil {
+		return err
+	}
+	resp, err := api.Do(ctx, http.MethodGet, "/readyz", nil, "", "*/*", nil)
+	if err != nil {
+		return fmt.Errorf("the server does not answer, or is not ready; what runs here goes on: %w", err)
+	}
+	return resp.Body.Close()
 }
 
 func roles(in *server.Instance) string {

@@ -41,15 +41,22 @@ const (
 func (k *Kubelet) runNode(ctx context.Context) error {
 	var once sync.Once
 	var written time.Time
+	failing := false
 	for {
 		ready, wrote, err := k.syncNode(ctx, k.cfg.Now().Sub(written) >= statusEvery)
 		pause := nodeCheck
 		switch {
 		case err != nil && ctx.Err() == nil:
-			k.cfg.Log.Warn("cannot write the node", "error", err)
-			pause = time.Second
+			if !failing { // once: a server may be away for hours
+				k.cfg.Log.Warn("cannot write the node; it is tried every second", "error", err)
+			}
+			failing, pause = true, time.Second
 		case wrote:
 			written = k.cfg.Now()
+		}
+		if err == nil && failing {
+			failing = false
+			k.cfg.Log.Info("the node can be written again")
 		}
 		if err == nil && ready {
 			once.Do(func() { close(k.ready) })

@@ -110,22 +110,23 @@ type watcher struct {
 }
 
 func (w *watcher) run(ctx context.Context) {
-	wait := minBackoff
+	wait, said := minBackoff, false
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := w.watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
+		if time.Since(began) > maxBackoff {
+			wait, said = minBackoff, false
+		}
 		switch {
 		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err), apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge):
 			w.rev = 0 // the server has forgotten where we were, or was restored: begin anew
 		case errors.Is(err, io.EOF):
-		default:
-			w.log.Warn("watch broke off", "kind", w.source.Kind.String(), "error", err)
-		}
-		if time.Since(began) > maxBackoff {
-			wait = minBackoff
+		case !said: // once: a server may be away for hours
+			said = true
+			w.log.Warn("watch broke off; it is tried until it lasts", "kind", w.source.Kind.String(), "error", err)
 		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait)):
