@@ -73,6 +73,9 @@ func (c *Config) preflightNode(fail func(string, ...any)) {
 		}
 		return
 	}
+	if _, err := os.Stat(c.Dir("agent", "containerd", "root")); err != nil && c.ImagesDir == "" {
+		fail("the images that every pod needs are not here: copy the directory `images` that lies beside knarr where it was built, or name it with --images")
+	}
 	for _, tool := range []string{"containerd", "runc"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fail("%s is not installed: apt-get install containerd runc (or your distribution's packages of that name)", tool)
