@@ -229,10 +229,11 @@ func (t *Tree) RemovePod(uid string) error {
 	if uid == "" || strings.ContainsAny(uid, "/") {
 		return fmt.Errorf("cgroup: %q is not a pod's UID", uid)
 	}
+	deadline := time.Now().Add(patience)
 	var errs []error
 	for _, c := range []string{"", "burstable", "besteffort"} {
 		for _, m := range t.mounts {
-			errs = append(errs, removeTree(filepath.Join(m, t.root, c, "pod"+uid)))
+			errs = append(errs, removeTree(filepath.Join(m, t.root, c, "pod"+uid), deadline))
 		}
 	}
 	return errors.Join(errs...)
@@ -266,9 +267,14 @@ func (t *Tree) RemoveIdle() {
 	}
 }
 
-// removeTree removes a cgroup and those below it. A process that is ending
-// keeps it busy for a moment.
-func removeTree(dir string) error {
+// patience with processes that are ending when their cgroup is to go. Killed
+// ones need milliseconds; who holds on for longer is an error, and the caller
+// comes back later.
+const patience = 5 * time.Second
+
+// removeTree removes a cgroup and those below it, and waits until the deadline
+// for processes in them that are ending.
+func removeTree(dir string, deadline time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -278,26 +284,54 @@ func removeTree(dir string) error {
 	}
 	for _, e := range entries {
 		if e.IsDir() {
-			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+			if err := removeTree(filepath.Join(dir, e.Name()), deadline); err != nil {
 				return err
 			}
 		}
 	}
-	for range 20 {
+	for wait := true; ; { // once more after the last process, which may just have gone
 		err = unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			return nil
+		if !wait || !errors.Is(err, unix.EBUSY) {
+			break
 		}
-		time.Sleep(5 * time.Millisecond)
+		wait = awaitEnd(dir, deadline)
 	}
-	return fmt.Errorf("cgroup: cannot remove %s: %w", dir, err)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("cgroup: cannot remove %s: %w", dir, err)
+	}
+	return nil
+}
+
+// awaitEnd waits for the end of a process in a cgroup. Version 1 has no event
+// for a cgroup that becomes empty, but a pidfd tells of the end of a process
+// after that has left its cgroup. It is false if there is none to wait for.
+func awaitEnd(dir string, deadline time.Time) bool {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return false
+	}
+	for _, field := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil || pid == 0 { // of a PID namespace that is not ours
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			return errors.Is(err, unix.ESRCH) // it ended meanwhile
+		}
+		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(deadline).Milliseconds())))
+		_ = unix.Close(fd)
+		return ended == 1 || errors.Is(err, unix.EINTR)
+	}
+	return false
 }
 
 // Remove the whole tree. Processes in it keep it, and are an error.
 func (t *Tree) Remove() error {
+	deadline := time.Now().Add(patience)
 	var errs []error
 	for _, m := range t.mounts {
-		errs = append(errs, removeTree(filepath.Join(m, t.root)))
+		errs = append(errs, removeTree(filepath.Join(m, t.root), deadline))
 	}
 	return errors.Join(errs...)
 }

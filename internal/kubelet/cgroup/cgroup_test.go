@@ -1,0 +1,80 @@
+package cgroup
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestRemovePod: killed processes are waited for, others keep their cgroup.
+func TestRemovePod(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it makes cgroups")
+	}
+	tree, err := Open("knarr-cgroup-test-" + strconv.Itoa(os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tree.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}
+	if err := tree.EnsurePod(pod); err != nil {
+		t.Fatal(err)
+	}
+	if len(tree.Pods()) != 1 || !tree.Pods()["u"] {
+		t.Errorf("pods: %v", tree.Pods())
+	}
+	var all []*exec.Cmd
+	for range 8 {
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		for _, m := range tree.mounts {
+			dir := filepath.Join(m, tree.PodParent(pod), "container")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // version 1: without them, no process may come in
+				if data, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file)); err == nil && !tree.Unified {
+					if err := os.WriteFile(filepath.Join(dir, file), data, 0); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all = append(all, cmd)
+	}
+	if err := removeTree(filepath.Join(tree.mounts[0], tree.PodParent(pod)), time.Now()); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("a cgroup with processes: %v", err)
+	}
+	for _, cmd := range all {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.RemovePod("u"); err != nil {
+		t.Error(err)
+	}
+	if len(tree.Pods()) != 0 {
+		t.Errorf("left: %v", tree.Pods())
+	}
+	if err := tree.RemovePod("u"); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}
