@@ -52,7 +52,6 @@ func picture(t *testing.T, h *nettest.Host) string {
 // the host as it was, somebody else's rules included.
 func TestClean(t *testing.T) {
 	h, pod, peer := nettest.New(t, "node"), nettest.New(t, "pod"), nettest.New(t, "peer")
-	h.Sysctl(t, "net/ipv6/conf/default/disable_ipv6", "1")
 	nettest.Wire(t, h, "eth0", "192.0.2.1/24", peer, "eth0", "192.0.2.2/24")
 	h.Do(t, func() error { // somebody else's
 		c, err := nftables.New()

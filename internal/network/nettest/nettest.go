@@ -84,7 +84,9 @@ func (h *Host) Do(t testing.TB, fn func() error) {
 	}
 }
 
-// Wire connects two hosts by a link. Addresses are prefixes, "" for none.
+// Wire connects two hosts by a link and waits until it carries. Addresses are
+// prefixes, "" for none; the link has none of IPv6, which come late and by
+// themselves.
 func Wire(t testing.TB, a *Host, aLink, aAddr string, b *Host, bLink, bAddr string) {
 	t.Helper()
 	a.Do(t, func() error {
@@ -92,8 +94,23 @@ func Wire(t testing.TB, a *Host, aLink, aAddr string, b *Host, bLink, bAddr stri
 		attrs.Name = aLink
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: bLink, PeerNamespace: netlink.NsFd(b.ns)})
 	})
+	a.Sysctl(t, "net/ipv6/conf/"+aLink+"/disable_ipv6", "1")
+	b.Sysctl(t, "net/ipv6/conf/"+bLink+"/disable_ipv6", "1")
 	a.Addr(t, aLink, aAddr)
 	b.Addr(t, bLink, bAddr)
+	Within(t, "the link is up", func() bool { return a.carries(t, aLink) && b.carries(t, bLink) })
+}
+
+// carries tells whether the kernel has taken note of a link's carrier, which
+// it does in its own time.
+func (h *Host) carries(t testing.TB, link string) (up bool) {
+	t.Helper()
+	h.Do(t, func() error {
+		l, err := netlink.LinkByName(link)
+		up = err == nil && l.Attrs().OperState == netlink.OperUp
+		return err
+	})
+	return up
 }
 
 // Addr sets a link up and gives it an address.
@@ -184,20 +201,27 @@ func hostOf(a net.Addr) string {
 	return ap.Addr().String()
 }
 
-// patience of a client: long enough for a busy machine, short enough for
-// tests in which nobody answers.
-const patience = 700 * time.Millisecond
+const (
+	// patience with who should answer, or with what should happen: nobody
+	// waits so long but on a machine that is very busy.
+	patience = time.Minute
+	// glance is how long somebody is waited for who should not answer, or who
+	// will be asked again.
+	glance = 700 * time.Millisecond
+)
 
 // Ask opens a TCP connection from the host and returns who answered and under
 // which address the server saw the client.
-func (h *Host) Ask(addr string) (server, client string, err error) {
+func (h *Host) Ask(addr string) (server, client string, err error) { return h.ask(addr, patience) }
+
+func (h *Host) ask(addr string, d time.Duration) (server, client string, err error) {
 	err = h.Try(func() error {
-		c, err := net.DialTimeout("tcp4", addr, patience)
+		c, err := net.DialTimeout("tcp4", addr, d)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(d)); err != nil {
 			return err
 		}
 		line, err := bufio.NewReader(c).ReadString('\n')
@@ -207,8 +231,20 @@ func (h *Host) Ask(addr string) (server, client string, err error) {
 	return server, client, err
 }
 
+// Peek is Ask without patience, for those who should not answer, and for loops.
+func (h *Host) Peek(addr string) (server, client string, err error) { return h.ask(addr, glance) }
+
 // AskUDP is Ask by one packet from a port (0: any).
 func (h *Host) AskUDP(addr string, port int) (server, client string, err error) {
+	return h.askUDP(addr, port, patience)
+}
+
+// PeekUDP is Peek by one packet from a port (0: any).
+func (h *Host) PeekUDP(addr string, port int) (server, client string, err error) {
+	return h.askUDP(addr, port, glance)
+}
+
+func (h *Host) askUDP(addr string, port int, d time.Duration) (server, client string, err error) {
 	err = h.Try(func() error {
 		to, err := net.ResolveUDPAddr("udp4", addr)
 		if err != nil {
@@ -222,7 +258,7 @@ func (h *Host) AskUDP(addr string, port int) (server, client string, err error) 
 		if _, err := c.Write([]byte("?")); err != nil {
 			return err
 		}
-		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(d)); err != nil {
 			return err
 		}
 		buf := make([]byte, 256)
@@ -240,14 +276,14 @@ func Silent(err error) bool {
 }
 
 // Within waits for a condition that other threads bring about.
-func Within(t testing.TB, d time.Duration, what string, ok func() bool) time.Duration {
+func Within(t testing.TB, what string, ok func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
-		if time.Since(began) > d {
-			t.Fatalf("not within %s: %s", d, what)
+		if time.Since(began) > patience {
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 		<-tick.C
 	}
