@@ -47,6 +47,8 @@ type forwarder struct {
 	log        *slog.Logger
 	cache      *cache
 	slots      chan struct{}
+	// The constants, but in tests that a busy machine must pass.
+	perServer, perQuestion time.Duration
 
 	mu      sync.Mutex
 	checked time.Time
@@ -67,6 +69,7 @@ type flight struct {
 func newForwarder(cfg Config) *forwarder {
 	return &forwarder{
 		resolvConf: cfg.ResolvConf, fixed: cfg.Upstreams, own: netip.AddrPortFrom(cfg.Address, uint16(cfg.Port)).String(),
+		perServer: perServer, perQuestion: perQuestion,
 		log: cfg.Log, cache: newCache(), slots: make(chan struct{}, maxUpstream),
 		probes: map[string]string{}, flights: map[cacheKey]*flight{},
 	}
@@ -105,7 +108,7 @@ func (f *forwarder) ask(ctx context.Context, q dns.Question, dnssec bool) (*dns.
 
 func (f *forwarder) fly(ctx context.Context, key cacheKey, fl *flight, q dns.Question) {
 	defer func() { <-f.slots }()
-	ctx, cancel := context.WithTimeout(ctx, perQuestion)
+	ctx, cancel := context.WithTimeout(ctx, f.perQuestion)
 	defer cancel()
 	q.Name = key.name
 	fl.msg, fl.err = f.exchange(ctx, q, key.dnssec)
@@ -124,7 +127,7 @@ func (f *forwarder) exchange(ctx context.Context, q dns.Question, dnssec bool) (
 	err := errNoUpstream
 	for _, server := range servers {
 		var m *dns.Msg
-		if m, err = exchangeWith(ctx, server, q, dnssec); err == nil {
+		if m, err = f.exchangeWith(ctx, server, q, dnssec); err == nil {
 			if m.Rcode == dns.RcodeServerFailure || m.Rcode == dns.RcodeRefused || m.Rcode == dns.RcodeNotImplemented {
 				err = fmt.Errorf("%s answers %s", server, dns.RcodeToString[m.Rcode])
 				continue
@@ -138,13 +141,13 @@ func (f *forwarder) exchange(ctx context.Context, q dns.Question, dnssec bool) (
 	return nil, err
 }
 
-func exchangeWith(ctx context.Context, server string, q dns.Question, dnssec bool) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, perServer)
+func (f *forwarder) exchangeWith(ctx context.Context, server string, q dns.Question, dnssec bool) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.perServer)
 	defer cancel()
 	m := new(dns.Msg)
 	m.Id, m.RecursionDesired, m.Question = dns.Id(), true, []dns.Question{q}
 	m.SetEdns0(ednsSize, dnssec)
-	c := &dns.Client{Net: "udp", UDPSize: ednsSize, Timeout: perServer}
+	c := &dns.Client{Net: "udp", UDPSize: ednsSize, Timeout: f.perServer}
 	r, _, err := c.ExchangeContext(ctx, m, server)
 	if err == nil && r.Truncated {
 		c.Net = "tcp"
@@ -233,7 +236,7 @@ func (f *forwarder) probe(ctx context.Context) {
 		f.probes[name] = server
 		go func() {
 			// The answer does not matter, only where the question ends up.
-			_, _ = exchangeWith(context.WithoutCancel(ctx), server, dns.Question{Name: name, Qtype: dns.TypeTXT, Qclass: dns.ClassINET}, false)
+			_, _ = f.exchangeWith(context.WithoutCancel(ctx), server, dns.Question{Name: name, Qtype: dns.TypeTXT, Qclass: dns.ClassINET}, false)
 		}()
 	}
 }
