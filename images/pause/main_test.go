@@ -40,7 +40,7 @@ func TestPause(t *testing.T) {
 		data, _ := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/comm")
 		return strings.TrimSpace(string(data))
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for comm() != "pause" || children() != "" {

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,7 +90,7 @@ func TestHostileBodies(t *testing.T) {
 			if len(a.raw) > 100<<10 {
 				t.Errorf("an answer of %d bytes", len(a.raw))
 			}
-			if used := after.TotalAlloc - before.TotalAlloc; used > 250<<20 {
+			if used := after.TotalAlloc - before.TotalAlloc; used > 250<<20 && !raced() {
 				t.Errorf("%d MB were allocated", used>>20)
 			}
 		})
@@ -96,6 +99,13 @@ func TestHostileBodies(t *testing.T) {
 	if items, _ := a.at("items").([]any); len(items) != 1 {
 		t.Errorf("%d objects were stored", len(items))
 	}
+}
+
+// raced: the race detector lets pools forget at random, so that what is
+// allocated says nothing about the server.
+func raced() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // gate lets requests wait until it opens.
@@ -234,8 +244,8 @@ func TestMetricsAreBounded(t *testing.T) {
 	}
 }
 
-// serveTLS runs the whole server and returns its address.
-func serveTLS(t *testing.T, w *world) (string, func() error) {
+// serveTLS runs the whole server and returns where it listens.
+func serveTLS(t *testing.T, w *world) (*net.TCPListener, func() error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -248,12 +258,13 @@ func serveTLS(t *testing.T, w *world) (string, func() error) {
 	done := make(chan error, 1)
 	go func() { done <- w.server.Serve(ctx, l, conf) }()
 	t.Cleanup(cancel)
-	return l.Addr().String(), func() error { cancel(); return <-done }
+	return l.(*net.TCPListener), func() error { cancel(); return <-done }
 }
 
 func TestServe(t *testing.T) {
 	w := newWorld(t)
-	addr, stop := serveTLS(t, w)
+	l, stop := serveTLS(t, w)
+	addr := l.Addr().String()
 	old := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}}}
 	if _, err := old.Get("https://" + addr + "/livez"); err == nil {
 		t.Error("TLS 1.1 is accepted")
@@ -291,9 +302,8 @@ func TestServe(t *testing.T) {
 			_, _ = io.Copy(io.Discard, watch.Body) // the watch ends with the server
 		}
 	}
-	if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
-		_ = c.Close()
-		t.Error("the port is still open")
+	if err := l.SetDeadline(time.Now()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the port is still open: %v", err)
 	}
 }
 

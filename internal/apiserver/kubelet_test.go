@@ -232,7 +232,7 @@ func TestFailedUpgrade(t *testing.T) {
 	}
 	ask(podURL+"/a/exec?container=c&command=x", "Connection: Upgrade\r\nUpgrade: websocket\r\n")
 	ask("/runningpods/", "") // would be the node's, were the connections joined
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	var got bytes.Buffer
@@ -313,7 +313,7 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, e := range map[string]clientexec.Executor{"SPDY": older, "WebSocket": socket, "WebSocket v5": newer} {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		var out, errOut bytes.Buffer
 		err := e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out, Stderr: &errOut})
 		cancel()
@@ -344,7 +344,7 @@ func TestEndOfInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	err = e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: strings.NewReader("hello" + strings.Repeat("x", 1<<20)), Stdout: &out, Stderr: io.Discard})

@@ -94,7 +94,7 @@ func (w *watcher) next() (event, bool) {
 	select {
 	case e, ok := <-w.events:
 		return e, ok
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		w.t.Fatal("no event came")
 	}
 	return event{}, false

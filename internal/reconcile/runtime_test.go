@@ -578,6 +578,7 @@ func TestIdleRunDoesNothing(t *testing.T) {
 		go func() { done <- r.Run(ctx) }()
 		w.Put(kinds.ConfigMap, configMap("a"))
 		<-time.After(24 * time.Hour)
+		synctest.Wait()
 		if passes > 3 {
 			t.Errorf("%d passes in an idle day", passes)
 		}

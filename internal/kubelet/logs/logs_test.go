@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,11 +71,12 @@ func TestTailOverBlocks(t *testing.T) {
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := file(t, "2026-01-01T00:00:01Z stdout F one\n2026-01-01T00:00:01Z std")
-		alive := true
+		var alive atomic.Bool
+		alive.Store(true)
 		var b bytes.Buffer
 		done := make(chan error)
 		go func() {
-			done <- Read(context.Background(), path, Options{Tail: -1, Follow: true}, func() bool { return alive }, &b, func() {})
+			done <- Read(context.Background(), path, Options{Tail: -1, Follow: true}, alive.Load, &b, func() {})
 		}()
 		add := func(text string) {
 			f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
@@ -94,7 +96,7 @@ func TestFollow(t *testing.T) {
 		<-time.After(time.Second)
 		add("2026-01-01T00:00:02Z stdout F three\n")
 		<-time.After(time.Second)
-		alive = false
+		alive.Store(false)
 		if err := <-done; err != nil || b.String() != "one\ntwo\nthree\n" {
 			t.Errorf("%q, %v", b.String(), err)
 		}

@@ -283,7 +283,7 @@ func TestFrameServesBytes(t *testing.T) {
 
 func collect(t *testing.T, w *Watcher) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	events, _, err := w.Next(ctx)
 	if err != nil {
@@ -320,7 +320,7 @@ func TestWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	events, now, err := late.Next(ctx)
 	if err != nil || len(events) != 1 || now != rev || late.Progress() != rev {
@@ -533,7 +533,7 @@ func TestFields(t *testing.T) {
 func TestRunFollowsTheStore(t *testing.T) {
 	w := newWorld(t, Config{})
 	w.put(kinds.Pod, pod("a", "1"))
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- w.cache.Run(ctx) }()

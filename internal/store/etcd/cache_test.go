@@ -25,7 +25,7 @@ func TestCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // of many synced writes
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -63,9 +63,9 @@ func TestCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
-	if err := c.WaitRev(ctx, rev); err != nil || time.Since(began) > 5*time.Second {
-		t.Errorf("%v after %s", err, time.Since(began))
+	// etcd itself tells of progress every ten minutes only.
+	if err := c.WaitRev(ctx, rev); err != nil {
+		t.Error(err)
 	}
 	cancel()
 	if err := <-done; err != nil {

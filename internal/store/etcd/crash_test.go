@@ -94,7 +94,7 @@ func TestCrash(t *testing.T) {
 	acked := map[string]int{}
 	var newest int64
 	for round := range crashRounds {
-		lines := crashOnce(t, dir, sockets, time.Duration(20+rand.IntN(150))*time.Millisecond)
+		lines := crashOnce(t, dir, sockets, 20+rand.IntN(500))
 		for key, line := range lines {
 			if line.n <= acked[key] {
 				t.Errorf("round %d: %s counted to %d, it was at %d", round, key, line.n, acked[key])
@@ -145,9 +145,9 @@ type ackLine struct {
 	rev, first int64
 }
 
-// crashOnce lets a process write for a while after its first acknowledgement,
-// and kills it.
-func crashOnce(t *testing.T, dir, sockets string, after time.Duration) map[string]ackLine {
+// crashOnce lets a process write until so many writes are acknowledged, and
+// kills it among the next.
+func crashOnce(t *testing.T, dir, sockets string, acks int) map[string]ackLine {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crashDirEnv+"="+dir, crashSockEnv+"="+sockets)
@@ -161,10 +161,11 @@ func crashOnce(t *testing.T, dir, sockets string, after time.Duration) map[strin
 		t.Fatal(err)
 	}
 	lines := map[string]ackLine{}
-	var timer *time.Timer
 	for scanner := bufio.NewScanner(out); scanner.Scan(); {
-		if timer == nil {
-			timer = time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+		if acks--; acks == 0 {
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		var key string
 		var line ackLine
@@ -180,7 +181,7 @@ func crashOnce(t *testing.T, dir, sockets string, after time.Duration) map[strin
 		}
 		lines[key] = line
 	}
-	if err := cmd.Wait(); err == nil || timer == nil {
+	if err := cmd.Wait(); err == nil || acks > 0 {
 		t.Fatalf("the writer ended by itself: %v", err)
 	}
 	return lines

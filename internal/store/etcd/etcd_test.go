@@ -78,7 +78,7 @@ func TestLongSocketPath(t *testing.T) {
 // work, and once there is room again, writes do too.
 func TestQuota(t *testing.T) {
 	s := open(t, Config{Quota: 4 << 20})
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	value := []byte(strings.Repeat("x", 256<<10))
 	revs := map[string]int64{}

@@ -40,8 +40,9 @@ func Run(t *testing.T, open func(testing.TB) Compacter) {
 	t.Run("Compaction", func(t *testing.T) { testCompaction(t, s, "/registry/Compaction/") })
 }
 
-// patience of a test before it takes a store for stuck.
-const patience = 30 * time.Second
+// patience of a test before it takes a store for stuck: on a disk that syncs
+// ten times a second, hundreds of writes one after the other take a while.
+const patience = 3 * time.Minute
 
 func ctxOf(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
