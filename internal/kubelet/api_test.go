@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -239,9 +240,23 @@ func (a *api) said(reason string) bool {
 	return false
 }
 
+// told lists the events.
+func (a *api) told() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var b strings.Builder
+	for _, e := range a.events {
+		fmt.Fprintln(&b, e.Regarding.Name, e.Reason, e.Message)
+	}
+	return b.String()
+}
+
+// patience with real containers on a machine that is busy.
+const patience = 2 * time.Minute
+
 // until waits for a condition, looking at every change of the API.
-func (a *api) until(limit time.Duration, ok func() bool) bool {
-	deadline := time.After(limit)
+func (a *api) until(ok func() bool) bool {
+	deadline := time.After(patience)
 	for {
 		a.mu.Lock()
 		pulse := a.pulse

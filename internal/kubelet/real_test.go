@@ -128,16 +128,13 @@ func shell(name, script string) corev1.Container {
 
 func (n *realNode) await(what string, ok func() bool) {
 	n.t.Helper()
-	if !n.api.until(30*time.Second, ok) {
+	if !n.api.until(ok) {
 		for _, name := range []string{"web", "job"} {
 			if p := n.api.pod(name); p != nil {
 				n.t.Logf("%s: %+v", name, p.Status)
 			}
 		}
-		for _, e := range n.api.events {
-			n.t.Logf("event %s %s %s", e.Regarding.Name, e.Reason, e.Message)
-		}
-		n.t.Fatalf("not within 30 s: %s", what)
+		n.t.Fatalf("not within %s: %s\n%s", patience, what, n.api.told())
 	}
 }
 
@@ -235,7 +232,7 @@ func TestRealLiveness(t *testing.T) {
 		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount >= 1
 	})
 	if !n.api.said("Unhealthy") || !n.api.said("Killing") {
-		t.Errorf("events: %v", n.api.events)
+		t.Errorf("events:\n%s", n.api.told())
 	}
 	if _, err := n.api.Delete(t.Context(), kinds.Ref{Kind: kinds.Pod, Namespace: "default", Name: "web"}, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

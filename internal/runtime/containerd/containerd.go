@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -136,7 +137,11 @@ func (r *Runtime) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	go logs.bound(ctx, r.cfg.Log)
+	var bounding sync.WaitGroup
+	bounded, unbound := context.WithCancel(ctx)
+	defer bounding.Wait()
+	defer unbound()
+	bounding.Go(func() { logs.bound(bounded, r.cfg.Log) })
 
 	p, err := r.adopt(ctx, conf)
 	if ctx.Err() != nil {

@@ -210,7 +210,7 @@ func (in *instance) state(t *testing.T, container string) *runtimeapi.ContainerS
 func (in *instance) exec(t *testing.T, container string, args ...string) string {
 	t.Helper()
 	cri, _ := in.cri(t)
-	out, err := cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: container, Cmd: args, Timeout: 10})
+	out, err := cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: container, Cmd: args, Timeout: 60})
 	if err != nil {
 		t.Fatalf("ExecSync %v: %v", args, err)
 	}
@@ -231,15 +231,17 @@ func (in *instance) pid(t *testing.T) int {
 	return pid
 }
 
-// within polls a condition that another process brings about.
-func within(t *testing.T, d time.Duration, what string, ok func() bool) time.Duration {
+// within polls a condition that another process brings about; the limit is for
+// a machine that is very busy.
+func within(t *testing.T, what string, ok func() bool) time.Duration {
 	t.Helper()
+	const limit = time.Minute
 	began := time.Now()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
-		if time.Since(began) > d {
-			t.Fatalf("not within %s: %s", d, what)
+		if time.Since(began) > limit {
+			t.Fatalf("not within %s: %s", limit, what)
 		}
 		<-tick.C
 	}
@@ -248,18 +250,15 @@ func within(t *testing.T, d time.Duration, what string, ok func() bool) time.Dur
 
 func TestContainersOutliveKnarrAndContainerd(t *testing.T) {
 	needRoot(t)
-	before := leftovers(t)
 	dir := archives(t)
 	in := run(t, config(t, "a"))
-	for range 2 { // the second time nothing is to be done
+	// The second time nothing is to be done: the beginnings of the archives are
+	// enough.
+	for _, dir := range []string{dir, beginnings(t, dir)} {
 		list, err := images.ImportDir(t.Context(), in.socket(), dir)
 		if err != nil || len(list) != 3 {
 			t.Fatalf("import: %v %v", list, err)
 		}
-	}
-	began := time.Now()
-	if _, err := images.ImportDir(t.Context(), in.socket(), dir); err != nil || time.Since(began) > time.Second {
-		t.Errorf("loading what is there took %s, %v", time.Since(began), err)
 	}
 	_, c := in.pod(t, "one")
 	if got := in.exec(t, c, "/bin/echo", "hello"); got != "hello\n" {
@@ -272,7 +271,7 @@ func TestContainersOutliveKnarrAndContainerd(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	back := within(t, 20*time.Second, "containerd comes back", func() bool {
+	back := within(t, "containerd comes back", func() bool {
 		return in.pid(t) != pid && answers(t, in)
 	})
 	t.Logf("containerd back after %s", back)
@@ -294,7 +293,7 @@ func TestContainersOutliveKnarrAndContainerd(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 20*time.Second, "adopted containerd comes back", func() bool { return next.pid(t) != pid && answers(t, next) })
+	within(t, "adopted containerd comes back", func() bool { return next.pid(t) != pid && answers(t, next) })
 
 	// A changed configuration restarts containerd, not the container.
 	next.stop()
@@ -320,6 +319,7 @@ func TestContainersOutliveKnarrAndContainerd(t *testing.T) {
 	}
 
 	third.stop()
+	sockets := third.shimSockets(t)
 	if err := third.Stop(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
@@ -329,8 +329,8 @@ func TestContainersOutliveKnarrAndContainerd(t *testing.T) {
 	if err := third.Clean(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if after := leftovers(t); after != before {
-		t.Errorf("left behind:\nbefore %s\nafter %s", before, after)
+	if left := third.leftovers(t, sockets); left != "" {
+		t.Errorf("left behind:\n%s", left)
 	}
 }
 
@@ -342,27 +342,73 @@ func answers(t *testing.T, in *instance) bool {
 	return err == nil
 }
 
+// beginnings copies the first kilobytes of archives, which cannot be loaded.
+func beginnings(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	files, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(out, filepath.Base(f)), data[:32<<10], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// shimSockets of an instance; they lie where every containerd's do.
+func (in *instance) shimSockets(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	files, _ := filepath.Glob(filepath.Join(in.cfg.State, "state", "io.containerd.runtime.v2.task", "*", "*", "address"))
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := strings.TrimPrefix(strings.TrimSpace(string(data)), "unix://")
+		if _, err := os.Stat(path); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, path)
+	}
+	if len(out) == 0 {
+		t.Fatal("no shim has a socket")
+	}
+	return out
+}
+
 // leftovers lists what an uninstalled runtime must not leave behind: mounts,
 // cgroups, shims, sockets.
-func leftovers(t *testing.T) string {
+func (in *instance) leftovers(t *testing.T, sockets []string) string {
 	t.Helper()
 	var b strings.Builder
+	own := filepath.Dir(in.cfg.Root)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/knarr-a") || strings.Contains(line, "/knarr-b") {
+		if strings.Contains(line, own+"/") {
 			b.WriteString(line)
 		}
 	}
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/knarr-test-*")
-	sockets, _ := filepath.Glob("/run/containerd/s/*")
-	fmt.Fprintln(&b, groups, len(sockets))
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*/knarr-test-" + filepath.Base(own))
+	for _, path := range append(groups, sockets...) {
+		if _, err := os.Lstat(path); err == nil {
+			fmt.Fprintln(&b, path)
+		}
+	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
-		if data, err := os.ReadFile(p); err == nil && strings.Contains(string(data), "containerd-shim") && strings.Contains(string(data), "/knarr-") {
-			b.Write(data)
+		if data, err := os.ReadFile(p); err == nil && strings.Contains(string(data), own+"/") {
+			fmt.Fprintf(&b, "%s: %q\n", p, data)
 		}
 	}
 	return b.String()
