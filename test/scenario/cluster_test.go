@@ -105,6 +105,11 @@ func (l *lan) newHost(t testing.TB) *host {
 		must(t, "ip", "-n", h.netns, "link", "set", dev, "up")
 	}
 	must(t, "ip", "-n", h.netns, "addr", "add", h.ip+"/24", "dev", "eth0")
+	// The kernel takes note of the carrier in its own time, and changes routes.
+	eventually(t, "the link of "+h.netns+" is up", func() (string, bool) {
+		out, err := run("ip", "-n", h.netns, "-o", "link", "show", "eth0")
+		return out, err == nil && strings.Contains(out, "state UP")
+	})
 	dir, err := os.MkdirTemp("", "knarr-scenario-")
 	if err != nil {
 		t.Fatal(err)
@@ -195,17 +200,21 @@ func (h *host) apply(t testing.TB, manifest string) {
 	h.mustKubectl(t, "apply", "-f", f)
 }
 
+// patience is for a machine that is slow and busy; kubectl's --timeout=180s in
+// the scenarios is the same.
+const patience = 3 * time.Minute
+
 // eventually polls until ok says true; what it returns last is shown if not.
-func eventually(t testing.TB, within time.Duration, what string, ok func() (string, bool)) {
+func eventually(t testing.TB, what string, ok func() (string, bool)) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(patience)
 	for {
 		out, good := ok()
 		if good {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s\n%s", within, what, out)
+			t.Fatalf("not within %s: %s\n%s", patience, what, out)
 		}
 		<-time.After(50 * time.Millisecond)
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // traces is what a node can leave on a machine besides files of its own.
@@ -80,23 +79,23 @@ func TestNodes(t *testing.T) {
 	for _, h := range hosts[1:] {
 		h.join(t, server)
 	}
-	eventually(t, 30*time.Second, "three nodes are ready", func() (string, bool) {
+	eventually(t, "three nodes are ready", func() (string, bool) {
 		out, _ := server.kubectl("get", "nodes", "--no-headers")
 		return out, strings.Count(out, " Ready ") == 3
 	})
 	server.apply(t, fmt.Sprintf(webManifest, 6))
-	server.mustKubectl(t, "rollout", "status", "deployment/web", "--timeout=90s")
-	server.mustKubectl(t, "wait", "--for=condition=Ready", "pod/tool", "pod/asker", "--timeout=60s")
+	server.mustKubectl(t, "rollout", "status", "deployment/web", "--timeout=180s")
+	server.mustKubectl(t, "wait", "--for=condition=Ready", "pod/tool", "pod/asker", "--timeout=180s")
 	if used := nodesOf(t, server); len(used) != 3 {
 		t.Errorf("the pods run on %v only", used)
 	}
-	eventually(t, 20*time.Second, "the service answers from the pods of all nodes", func() (string, bool) {
+	eventually(t, "the service answers from the pods of all nodes", func() (string, bool) {
 		seen, out := podsAnswering(server, "http://web/", 60)
 		return out, len(seen) == 6
 	})
 	for _, h := range hosts {
-		eventually(t, 10*time.Second, "the node port of "+h.netns, func() (string, bool) {
-			out, err := server.exec("wget", "-q", "-T", "2", "-O-", "http://"+h.ip+":30080/")
+		eventually(t, "the node port of "+h.netns, func() (string, bool) {
+			out, err := server.exec("wget", "-q", "-T", "20", "-O-", "http://"+h.ip+":30080/")
 			return out, err == nil
 		})
 	}
@@ -133,9 +132,9 @@ func testNodeLoss(t *testing.T, server, lost *host) {
 	server.mustKubectl(t, "patch", "deployment", "web", "-p", `{"spec":{"template":{"spec":{"tolerations":[
 		{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":1},
 		{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":1}]}}}}`)
-	server.mustKubectl(t, "rollout", "status", "deployment/web", "--timeout=90s")
+	server.mustKubectl(t, "rollout", "status", "deployment/web", "--timeout=180s")
 	kill(t, pidOf(t, lost), syscall.SIGKILL)
-	eventually(t, 90*time.Second, "the pods have moved", func() (string, bool) {
+	eventually(t, "the pods have moved", func() (string, bool) {
 		out, _ := server.kubectl("get", "pods", "-l", "app=web", "-o", "wide", "--no-headers")
 		moved := 0
 		for line := range strings.Lines(out) {

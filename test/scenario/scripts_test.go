@@ -26,12 +26,12 @@ func TestScripts(t *testing.T) {
 				t.Fatal(out)
 			}
 			// The default service account comes a moment later.
-			eventually(t, 10*time.Second, "service account of "+ns, func() (string, bool) {
+			eventually(t, "service account of "+ns, func() (string, bool) {
 				out, err := h.kubectl("get", "serviceaccount", "default", "-n", ns)
 				return out, err == nil
 			})
 			e.Defer(func() {
-				if out, err := h.kubectl("delete", "namespace", ns, "--timeout=60s"); err != nil {
+				if out, err := h.kubectl("delete", "namespace", ns, "--timeout=180s"); err != nil {
 					t.Errorf("the namespace does not go: %s", out)
 				}
 			})
@@ -63,28 +63,25 @@ func scriptKubectl(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// scriptEventually: eventually DURATION REGEXP COMMAND ...: until its output
-// matches.
+// scriptEventually: eventually REGEXP COMMAND ...: until its output matches.
 func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 3 || neg {
-		ts.Fatalf("usage: eventually DURATION REGEXP COMMAND ...")
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: eventually REGEXP COMMAND ...")
 	}
-	within, err := time.ParseDuration(args[0])
+	re, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	re, err := regexp.Compile("(?m)" + args[1])
-	ts.Check(err)
-	cmd := args[2:]
+	cmd := args[1:]
 	if cmd[0] == "kubectl" {
 		cmd = append([]string{"kubectl", "-n", ts.Getenv("NS")}, cmd[1:]...)
 	}
-	for deadline := time.Now().Add(within); ; {
+	for deadline := time.Now().Add(patience); ; {
 		_ = ts.Exec(cmd[0], cmd[1:]...)
 		out := ts.ReadFile("stdout") + ts.ReadFile("stderr")
 		if re.MatchString(out) {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("not within %s: %s\n%s", within, args[1], out)
+			ts.Fatalf("not within %s: %s\n%s", patience, args[0], out)
 		}
 		<-time.After(100 * time.Millisecond)
 	}
