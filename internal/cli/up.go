@@ -19,6 +19,7 @@ type startOptions struct {
 	logLevel string
 	detach   bool
 	mirrors  []string
+	cas      []string
 	demo     bool
 
 	token, tokenFile string
@@ -109,7 +110,8 @@ func (o *startOptions) nodeFlags(cmd *cobra.Command) {
 	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 0, "port of the kubelet's HTTPS API (default 10250)")
 	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of a runtime to use instead of knarr's own containerd")
 	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
-	f.StringSliceVar(&o.cfg.InsecureRegistries, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
+	f.StringSliceVar(&o.cfg.Registries.Insecure, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
+	f.StringSliceVar(&o.cas, "registry-ca", nil, "HOST:PORT=FILE: verify the registry's or mirror's certificate with these authorities; repeatable")
 	f.StringVar(&o.cfg.ImagesDir, "images", "", "directory of OCI archives to load at start (default: images beside the binary)")
 }
 
@@ -120,8 +122,10 @@ func (o *startOptions) run(ctx context.Context) error {
 		return err
 	}
 	o.cfg.Log = log
-	o.cfg.Mirrors, err = parseMirrors(o.mirrors)
-	if err != nil {
+	if o.cfg.Registries.Mirrors, err = parseMirrors(o.mirrors); err != nil {
+		return err
+	}
+	if o.cfg.Registries.CAs, err = parseCAs(o.cas); err != nil {
 		return err
 	}
 	if o.cfg.ImagesDir == "" {
@@ -164,6 +168,21 @@ func parseMirrors(list []string) (map[string][]string, error) {
 			return nil, fmt.Errorf("registry mirror %q is not of the form REGISTRY=http(s)://HOST", m)
 		}
 		out[registry] = append(out[registry], url)
+	}
+	return out, nil
+}
+
+func parseCAs(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, ca := range list {
+		registry, file, ok := strings.Cut(ca, "=")
+		if !ok || registry == "" || file == "" {
+			return nil, fmt.Errorf("registry CA %q is not of the form HOST:PORT=FILE", ca)
+		}
+		var err error
+		if out[registry], err = filepath.Abs(file); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

@@ -183,6 +183,9 @@ func (k *Kubelet) collectImages(ctx context.Context, pods map[string]*cri.Pod, n
 			delete(k.imagesUsed, id)
 		}
 	}
+	if err := k.pulls.records.forget(present, now); err != nil {
+		return err
+	}
 	slices.SortFunc(idle, func(a, b *runtimeapi.Image) int { return k.imagesUsed[a.Id].Compare(k.imagesUsed[b.Id]) })
 	if k.fullness(ctx) < k.cfg.ImageGCHigh {
 		return nil

@@ -6,14 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path"
 	"strings"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -32,12 +30,13 @@ const (
 
 // puller bounds pulls; several pods that want one image share one pull.
 type puller struct {
-	cri *cri.Client
-	log *slog.Logger
+	cri     *cri.Client
+	records *pullRecords
+	now     func() time.Time
 
 	slots chan struct{}
 	mu    sync.Mutex
-	now   map[string]*pull
+	going map[string]*pull
 }
 
 type pull struct {
@@ -46,15 +45,15 @@ type pull struct {
 	err  error
 }
 
-func newPuller(c *cri.Client, log *slog.Logger) *puller {
-	return &puller{cri: c, log: log, slots: make(chan struct{}, pullsAtOnce), now: map[string]*pull{}}
+func newPuller(c *cri.Client, now func() time.Time) *puller {
+	return &puller{cri: c, now: now, slots: make(chan struct{}, pullsAtOnce), going: map[string]*pull{}}
 }
 
 // get pulls image with the first credentials that work.
-func (p *puller) get(ctx context.Context, image string, creds []*runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {
+func (p *puller) get(ctx context.Context, image, repo string, creds []*runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {
 	if len(creds) == 0 { // anonymous pulls may be shared; others may not see what this one may
 		p.mu.Lock()
-		if other := p.now[image]; other != nil {
+		if other := p.going[image]; other != nil {
 			p.mu.Unlock()
 			select {
 			case <-other.done:
@@ -64,18 +63,18 @@ func (p *puller) get(ctx context.Context, image string, creds []*runtimeapi.Auth
 			}
 		}
 		own := &pull{done: make(chan struct{})}
-		p.now[image] = own
+		p.going[image] = own
 		p.mu.Unlock()
-		own.id, own.err = p.pull(ctx, image, nil, box)
+		own.id, own.err = p.pull(ctx, image, repo, nil, box)
 		p.mu.Lock()
-		delete(p.now, image)
+		delete(p.going, image)
 		p.mu.Unlock()
 		close(own.done)
 		return own.id, own.err
 	}
 	var errs []error
 	for _, c := range creds {
-		id, err := p.pull(ctx, image, c, box)
+		id, err := p.pull(ctx, image, repo, c, box)
 		if err == nil {
 			return id, nil
 		}
@@ -84,7 +83,7 @@ func (p *puller) get(ctx context.Context, image string, creds []*runtimeapi.Auth
 	return "", errors.Join(errs...)
 }
 
-func (p *puller) pull(ctx context.Context, image string, auth *runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {
+func (p *puller) pull(ctx context.Context, image, repo string, auth *runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
@@ -93,11 +92,14 @@ func (p *puller) pull(ctx context.Context, image string, auth *runtimeapi.AuthCo
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
+	if err := p.records.begin(image); err != nil {
+		return "", err
+	}
 	res, err := p.cri.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}, Auth: auth, SandboxConfig: box})
 	if err != nil {
-		return "", clean(err)
+		return "", errors.Join(clean(err), p.records.failed(image))
 	}
-	return res.ImageRef, nil
+	return res.ImageRef, p.records.done(image, repo, res.ImageRef, auth, p.now())
 }
 
 // local reports whether an image can only be there already.
@@ -120,13 +122,15 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, a plan.Action
 	if last.Spec == c.Image {
 		im.Delay = last.Delay
 	}
+	named, err := reference.ParseNormalizedNamed(c.Image)
+	if err != nil {
+		w.imageFailed(pod, c, im, "InvalidImageName", fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %s", c.Image, c.Image, err))
+		return
+	}
 	policy := c.ImagePullPolicy
 	id := ""
 	res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: c.Image}})
 	switch {
-	case status.Code(err) == codes.InvalidArgument:
-		w.imageFailed(pod, c, im, "InvalidImageName", fmt.Sprintf("Failed to apply default image tag %q: %s", c.Image, clean(err)))
-		return
 	case err != nil:
 		if ctx.Err() == nil {
 			w.imageFailed(pod, c, im, "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %s", c.Image, clean(err)))
@@ -135,12 +139,15 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, a plan.Action
 	case res.Image != nil:
 		id = res.Image.Id
 	}
-	here := id != ""
+	mine := id != "" && w.k.pulls.records.allows(c.Image, id, named.Name(), func() []*runtimeapi.AuthConfig { return w.credentials(ctx, pod, named) })
 	switch {
-	case here && (policy != corev1.PullAlways || local(c.Image)):
+	case mine && (policy != corev1.PullAlways || local(c.Image)):
 		w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
 		im.Ready, im.ID, im.Delay = true, id, 0
 		w.setImage(c.Name, im)
+		return
+	case policy == corev1.PullNever && id != "":
+		w.imageFailed(pod, c, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is present with pull policy of Never but does not have the proper credentials to access the image", c.Image))
 		return
 	case policy == corev1.PullNever:
 		w.imageFailed(pod, c, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
@@ -151,12 +158,12 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, a plan.Action
 	w.k.group.Add(1)
 	go func() {
 		defer w.k.group.Done()
-		w.pull(ctx, pod, c, im)
+		w.pull(ctx, pod, c, im, named)
 		kick(w.wake)
 	}()
 }
 
-func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, im plan.Image) {
+func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, im plan.Image, named reference.Named) {
 	im.Pulling = false
 	box, err := w.sandboxConfig(pod, 0)
 	if err != nil {
@@ -165,7 +172,7 @@ func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	}
 	w.emit(pod, c.Name, false, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
 	began := time.Now()
-	id, err := w.k.pulls.get(ctx, c.Image, w.credentials(ctx, pod, c.Image), box)
+	id, err := w.k.pulls.get(ctx, c.Image, named.Name(), w.credentials(ctx, pod, named), box)
 	if ctx.Err() != nil {
 		return
 	}
@@ -204,7 +211,7 @@ func (w *worker) imageFailed(pod *corev1.Pod, c *corev1.Container, im plan.Image
 
 // credentials of the pod's pull secrets that are for the image's registry. A
 // secret that is missing or broken is passed over: the pull says the rest.
-func (w *worker) credentials(ctx context.Context, pod *corev1.Pod, image string) []*runtimeapi.AuthConfig {
+func (w *worker) credentials(ctx context.Context, pod *corev1.Pod, image reference.Named) []*runtimeapi.AuthConfig {
 	var out []*runtimeapi.AuthConfig
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		o, err := w.k.cfg.Objects.Get(ctx, kinds.Secret, pod.Namespace, ref.Name)
@@ -222,7 +229,7 @@ type dockerEntry struct {
 }
 
 // dockerAuth reads the two forms in which Docker keeps credentials.
-func dockerAuth(s *corev1.Secret, image string) []*runtimeapi.AuthConfig {
+func dockerAuth(s *corev1.Secret, image reference.Named) []*runtimeapi.AuthConfig {
 	entries := map[string]dockerEntry{}
 	switch s.Type {
 	case corev1.SecretTypeDockerConfigJson:
@@ -261,24 +268,23 @@ func dockerAuth(s *corev1.Secret, image string) []*runtimeapi.AuthConfig {
 
 // registryMatch compares a credential's registry, which may have a scheme, a
 // path and globs in its host, with an image's name.
-func registryMatch(registry, image string) (int, bool) {
+func registryMatch(registry string, image reference.Named) (int, bool) {
 	registry = strings.TrimPrefix(strings.TrimPrefix(registry, "https://"), "http://")
 	registry = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(registry, "/"), "/v1"), "/v2")
 	wantHost, wantPath, _ := strings.Cut(registry, "/")
-	host, rest, ok := strings.Cut(image, "/")
-	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		host, rest = "docker.io", image
-	}
+	host, rest := reference.Domain(image), reference.Path(image)
 	if wantHost == "index.docker.io" || wantHost == "registry-1.docker.io" {
 		wantHost = "docker.io"
 	}
-	if strings.Count(wantHost, ".") != strings.Count(host, ".") {
-		return 0, false
+	if wantHost != host {
+		if strings.Count(wantHost, ".") != strings.Count(host, ".") {
+			return 0, false
+		}
+		if same, err := path.Match(wantHost, host); err != nil || !same {
+			return 0, false
+		}
 	}
-	if same, err := path.Match(wantHost, host); err != nil || !same {
-		return 0, false
-	}
-	if wantPath != "" && rest != wantPath && !strings.HasPrefix(rest, wantPath+"/") && !strings.HasPrefix(rest, wantPath+":") {
+	if wantPath != "" && rest != wantPath && !strings.HasPrefix(rest, wantPath+"/") {
 		return 0, false
 	}
 	return len(wantPath), true

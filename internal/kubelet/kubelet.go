@@ -68,7 +68,7 @@ func New(c Config) (*Kubelet, error) {
 	}
 	k.volumes = &volume.Pods{Root: filepath.Join(c.RootDir, "pods"), Source: newSource(c), Allocatable: k.allocatable}
 	k.prober = probe.New(probe.Config{Log: c.Log, Exec: k.execProbe})
-	k.pulls = newPuller(k.cri, c.Log)
+	k.pulls = newPuller(k.cri, c.Now)
 	return k, nil
 }
 
@@ -131,6 +131,9 @@ func (k *Kubelet) prepare() error {
 		}
 	}
 	var err error
+	if k.pulls.records, err = openPullRecords(filepath.Join(k.cfg.RootDir, "image-pulls.json")); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
 	if k.machine, err = readMachine(); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}

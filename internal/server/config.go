@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"knarr.dev/knarr/internal/runtime/containerd"
 )
 
 // Config of one knarr process. Complete fills in and checks what is missing.
@@ -48,10 +50,8 @@ type Config struct {
 
 	// RuntimeEndpoint is a CRI socket to use instead of knarr's own containerd.
 	RuntimeEndpoint string
-	// Mirrors of registries: registry host to base URLs, tried in order.
-	Mirrors map[string][]string
-	// InsecureRegistries may be spoken to over plain HTTP.
-	InsecureRegistries []string
+	// Registries that need more than their name; for that containerd.
+	Registries containerd.Registries
 	// ImagesDir holds OCI archives that are loaded at start.
 	ImagesDir string
 

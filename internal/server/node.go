@@ -46,11 +46,11 @@ type node struct {
 }
 
 // runtimeOf is the private containerd of a data directory.
-func runtimeOf(dataDir, runDir string, mirrors map[string][]string, insecure []string, log *slog.Logger) (*containerd.Runtime, error) {
+func runtimeOf(dataDir, runDir string, registries containerd.Registries, log *slog.Logger) (*containerd.Runtime, error) {
 	return containerd.New(containerd.Config{
 		Root: filepath.Join(dataDir, "agent", "containerd"), State: filepath.Join(runDir, "containerd"),
 		CNIConfDir: filepath.Join(dataDir, "agent", "cni", "conf"), CNIBinDir: filepath.Join(dataDir, "agent", "cni", "bin"),
-		SandboxImage: sandboxImage, Mirrors: mirrors, Insecure: insecure, Log: log,
+		SandboxImage: sandboxImage, Registries: registries, Log: log,
 	})
 }
 
@@ -126,7 +126,7 @@ func (n *node) runtime(ctx context.Context, g *errgroup.Group) (endpoint string,
 		return n.cfg.RuntimeEndpoint, nil
 	}
 	n.cfg.Progress("starting containerd")
-	r, err := runtimeOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Mirrors, n.cfg.InsecureRegistries, n.log)
+	r, err := runtimeOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Registries, n.log)
 	if err != nil {
 		return "", err
 	}
@@ -203,7 +203,7 @@ func StopNode(ctx context.Context, in *Instance) error {
 	}
 	var errs []error
 	if in.RuntimeEndpoint == "" {
-		r, err := runtimeOf(in.DataDir, in.RunDir, nil, nil, slog.New(slog.DiscardHandler))
+		r, err := runtimeOf(in.DataDir, in.RunDir, containerd.Registries{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
@@ -218,7 +218,7 @@ func Remove(ctx context.Context, in *Instance) error {
 	if in.Agent {
 		errs = append(errs, kubelet.Clean(filepath.Join(in.DataDir, "agent", "kubelet"), cgroupRoot(in.NodeName)))
 		if in.RuntimeEndpoint == "" {
-			r, err := runtimeOf(in.DataDir, in.RunDir, nil, nil, slog.New(slog.DiscardHandler))
+			r, err := runtimeOf(in.DataDir, in.RunDir, containerd.Registries{}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

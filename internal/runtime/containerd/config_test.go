@@ -28,6 +28,9 @@ func TestNew(t *testing.T) {
 		"mirror password": func(c *Config) { c.Mirrors = map[string][]string{"docker.io": {"https://u:p@m"}} },
 		"insecure path":   func(c *Config) { c.Insecure = []string{"host/path"} },
 		"insecure quote":  func(c *Config) { c.Insecure = []string{"a\"\nb"} },
+		"CA of what":      func(c *Config) { c.CAs = map[string]string{"a/b": "/etc/passwd"} },
+		"CA that is none": func(c *Config) { c.CAs = map[string]string{"a": "/etc/passwd"} },
+		"CA is not there": func(c *Config) { c.CAs = map[string]string{"a": "/nothing"} },
 	} {
 		c := valid()
 		change(&c)
@@ -66,19 +69,18 @@ func TestRender(t *testing.T) {
 }
 
 func TestHostsToml(t *testing.T) {
-	for _, c := range []struct {
-		host     string
-		mirrors  []string
-		insecure bool
-		want     string
-	}{
-		{"docker.io", []string{"https://m1", "http://m2/x"}, false,
-			"server = \"https://registry-1.docker.io\"\n[host.\"https://m1\"]\n  capabilities = [\"pull\", \"resolve\"]\n[host.\"http://m2/x\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
-		{"r:5000", nil, true, "server = \"http://r:5000\"\n[host.\"http://r:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
-		{"r", nil, false, "server = \"https://r\"\n"},
+	r := Registries{
+		Mirrors:  map[string][]string{"docker.io": {"https://m1", "http://m2/x"}},
+		Insecure: []string{"r:5000"}, CAs: map[string]string{"m1": "/ca1", "own": "/ca2"},
+	}
+	for host, want := range map[string]string{
+		"docker.io": "server = \"https://registry-1.docker.io\"\n[host.\"https://m1\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/ca1\"\n[host.\"http://m2/x\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+		"r:5000":    "server = \"http://r:5000\"\n[host.\"http://r:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+		"r":         "server = \"https://r\"\n",
+		"own":       "server = \"https://own\"\n[host.\"https://own\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/ca2\"\n",
 	} {
-		if got := string(hostsToml(c.host, c.mirrors, c.insecure)); got != c.want {
-			t.Errorf("%s: %s", c.host, got)
+		if got := string(r.hostsToml(host)); got != want {
+			t.Errorf("%s: %s", host, got)
 		}
 	}
 }

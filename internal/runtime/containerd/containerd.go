@@ -31,13 +31,21 @@ type Config struct {
 	CNIBinDir  string // where its plugins are
 
 	SandboxImage string // must be present: it is never pulled
+	Registries
+
+	Log *slog.Logger
+}
+
+// Registries says how those are reached that need more than their name.
+type Registries struct {
 	// Mirrors of registries: registry host to base URLs, tried in order before
 	// the registry itself.
 	Mirrors map[string][]string
 	// Insecure registries are spoken to over plain HTTP.
 	Insecure []string
-
-	Log *slog.Logger
+	// CAs by the host of a registry or mirror: a PEM file that its certificate
+	// is verified with, instead of the machine's authorities.
+	CAs map[string]string
 }
 
 // Errors that callers tell apart.
@@ -91,7 +99,7 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.SandboxImage == "" {
 		return nil, errors.New("containerd: no sandbox image")
 	}
-	if err := checkRegistries(cfg.Mirrors, cfg.Insecure); err != nil {
+	if err := cfg.Registries.check(); err != nil {
 		return nil, err
 	}
 	if cfg.Log == nil {

@@ -2,7 +2,10 @@ package containerd
 
 import (
 	"bytes"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,8 +16,8 @@ import (
 // hostPattern is a registry as it stands in an image name: host or host:port.
 var hostPattern = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`)
 
-func checkRegistries(mirrors map[string][]string, insecure []string) error {
-	for host, urls := range mirrors {
+func (r Registries) check() error {
+	for host, urls := range r.Mirrors {
 		if !hostPattern.MatchString(host) {
 			return fmt.Errorf("containerd: mirror of %q: not a registry's host", host)
 		}
@@ -25,9 +28,24 @@ func checkRegistries(mirrors map[string][]string, insecure []string) error {
 			}
 		}
 	}
-	for _, host := range insecure {
+	for _, host := range r.Insecure {
 		if !hostPattern.MatchString(host) {
 			return fmt.Errorf("containerd: insecure registry %q: not a registry's host", host)
+		}
+	}
+	for host, file := range r.CAs {
+		if !hostPattern.MatchString(host) {
+			return fmt.Errorf("containerd: CA of %q: not a registry's host", host)
+		}
+		if slices.Contains(r.Insecure, host) {
+			return fmt.Errorf("containerd: registry %s has a CA and is insecure", host)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("containerd: CA of %s: %w", host, err)
+		}
+		if !filepath.IsAbs(file) || !x509.NewCertPool().AppendCertsFromPEM(data) {
+			return fmt.Errorf("containerd: CA of %s: %s is not an absolute path of a file with certificates in PEM", host, file)
 		}
 	}
 	return nil
@@ -38,13 +56,8 @@ func checkRegistries(mirrors map[string][]string, insecure []string) error {
 // (localhost, 127.0.0.1) are spoken to in plain HTTP by containerd itself.
 func (r *Runtime) writeHosts() error {
 	want := map[string][]byte{}
-	for host, urls := range r.cfg.Mirrors {
-		want[host] = hostsToml(host, urls, slices.Contains(r.cfg.Insecure, host))
-	}
-	for _, host := range r.cfg.Insecure {
-		if want[host] == nil {
-			want[host] = hostsToml(host, nil, true)
-		}
+	for _, host := range slices.Concat(slices.Collect(maps.Keys(r.cfg.Mirrors)), r.cfg.Insecure, slices.Collect(maps.Keys(r.cfg.CAs))) {
+		want[host] = r.cfg.Registries.hostsToml(host)
 	}
 	if err := privateDir(r.hostsDir()); err != nil {
 		return err
@@ -65,17 +78,30 @@ func (r *Runtime) writeHosts() error {
 		if err := privateDir(dir); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, "hosts.toml"), data); err != nil {
+		name, other := "hosts.toml", "ca.crt"
+		if r.cfg.CAs[host] != "" && len(r.cfg.Mirrors[host]) == 0 {
+			// In hosts.toml containerd 1.6 takes a CA from a host's entry only,
+			// and would ask the registry itself once more, without it.
+			var err error
+			if data, err = os.ReadFile(r.cfg.CAs[host]); err != nil {
+				return fmt.Errorf("containerd: CA of %s: %w", host, err)
+			}
+			name, other = other, name
+		}
+		if err := writeFile(filepath.Join(dir, name), data); err != nil {
 			return err
+		}
+		if err := os.Remove(filepath.Join(dir, other)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("containerd: %w", err)
 		}
 	}
 	return nil
 }
 
 // hostsToml orders a registry's sources: mirrors first, itself last.
-func hostsToml(host string, mirrors []string, insecure bool) []byte {
+func (r Registries) hostsToml(host string) []byte {
 	var b bytes.Buffer
-	server := "https://" + host
+	server, mirrors, insecure := "https://"+host, r.Mirrors[host], slices.Contains(r.Insecure, host)
 	switch {
 	case insecure:
 		server = "http://" + host
@@ -83,11 +109,14 @@ func hostsToml(host string, mirrors []string, insecure bool) []byte {
 		server = "https://registry-1.docker.io" // the name's historical home
 	}
 	fmt.Fprintf(&b, "server = %s\n", quote(server))
-	if insecure { // containerd takes the scheme from a host's entry only
+	if insecure || r.CAs[host] != "" { // containerd takes both from a host's entry only
 		mirrors = append(slices.Clone(mirrors), server)
 	}
 	for _, m := range mirrors {
 		fmt.Fprintf(&b, "[host.%s]\n  capabilities = [\"pull\", \"resolve\"]\n", quote(m))
+		if u, err := url.Parse(m); err == nil && r.CAs[u.Host] != "" {
+			fmt.Fprintf(&b, "  ca = %s\n", quote(r.CAs[u.Host]))
+		}
 	}
 	return b.Bytes()
 }
