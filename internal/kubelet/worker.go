@@ -3,6 +3,7 @@ package kubelet
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +20,8 @@ import (
 	kplan "knarr.dev/knarr/internal/plan"
 )
 
-// refreshEvery is how long a volume may show an old token or label; changes of
-// secrets and config maps are told at once.
+// refreshEvery is how long a volume may show an old token; changes of secrets,
+// config maps and labels are told at once.
 const refreshEvery = time.Minute
 
 // worker runs one pod: it looks, plans, acts and looks again.
@@ -43,7 +44,7 @@ type worker struct {
 	kills      map[string]*killing // by container ID
 	hooks      map[string]plan.Hook
 	watched    map[string]func() // secrets and config maps: how to stop
-	dirty      bool              // one of those changed
+	dirty      bool              // what volumes show has changed
 	containers []plan.Container  // as last seen, for the server
 	sandboxes  []plan.Sandbox
 
@@ -83,6 +84,8 @@ func orphan(p *cri.Pod) *corev1.Pod {
 func (w *worker) update(pod *corev1.Pod) {
 	w.mu.Lock()
 	same := w.pod == pod
+	// What the pod's downwardAPI volumes show.
+	w.dirty = w.dirty || !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations)
 	w.pod = pod
 	w.mu.Unlock()
 	if !same {
