@@ -122,7 +122,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 	}
 	targetID := ""
 	if target != "" {
-		cur, _ := w.find(target)
+		cur := w.find(target)
 		if cur == nil || cur.State != plan.Running {
 			return nil, nil, fmt.Errorf("unable to find target container %s", target)
 		}

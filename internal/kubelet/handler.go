@@ -121,11 +121,10 @@ func (k *Kubelet) serveLogs(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}
-	cur, previous := w.find(name)
-	c := cur
+	c := w.find(name)
 	if isSet(r.URL.Query().Get("previous")) {
 		pod, _ := w.current()
-		if c = previous; c == nil {
+		if c = w.previous(name); c == nil {
 			http.Error(rw, fmt.Sprintf("previous terminated container %q in pod %q not found", name, pod.Name), http.StatusBadRequest)
 			return
 		}
@@ -143,7 +142,7 @@ func (k *Kubelet) serveLogs(rw http.ResponseWriter, r *http.Request) {
 	rw.Header().Set("Content-Type", "text/plain")
 	rw.WriteHeader(http.StatusOK)
 	alive := func() bool {
-		now, _ := w.find(name)
+		now := w.find(name)
 		return now != nil && now.ID == c.ID && now.State == plan.Running && r.Context().Err() == nil
 	}
 	flusher := http.NewResponseController(rw)
@@ -175,7 +174,7 @@ func (k *Kubelet) container(rw http.ResponseWriter, r *http.Request) *plan.Conta
 		http.Error(rw, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
 		return nil
 	}
-	c, _ := w.find(r.PathValue("container"))
+	c := w.find(r.PathValue("container"))
 	if c == nil || c.State != plan.Running {
 		http.Error(rw, fmt.Sprintf("container not found (%q)", r.PathValue("container")), http.StatusNotFound)
 		return nil

@@ -62,6 +62,24 @@ func (s *statusWriter) set(ctx context.Context, st corev1.PodStatus) {
 	}()
 }
 
+// lastEnded is the ID of the container that the newest status names as the
+// last one of that name that ended.
+func (s *statusWriter) lastEnded(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.want == nil {
+		return ""
+	}
+	for _, list := range [][]corev1.ContainerStatus{s.want.InitContainerStatuses, s.want.ContainerStatuses} {
+		for i := range list {
+			if t := list[i].LastTerminationState.Terminated; list[i].Name == name && t != nil {
+				return t.ContainerID
+			}
+		}
+	}
+	return ""
+}
+
 func (s *statusWriter) loop(ctx context.Context) {
 	for {
 		s.mu.Lock()

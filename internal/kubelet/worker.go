@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -329,20 +330,28 @@ func (w *worker) refresh(ctx context.Context, pod *corev1.Pod, now time.Time) {
 	}
 }
 
-// lookup of containers by the server: the newest of that name.
-func (w *worker) find(name string) (cur, previous *plan.Container) {
+// find a container for the server: the newest of that name.
+func (w *worker) find(name string) *plan.Container {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.containers {
-		c := &w.containers[i]
-		if c.Name != name {
-			continue
-		}
-		if cur == nil {
-			cur = c
-		} else if previous == nil {
-			previous = c
+		if w.containers[i].Name == name {
+			return &w.containers[i]
 		}
 	}
-	return cur, previous
+	return nil
+}
+
+// previous finds the container that the status calls the last one that ended:
+// while a crashed one waits to be started again, that is the newest.
+func (w *worker) previous(name string) *plan.Container {
+	id := w.status.lastEnded(name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.containers {
+		if id != "" && strings.HasSuffix(id, "://"+w.containers[i].ID) {
+			return &w.containers[i]
+		}
+	}
+	return nil
 }

@@ -42,10 +42,12 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", home)
 			e.Setenv("PATH", h.bin+":"+os.Getenv("PATH"))
 			e.Setenv("NS", ns)
+			e.Setenv("NETNS", h.netns)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"kubectl":    scriptKubectl,
+			"host":       scriptHost,
 			"eventually": scriptEventually,
 		},
 	})
@@ -63,6 +65,13 @@ func scriptKubectl(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// scriptHost: host PROGRAM ...: runs it in the node's network.
+func scriptHost(ts *testscript.TestScript, neg bool, args []string) {
+	if err := ts.Exec("nsenter", append([]string{"--net=/run/netns/" + ts.Getenv("NETNS")}, args...)...); (err != nil) != neg {
+		ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+	}
+}
+
 // scriptEventually: eventually REGEXP COMMAND ...: until its output matches.
 func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 || neg {
@@ -71,8 +80,11 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	re, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	cmd := args[1:]
-	if cmd[0] == "kubectl" {
+	switch cmd[0] {
+	case "kubectl":
 		cmd = append([]string{"kubectl", "-n", ts.Getenv("NS")}, cmd[1:]...)
+	case "host":
+		cmd = append([]string{"nsenter", "--net=/run/netns/" + ts.Getenv("NETNS")}, cmd[1:]...)
 	}
 	for deadline := time.Now().Add(patience); ; {
 		_ = ts.Exec(cmd[0], cmd[1:]...)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/kubelet/logs"
 	"knarr.dev/knarr/internal/kubelet/plan"
 )
 
@@ -155,7 +156,7 @@ func (o *Observer) container(ctx context.Context, c *runtimeapi.Container) (plan
 		Backoff: time.Duration(number(c.Annotations[AnnotationBackoff])) * time.Second,
 	}
 	if d.State == plan.Exited {
-		d.Message = termination(st, c.Annotations)
+		d.Message = termination(ctx, st, c.Annotations)
 		if d.Reason == "Error" && d.ExitCode == 0 {
 			d.Reason = "Completed"
 		}
@@ -170,7 +171,7 @@ func (o *Observer) container(ctx context.Context, c *runtimeapi.Container) (plan
 
 // termination reads what the container wrote for its status, or, if it asked
 // for that, the end of its log.
-func termination(st *runtimeapi.ContainerStatus, annotations map[string]string) string {
+func termination(ctx context.Context, st *runtimeapi.ContainerStatus, annotations map[string]string) string {
 	path := annotations[AnnotationTermination]
 	for _, m := range st.GetMounts() {
 		if m.ContainerPath == path && path != "" {
@@ -180,7 +181,7 @@ func termination(st *runtimeapi.ContainerStatus, annotations map[string]string) 
 		}
 	}
 	if annotations[AnnotationPolicy] == "FallbackToLogsOnError" && st.GetExitCode() != 0 {
-		return lastLines(st.GetLogPath())
+		return lastLines(ctx, st.GetLogPath())
 	}
 	if st.GetReason() != "Completed" && st.GetReason() != "Error" {
 		return st.GetMessage()
@@ -208,30 +209,20 @@ func head(path string, limit int64) string {
 }
 
 // lastLines of a CRI log, without times and stream names.
-func lastLines(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
+func lastLines(ctx context.Context, path string) string {
+	var end lastBytes
+	o := logs.Options{Tail: maxTerminationLine}
+	if err := logs.Read(ctx, path, o, func() bool { return false }, &end, func() {}); err != nil {
 		return ""
 	}
-	defer f.Close()
-	const window = 64 << 10
-	if info, err := f.Stat(); err == nil && info.Size() > window {
-		if _, err := f.Seek(-window, io.SeekEnd); err != nil {
-			return ""
-		}
-	}
-	data, err := io.ReadAll(io.LimitReader(f, window))
-	if err != nil {
-		return ""
-	}
-	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	lines = lines[max(0, len(lines)-maxTerminationLine):]
-	var out []string
-	for _, l := range lines {
-		if parts := strings.SplitN(l, " ", 4); len(parts) == 4 {
-			out = append(out, parts[3])
-		}
-	}
-	text := strings.Join(out, "\n") + "\n"
-	return strings.ToValidUTF8(text[max(0, len(text)-maxTerminationLog):], "\uFFFD")
+	return strings.ToValidUTF8(string(end), "\uFFFD")
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes []byte
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	*l = append(*l, p...)
+	*l = slices.Clone((*l)[max(0, len(*l)-maxTerminationLog):])
+	return len(p), nil
 }

@@ -193,14 +193,27 @@ func (w *writer) write(b []byte) error {
 	return err
 }
 
-// tail finds where the last n lines begin, reading blocks from the end.
+// tail finds where the last n lines begin, reading blocks from the end. The
+// parts of a long line are one line.
 func tail(f *os.File, n int64) (int64, error) {
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil || n == 0 {
 		return end, err
 	}
 	buf := make([]byte, block)
-	at, found := end, int64(0)
+	at, found, begin := end, int64(0), end
+	// before takes the raw line that starts at start and reports whether the
+	// lines after it are all that was asked for.
+	before := func(start int64) bool {
+		if found == 0 || !partial(f, start) {
+			if found == n {
+				return true
+			}
+			found++
+		}
+		begin = start
+		return false
+	}
 	for at > 0 {
 		size := min(at, block)
 		at -= size
@@ -208,13 +221,24 @@ func tail(f *os.File, n int64) (int64, error) {
 			return 0, err
 		}
 		for i := size - 1; i >= 0; i-- {
-			if buf[i] != '\n' || at+i == end-1 {
-				continue
-			}
-			if found++; found == n {
-				return at + i + 1, nil
+			if buf[i] == '\n' && at+i != end-1 && before(at+i+1) {
+				return begin, nil
 			}
 		}
 	}
+	if before(0) {
+		return begin, nil
+	}
 	return 0, nil
+}
+
+// maxHead holds a line's time, stream and tag.
+const maxHead = 64
+
+// partial reports whether the line that starts there goes on in the next one.
+func partial(f *os.File, start int64) bool {
+	var head [maxHead]byte
+	n, _ := f.ReadAt(head[:], start) // at the end of the file it is short
+	parts := bytes.SplitN(head[:n], []byte(" "), 4)
+	return len(parts) == 4 && bytes.HasPrefix(parts[2], []byte("P"))
 }

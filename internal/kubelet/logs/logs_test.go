@@ -34,6 +34,7 @@ func TestRead(t *testing.T) {
 	}{
 		{"all", Options{Tail: -1}, "one\ntwo\nthree\n"},
 		{"tail", Options{Tail: 1}, "three\n"},
+		{"tail of a line in parts", Options{Tail: 2}, "two\nthree\n"},
 		{"tail none", Options{Tail: 0}, ""},
 		{"tail more than there is", Options{Tail: 9}, "one\ntwo\nthree\n"},
 		{"since", Options{Tail: -1, Since: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)}, "two\nthree\n"},

@@ -121,14 +121,20 @@ func HTTP(ctx context.Context, c *corev1.Container, ip string, g *corev1.HTTPGet
 	if err != nil {
 		return err
 	}
-	req.Header.Set("User-Agent", "kube-probe/1.37")
-	req.Header.Set("Accept", "*/*")
 	for _, h := range g.HTTPHeaders {
 		if strings.EqualFold(h.Name, "Host") {
 			req.Host = h.Value
 			continue
 		}
 		req.Header.Add(h.Name, h.Value)
+	}
+	if _, own := req.Header["User-Agent"]; !own {
+		req.Header.Set("User-Agent", "kube-probe/1.37")
+	}
+	if own, ok := req.Header["Accept"]; !ok {
+		req.Header.Set("Accept", "*/*")
+	} else if own[0] == "" { // said to be sent not at all
+		req.Header.Del("Accept")
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true, DisableCompression: true, Proxy: nil,
