@@ -110,6 +110,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	run("runtime", k.relistLoop)
 	run("pods", k.podLoop)
 	run("garbage", k.collectLoop)
+	run("storage", k.storageLoop)
 	<-ctx.Done()
 	loops.Wait()
 	k.prober.Stop()

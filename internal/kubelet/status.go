@@ -172,14 +172,16 @@ func after(a, b *corev1.Pod) bool {
 func withForeign(want, now *corev1.PodStatus) *corev1.PodStatus {
 	out := *want
 	out.Conditions = nil
-	for _, c := range want.Conditions {
-		if plan.Owns(c.Type) {
-			out.Conditions = append(out.Conditions, c)
+	own := map[corev1.PodConditionType]bool{}
+	for i := range want.Conditions {
+		if c := &want.Conditions[i]; plan.Owns(c) {
+			own[c.Type] = true
+			out.Conditions = append(out.Conditions, *c)
 		}
 	}
-	for _, c := range now.Conditions {
-		if !plan.Owns(c.Type) {
-			out.Conditions = append(out.Conditions, c)
+	for i := range now.Conditions {
+		if c := &now.Conditions[i]; !plan.Owns(c) && !own[c.Type] {
+			out.Conditions = append(out.Conditions, *c)
 		}
 	}
 	return &out

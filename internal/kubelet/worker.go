@@ -45,6 +45,7 @@ type worker struct {
 	kills      map[string]*killing // by container ID
 	hooks      map[string]plan.Hook
 	watched    map[string]func() // secrets and config maps: how to stop
+	evicted    string            // why the pod must end for good
 	dirty      bool              // what volumes show has changed
 	containers []plan.Container  // as last seen, for the server
 	sandboxes  []plan.Sandbox
@@ -257,6 +258,7 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 	for name, im := range w.images {
 		in.Images[name] = im
 	}
+	in.Evicted = w.evicted
 	w.containers, w.sandboxes = containers, boxes
 	return in
 }

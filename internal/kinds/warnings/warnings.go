@@ -140,11 +140,6 @@ func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[stri
 	}
 	containers("initContainers", spec.InitContainers)
 	containers("containers", spec.Containers)
-	for i, v := range spec.Volumes {
-		if v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
-			l.addf("%s: this version of knarr does not enforce the limit on disk yet, only with medium Memory", at("spec", "volumes").Index(i).Child("emptyDir", "sizeLimit"))
-		}
-	}
 }
 
 // Service warns of what no component does.

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// conditions are the kubelet's five; those of others are kept as they are.
+// conditions are the kubelet's own; those of others are kept as they are.
 func (p *pass) conditions(st *corev1.PodStatus) {
 	own := []corev1.PodCondition{
 		p.sandboxCondition(),
@@ -16,6 +16,10 @@ func (p *pass) conditions(st *corev1.PodStatus) {
 		p.ready(st, true),
 		p.ready(st, false),
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
+	}
+	if p.in.Evicted != "" {
+		own = append(own, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
+			Reason: corev1.PodReasonTerminationByKubelet, Message: p.in.Evicted})
 	}
 	mine := map[corev1.PodConditionType]bool{}
 	for _, c := range own {
@@ -39,9 +43,11 @@ func (p *pass) conditions(st *corev1.PodStatus) {
 	}
 }
 
-// Owns reports whether the kubelet writes conditions of that type.
-func Owns(t corev1.PodConditionType) bool {
-	switch t {
+// Owns reports whether the kubelet wrote the condition.
+func Owns(c *corev1.PodCondition) bool {
+	switch c.Type {
+	case corev1.DisruptionTarget: // others may say so too
+		return c.Reason == corev1.PodReasonTerminationByKubelet
 	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
 		return true
 	}

@@ -29,6 +29,9 @@ func (p *pass) remaining() time.Duration {
 	if g := p.pod.DeletionGracePeriodSeconds; g != nil {
 		total = time.Duration(*g) * time.Second
 	}
+	if p.in.Evicted != "" {
+		total = min(total, evictionGrace)
+	}
 	if p.in.Gone {
 		total = max(total, time.Second)
 	}

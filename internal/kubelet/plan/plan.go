@@ -24,6 +24,9 @@ const (
 	// reason other than the container's own end.
 	retryFirst = time.Second
 	retryMax   = time.Minute
+	// evictionGrace of a pod that has outgrown a limit of its own (upstream's
+	// figure).
+	evictionGrace = time.Second
 	// MinGrace is left to a container although its grace has passed in a
 	// preStop hook (upstream's figure).
 	MinGrace = 2 * time.Second
@@ -145,6 +148,7 @@ type Input struct {
 	Volumes    Volumes
 
 	Rejected *Rejection // the node refuses the pod
+	Evicted  string     // why the node ends the pod for good; "": it does not
 	// Since is when the pod's ending began, as an earlier result said.
 	Since time.Time
 }
@@ -282,7 +286,7 @@ func newPass(in Input) *pass {
 		}
 	}
 	p.terminal = st.Phase == corev1.PodSucceeded || st.Phase == corev1.PodFailed
-	p.ending = in.Gone || in.Pod.DeletionTimestamp != nil || p.terminal || p.overdue() || in.Rejected != nil
+	p.ending = in.Gone || in.Pod.DeletionTimestamp != nil || p.terminal || p.overdue() || in.Evicted != "" || in.Rejected != nil
 	return p
 }
 

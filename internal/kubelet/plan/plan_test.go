@@ -155,6 +155,8 @@ func TestActions(t *testing.T) {
 			five, at := int64(5), metav1.NewTime(now.Add(-6*time.Second))
 			p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = &five, &at
 		}, func(in *Input) { in.Containers = []Container{running("a")} }, []string{"kill container a 30s"}, "Running"},
+		{"outgrown", nil, func(in *Input) { in.Containers, in.Evicted = []Container{running("a")}, "too much" }, []string{"kill container a 1s"}, "Running"},
+		{"evicted", nil, func(in *Input) { in.Containers, in.Evicted = []Container{exited("a", 0)}, "too much" }, []string{"stop sandbox", "clean up"}, "Failed"},
 		{"sandbox died", nil, func(in *Input) {
 			in.Containers, in.Sandboxes[0].Ready = []Container{exited("a", 137)}, false
 		}, []string{"stop sandbox", "create sandbox"}, "Running"},

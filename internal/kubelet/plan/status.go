@@ -75,7 +75,11 @@ func (p *pass) status() {
 		st.EphemeralContainerStatuses = append(st.EphemeralContainerStatuses, p.containerStatus(&spec, false))
 	}
 	st.Phase = p.phase(&st)
-	if !p.terminal && p.overdue() {
+	switch {
+	case p.terminal:
+	case p.in.Evicted != "":
+		st.Reason, st.Message = "Evicted", p.in.Evicted
+	case p.overdue():
 		st.Reason, st.Message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
 	}
 	p.conditions(&st)
@@ -241,7 +245,7 @@ func (p *pass) phase(st *corev1.PodStatus) corev1.PodPhase {
 		}
 	}
 	if p.ending && !p.anyRunning() {
-		if waitingFirst > 0 || failed > 0 || p.failedInit() != nil || p.overdue() || len(st.ContainerStatuses) == 0 {
+		if waitingFirst > 0 || failed > 0 || p.failedInit() != nil || p.overdue() || p.in.Evicted != "" || len(st.ContainerStatuses) == 0 {
 			return corev1.PodFailed
 		}
 		return corev1.PodSucceeded

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"knarr.dev/knarr/internal/rmtree"
 )
@@ -116,7 +118,7 @@ func (p *Pods) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) err
 	case v.HostPath != nil:
 		return hostPath(v.HostPath)
 	case v.EmptyDir != nil:
-		return emptyDir(path, v.EmptyDir, fsGroup(pod))
+		return p.emptyDir(pod, path, v.EmptyDir)
 	}
 	files, secret, err := p.files(ctx, pod, v)
 	if err != nil {
@@ -142,18 +144,28 @@ func fsGroup(pod *corev1.Pod) *int64 {
 	return pod.Spec.SecurityContext.FSGroup
 }
 
+// memory is what an emptyDir in memory may take: its own limit, the pod's, the
+// node's, whichever is the least.
+func (p *Pods) memory(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) int64 {
+	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
+	node := p.Allocatable()
+	size := node.Memory().Value()
+	for _, q := range []*resource.Quantity{limits.Memory(), e.SizeLimit} {
+		if q != nil && q.Value() > 0 && (size == 0 || q.Value() < size) {
+			size = q.Value()
+		}
+	}
+	return size
+}
+
 // emptyDir is world-writable: who runs in the pod is the pod's business, and
 // the directories above keep everybody else out.
-func emptyDir(path string, e *corev1.EmptyDirVolumeSource, group *int64) error {
+func (p *Pods) emptyDir(pod *corev1.Pod, path string, e *corev1.EmptyDirVolumeSource) error {
 	_, err := os.Stat(path)
 	fresh := errors.Is(err, os.ErrNotExist)
 	switch {
 	case e.Medium == corev1.StorageMediumMemory:
-		size := int64(0)
-		if e.SizeLimit != nil {
-			size = e.SizeLimit.Value()
-		}
-		if err := tmpfs(path, size); err != nil {
+		if err := tmpfs(path, p.memory(pod, e)); err != nil {
 			return err
 		}
 	case e.Medium != corev1.StorageMediumDefault:
@@ -167,7 +179,7 @@ func emptyDir(path string, e *corev1.EmptyDirVolumeSource, group *int64) error {
 		return nil
 	}
 	mode := os.FileMode(0o777)
-	if group != nil {
+	if group := fsGroup(pod); group != nil {
 		if err := os.Chown(path, -1, int(*group)); err != nil {
 			return err
 		}

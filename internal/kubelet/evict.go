@@ -1,0 +1,207 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/kubelet/cri"
+	"knarr.dev/knarr/internal/kubelet/spec"
+)
+
+const (
+	// measureEvery is how often pods with a limit of local storage are measured
+	// (upstream's figure).
+	measureEvery = 10 * time.Second
+	// measureShare bounds what measuring costs: a pod whose files take a second
+	// to count is counted again after fifty.
+	measureShare = 50
+	// criticalPriority begins that of the system's own pods, which are not
+	// evicted for this.
+	criticalPriority = 2_000_000_000
+)
+
+// storageLoop evicts pods that have outgrown their own limits of local storage.
+func (k *Kubelet) storageLoop(ctx context.Context) error {
+	next := map[*worker]time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(measureEvery):
+		}
+		again := map[*worker]time.Time{}
+		for _, w := range k.list() {
+			pod, absent := w.current()
+			if absent || w.over.Load() || pod.DeletionTimestamp != nil || !limited(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPriority {
+				continue
+			}
+			if began := time.Now(); !began.Before(next[w]) {
+				message, err := k.outgrown(ctx, pod)
+				if err != nil && ctx.Err() == nil {
+					w.log.Warn("cannot measure the pod's storage", "error", err)
+				}
+				w.evict(message)
+				next[w] = time.Now().Add(measureShare * time.Since(began))
+			}
+			again[w] = next[w]
+		}
+		next = again
+	}
+}
+
+// evict has the worker end its pod for good.
+func (w *worker) evict(message string) {
+	w.mu.Lock()
+	fresh := message != "" && w.evicted == ""
+	if fresh {
+		w.evicted = message
+	}
+	pod := w.pod
+	w.mu.Unlock()
+	if fresh {
+		w.emit(pod, "", true, "Evicted", message)
+		kick(w.wake)
+	}
+}
+
+// limited reports whether the pod bounds its local storage.
+func limited(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		if sizeLimit(&pod.Spec.Volumes[i]) > 0 {
+			return true
+		}
+	}
+	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
+	return !limits.StorageEphemeral().IsZero()
+}
+
+// sizeLimit of an emptyDir on disk; the kernel keeps those in memory to theirs.
+func sizeLimit(v *corev1.Volume) int64 {
+	if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault {
+		return 0
+	}
+	return v.EmptyDir.SizeLimit.Value()
+}
+
+// outgrown says which of its limits the pod exceeds, in upstream's words.
+func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (string, error) {
+	total := int64(0)
+	podLimit := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		limit := sizeLimit(v)
+		if v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault || limit == 0 && podLimit.IsZero() {
+			continue
+		}
+		used, err := diskUsage(ctx, k.volumes.Path(pod, v))
+		if err != nil {
+			return "", err
+		}
+		if limit > 0 && used > limit {
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q.", v.Name, v.EmptyDir.SizeLimit.String()), nil
+		}
+		total += used
+	}
+	if podLimit.IsZero() {
+		return "", nil
+	}
+	written, err := k.written(ctx, pod)
+	if err != nil {
+		return "", err
+	}
+	message := ""
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			total += written[c.Name]
+			if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && written[c.Name] > limit.Value() {
+				message = fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q.", c.Name, limit.String())
+			}
+		}
+	}
+	if total > podLimit.Value() {
+		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s.", podLimit.String()), nil
+	}
+	return message, nil
+}
+
+// written by each container: its log and its writable layer, which the runtime
+// measures at its own pace.
+func (k *Kubelet) written(ctx context.Context, pod *corev1.Pod) (map[string]int64, error) {
+	res, err := k.cri.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{
+		Filter: &runtimeapi.ContainerStatsFilter{LabelSelector: map[string]string{cri.LabelNode: k.cfg.NodeName, cri.LabelPodUID: string(pod.UID)}}})
+	if err != nil {
+		return nil, clean(err)
+	}
+	out := map[string]int64{}
+	for _, s := range res.Stats {
+		out[s.GetAttributes().GetLabels()[cri.LabelContainerName]] += int64(s.GetWritableLayer().GetUsedBytes().GetValue())
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			used, err := diskUsage(ctx, filepath.Join(spec.LogDir(k.cfg.PodLogDir, pod), list[i].Name))
+			if err != nil {
+				return nil, err
+			}
+			out[list[i].Name] += used
+		}
+	}
+	return out, nil
+}
+
+// diskUsage of what lies below dir: blocks, each file once, and nothing that
+// a link or a mount leads to. A directory that is not there has none.
+func diskUsage(ctx context.Context, dir string) (int64, error) {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	total, linked, device := int64(0), map[uint64]bool{}, uint64(0)
+	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		var info fs.FileInfo
+		if err == nil {
+			info, err = d.Info()
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if device == 0 {
+			device = st.Dev
+		}
+		switch {
+		case st.Dev != device && d.IsDir():
+			return fs.SkipDir
+		case st.Dev != device || linked[st.Ino]:
+			return nil
+		case st.Nlink > 1 && !d.IsDir():
+			linked[st.Ino] = true
+		}
+		total += st.Blocks * 512 // stat(2)
+		return nil
+	})
+	return total, err
+}
