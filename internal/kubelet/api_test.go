@@ -34,6 +34,7 @@ type api struct {
 	objects map[kinds.Ref]kinds.Object
 	watches map[kinds.Ref][]func()
 	events  []plan.Event
+	tokens  int
 	pulse   chan struct{} // closed and replaced at every change
 }
 
@@ -114,7 +115,10 @@ func (a *api) Create(_ context.Context, ref kinds.Ref, obj runtime.Object) (runt
 	switch o := obj.(type) {
 	case *authenticationv1.TokenRequest:
 		out := o.DeepCopy()
-		out.Status.Token = "token-of-" + ref.Name
+		a.mu.Lock()
+		a.tokens++
+		out.Status.Token = fmt.Sprintf("token-%d-of-%s", a.tokens, ref.Name)
+		a.mu.Unlock()
 		out.Status.ExpirationTimestamp = metav1.NewTime(time.Now().Add(time.Hour))
 		return out, nil
 	case *authenticationv1.TokenReview:

@@ -178,11 +178,11 @@ func TestRealPod(t *testing.T) {
 	log := filepath.Join(n.cfg.PodLogDir, "default_web_"+string(p.UID), "main", "0.log")
 	n.await("its output", func() bool {
 		data, _ := os.ReadFile(log)
-		return bytes.Contains(data, []byte("init-onehiddentoken-of-default hello-you"))
+		return bytes.Contains(data, []byte("init-onehiddentoken-1-of-default hello-you"))
 	})
 
 	server := issue(t, "kube-apiserver-kubelet-client", x509.ExtKeyUsageClientAuth, ca)
-	if code, body := ask(server, "", "/containerLogs/default/web/main?tailLines=1"); code != 200 || !strings.HasPrefix(body, "init-onehiddentoken-of-default hello-you") {
+	if code, body := ask(server, "", "/containerLogs/default/web/main?tailLines=1"); code != 200 || !strings.HasPrefix(body, "init-onehiddentoken-1-of-default hello-you") {
 		t.Errorf("logs: %d %q", code, body)
 	}
 	if code, body := ask(server, "", "/stats/summary"); code != 200 || !strings.Contains(body, "workingSetBytes") || !strings.Contains(body, `"name":"main"`) {

@@ -1,6 +1,10 @@
 package scenario
 
 import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +13,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // TestScripts runs testdata/*.txtar against one cluster, each in a namespace of
@@ -17,6 +24,7 @@ func TestScripts(t *testing.T) {
 	l := newLAN(t)
 	h := l.newHost(t)
 	h.up(t)
+	probed(t, h)
 	testscript.Run(t, testscript.Params{
 		Dir:         "testdata",
 		WorkdirRoot: t.TempDir(),
@@ -51,6 +59,37 @@ func TestScripts(t *testing.T) {
 			"eventually": scriptEventually,
 		},
 	})
+}
+
+// probed serves what the probes of probes.txtar ask, on the node's network.
+func probed(t *testing.T, h *host) {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/asked", func(w http.ResponseWriter, r *http.Request) {
+		got := fmt.Sprintf("%s %s %q %q %q", r.Host, r.URL.RawQuery, r.Header["X-Ask"], r.Header["User-Agent"], r.Header["Accept"])
+		if got != `probe.example a=b ["1" "2"] ["mine"] []` {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	})
+	mux.HandleFunc("/usual", func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.UserAgent(), "kube-probe/1.") || r.Header.Get("Accept") != "*/*" {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	})
+	mux.Handle("/elsewhere", http.RedirectHandler("http://192.0.2.1/", http.StatusFound))
+	cert, _ := selfSigned(t, "192.0.2.1") // of another: probes do not ask for whom
+	secure := tls.NewListener(h.listen(t, h.ip+":18092"), &tls.Config{Certificates: []tls.Certificate{cert}})
+	for _, l := range []net.Listener{h.listen(t, h.ip+":18090"), secure} {
+		go func() { _ = http.Serve(l, mux) }()
+	}
+	wellness := health.NewServer()
+	wellness.SetServingStatus("well", healthpb.HealthCheckResponse_SERVING)
+	wellness.SetServingStatus("unwell", healthpb.HealthCheckResponse_NOT_SERVING)
+	srv := grpc.NewServer()
+	healthpb.RegisterHealthServer(srv, wellness)
+	l := h.listen(t, h.ip+":18091")
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(srv.Stop)
 }
 
 // namespaceOf a script: its own name.
