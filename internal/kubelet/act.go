@@ -101,9 +101,9 @@ func (w *worker) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.Pod
 		},
 	}
 	if !pod.Spec.HostNetwork {
-		c.Hostname = spec.UTSName(pod, k.cfg.NodeName, k.cfg.ClusterDomain)
+		c.Hostname, err = spec.UTSName(pod, k.cfg.ClusterDomain)
 	}
-	return c, nil
+	return c, err
 }
 
 func (k *Kubelet) seccompDir() string { return filepath.Join(k.cfg.RootDir, "seccomp") }

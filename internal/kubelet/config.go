@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -53,14 +51,6 @@ type Config struct {
 	TLS    *tls.Config  // serving: GetCertificate and ClientCAs set
 
 	MaxPods int // default 110
-	// Labels and Taints of the node when it registers; afterwards they are the
-	// cluster's to change.
-	Labels map[string]string
-	Taints []corev1.Taint
-	// Reserved for what is not a pod: cpu, memory, ephemeral-storage.
-	Reserved corev1.ResourceList
-	// PodPids bounds the processes of a pod; 0: only the node's limit does.
-	PodPids int64
 	// AllowedUnsafeSysctls may be set by pods besides the safe ones; one that
 	// ends in "*" allows all that begin so.
 	AllowedUnsafeSysctls []string
@@ -125,9 +115,6 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.LogMaxBytes < 0 || c.LogMaxFiles < 2 {
 		return c, errors.New("kubelet: logs need a size and at least two files")
-	}
-	if c.PodPids < 0 {
-		return c, errors.New("kubelet: the limit of processes is negative")
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "kubepods"

@@ -118,13 +118,19 @@ func Hostname(pod *corev1.Pod, node, domain string) (host, full string) {
 	return host, full
 }
 
-// UTSName is what the container's hostname is set to.
-func UTSName(pod *corev1.Pod, node, domain string) string {
-	host, full := Hostname(pod, node, domain)
-	if pod.Spec.SetHostnameAsFQDN != nil && *pod.Spec.SetHostnameAsFQDN && full != "" {
-		return full
+// maxUTS is the longest host name that the kernel takes (sethostname(2)).
+const maxUTS = 64
+
+// UTSName is what the host name of a pod with a network of its own is set to.
+func UTSName(pod *corev1.Pod, domain string) (string, error) {
+	host, full := Hostname(pod, "", domain)
+	if !isTrue(pod.Spec.SetHostnameAsFQDN) || full == "" {
+		return host, nil
 	}
-	return host
+	if len(full) > maxUTS {
+		return "", fmt.Errorf("Failed to construct FQDN from Pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)", full, maxUTS, len(full)) //nolint:staticcheck // upstream's words
+	}
+	return full, nil
 }
 
 // Hosts is the pod's /etc/hosts. For pods on the node's network it is the
@@ -196,22 +202,29 @@ func Ports(pod *corev1.Pod) []*runtimeapi.PortMapping {
 		return nil
 	}
 	var out []*runtimeapi.PortMapping
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			for _, p := range list[i].Ports {
-				if p.HostPort == 0 {
-					continue
-				}
-				m := &runtimeapi.PortMapping{ContainerPort: p.ContainerPort, HostPort: p.HostPort, HostIp: p.HostIP}
-				switch p.Protocol {
-				case corev1.ProtocolUDP:
-					m.Protocol = runtimeapi.Protocol_UDP
-				case corev1.ProtocolSCTP:
-					m.Protocol = runtimeapi.Protocol_SCTP
-				}
-				out = append(out, m)
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort == 0 {
+				continue
 			}
+			m := &runtimeapi.PortMapping{ContainerPort: p.ContainerPort, HostPort: p.HostPort, HostIp: p.HostIP}
+			switch p.Protocol {
+			case corev1.ProtocolUDP:
+				m.Protocol = runtimeapi.Protocol_UDP
+			case corev1.ProtocolSCTP:
+				m.Protocol = runtimeapi.Protocol_SCTP
+			}
+			out = append(out, m)
 		}
+	}
+	for i := range pod.Spec.InitContainers {
+		// Only sidecars: nobody else takes an init container's port into account.
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil {
+			add(c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
 	}
 	return out
 }
