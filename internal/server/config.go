@@ -176,12 +176,7 @@ func (c *Config) completeNode() error {
 	if err != nil || !ip.Is4() || ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() {
 		return fmt.Errorf("node address %q is none that others can reach: give an IPv4 address of this machine with --node-ip", c.NodeIP)
 	}
-	for _, r := range c.InsecureRegistries {
-		if u, err := url.Parse("http://" + r); err != nil || u.Host != r || r == "" {
-			return fmt.Errorf("--insecure-registry %q is not of the form HOST:PORT", r)
-		}
-	}
-	return nil
+	return c.Registries.Check()
 }
 
 // checkJoin: an agent has to know where to.

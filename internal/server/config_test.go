@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/internal/runtime/containerd"
 )
 
 func TestComplete(t *testing.T) {
@@ -34,7 +36,7 @@ func TestComplete(t *testing.T) {
 		{name: "negative port", cfg: Config{KubeletPort: -1}, want: "--kubelet-port -1"},
 		{name: "one port for two", cfg: Config{Agent: true, APIPort: 7000, KubeletPort: 7000}, want: "both 7000"},
 		{name: "no name", cfg: Config{TLSSANs: []string{"*.example.com", "192.0.2.9", "a b"}}, want: `--tls-san "a b"`},
-		{name: "registry with a scheme", cfg: Config{InsecureRegistries: []string{"http://r:5000"}}, want: "--insecure-registry"},
+		{name: "registry with a scheme", cfg: Config{Registries: containerd.Registries{Insecure: []string{"http://r:5000"}}}, want: "insecure registry"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.cfg.Server = true

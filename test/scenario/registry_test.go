@@ -305,7 +305,7 @@ func podOf(name, image, policy, more string) string {
 func (h *host) awaitState(t testing.TB, pod, want string) {
 	t.Helper()
 	re := regexp.MustCompile(want)
-	eventually(t, 30*time.Second, pod+" is "+want, func() (string, bool) {
+	eventually(t, pod+" is "+want, func() (string, bool) {
 		out, _ := h.kubectl("get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].state.waiting.reason} {.status.containerStatuses[0].state}")
 		return out, re.MatchString(out)
 	})

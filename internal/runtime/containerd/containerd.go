@@ -99,8 +99,8 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.SandboxImage == "" {
 		return nil, errors.New("containerd: no sandbox image")
 	}
-	if err := cfg.Registries.check(); err != nil {
-		return nil, err
+	if err := cfg.Registries.Check(); err != nil {
+		return nil, fmt.Errorf("containerd: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -16,36 +16,37 @@ import (
 // hostPattern is a registry as it stands in an image name: host or host:port.
 var hostPattern = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`)
 
-func (r Registries) check() error {
+// Check tells what cannot be a registry, a mirror or a certificate authority.
+func (r Registries) Check() error {
 	for host, urls := range r.Mirrors {
 		if !hostPattern.MatchString(host) {
-			return fmt.Errorf("containerd: mirror of %q: not a registry's host", host)
+			return fmt.Errorf("mirror of %q: not of the form HOST or HOST:PORT", host)
 		}
 		for _, u := range urls {
 			p, err := url.Parse(u)
 			if err != nil || (p.Scheme != "http" && p.Scheme != "https") || p.Host == "" || p.User != nil || p.RawQuery != "" {
-				return fmt.Errorf("containerd: mirror %q of %s is not an http or https URL without credentials", u, host)
+				return fmt.Errorf("mirror %q of %s is not an http or https URL without credentials", u, host)
 			}
 		}
 	}
 	for _, host := range r.Insecure {
 		if !hostPattern.MatchString(host) {
-			return fmt.Errorf("containerd: insecure registry %q: not a registry's host", host)
+			return fmt.Errorf("insecure registry %q is not of the form HOST:PORT", host)
 		}
 	}
 	for host, file := range r.CAs {
 		if !hostPattern.MatchString(host) {
-			return fmt.Errorf("containerd: CA of %q: not a registry's host", host)
+			return fmt.Errorf("CA of %q: not of the form HOST or HOST:PORT", host)
 		}
 		if slices.Contains(r.Insecure, host) {
-			return fmt.Errorf("containerd: registry %s has a CA and is insecure", host)
+			return fmt.Errorf("registry %s has a CA and is insecure", host)
 		}
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return fmt.Errorf("containerd: CA of %s: %w", host, err)
+			return fmt.Errorf("CA of %s: %w", host, err)
 		}
 		if !filepath.IsAbs(file) || !x509.NewCertPool().AppendCertsFromPEM(data) {
-			return fmt.Errorf("containerd: CA of %s: %s is not an absolute path of a file with certificates in PEM", host, file)
+			return fmt.Errorf("CA of %s: %s is not an absolute path of a file with certificates in PEM", host, file)
 		}
 	}
 	return nil
