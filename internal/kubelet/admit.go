@@ -40,6 +40,7 @@ func (k *Kubelet) refuses(w *worker, pod *corev1.Pod) *plan.Rejection {
 	room := plan.Room{
 		Node:        view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName),
 		Allocatable: k.allocatable(), Sysctls: k.cfg.AllowedUnsafeSysctls,
+		Pressure: k.pressure(),
 	}
 	for _, other := range k.list() {
 		p, absent := other.current()

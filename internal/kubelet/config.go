@@ -58,6 +58,10 @@ type Config struct {
 	// first, unused images go until it is below the second; parts of 1.
 	// Default 0.85 and 0.80.
 	ImageGCHigh, ImageGCLow float64
+	// EvictMemory and EvictDisk: pods are evicted while less memory is available,
+	// in bytes, or less of the disk, as a part of 1. Default 100 MiB and 0.05.
+	EvictMemory int64
+	EvictDisk   float64
 	// LogMaxBytes and LogMaxFiles of one container; default 10 MiB and 5.
 	LogMaxBytes int64
 	LogMaxFiles int
@@ -106,6 +110,15 @@ func (c Config) complete() (Config, error) {
 	}
 	if !(c.ImageGCLow > 0 && c.ImageGCLow <= c.ImageGCHigh && c.ImageGCHigh <= 1) {
 		return c, errors.New("kubelet: the thresholds of image collection are not 0 < low <= high <= 1")
+	}
+	if c.EvictMemory == 0 {
+		c.EvictMemory = evictMemory
+	}
+	if c.EvictDisk == 0 {
+		c.EvictDisk = evictDisk
+	}
+	if c.EvictMemory < 0 || c.EvictDisk < 0 || c.EvictDisk > 1 {
+		return c, errors.New("kubelet: the thresholds of eviction are not a size and a part of 1")
 	}
 	if c.LogMaxBytes == 0 {
 		c.LogMaxBytes = logSize

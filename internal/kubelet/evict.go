@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -15,23 +16,66 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kubelet/cri"
+	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/kubelet/spec"
 )
 
 const (
-	// measureEvery is how often pods with a limit of local storage are measured
-	// (upstream's figure).
+	// measureEvery is how often the node and pods with a limit of local storage
+	// are measured (upstream's figure).
 	measureEvery = 10 * time.Second
 	// measureShare bounds what measuring costs: a pod whose files take a second
 	// to count is counted again after fifty.
 	measureShare = 50
-	// criticalPriority begins that of the system's own pods, which are not
-	// evicted for this.
-	criticalPriority = 2_000_000_000
+	// pressureStays is how long a shortage is told after it was last seen, so
+	// that what was evicted does not come back at once (upstream's figure).
+	pressureStays = 5 * time.Minute
+	// Upstream keeps 100Mi of memory free, k3s a twentieth of the disk.
+	evictMemory = 100 << 20
+	evictDisk   = 0.05
 )
 
-// storageLoop evicts pods that have outgrown their own limits of local storage.
-func (k *Kubelet) storageLoop(ctx context.Context) error {
+// shortage is what the node has too little of.
+type shortage struct {
+	memory, disk time.Time // when last seen
+}
+
+// strain looks at the machine and remembers what is short; it returns what is
+// so now.
+func (k *Kubelet) strain() (memory, disk bool) {
+	available := k.machine.available()
+	free, _ := k.machine.pressure(k.cfg.RootDir)
+	memory, disk = available > 0 && available < k.cfg.EvictMemory, free < k.cfg.EvictDisk
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if memory {
+		k.short.memory = k.cfg.Now()
+	}
+	if disk {
+		k.short.disk = k.cfg.Now()
+	}
+	return memory, disk
+}
+
+// pressure is what the node is short of, or was lately.
+func (k *Kubelet) pressure() []corev1.NodeConditionType {
+	k.strain()
+	k.mu.Lock()
+	short, since := k.short, k.cfg.Now().Add(-pressureStays)
+	k.mu.Unlock()
+	var out []corev1.NodeConditionType
+	if short.memory.After(since) {
+		out = append(out, corev1.NodeMemoryPressure)
+	}
+	if short.disk.After(since) {
+		out = append(out, corev1.NodeDiskPressure)
+	}
+	return out
+}
+
+// evictLoop evicts pods that have outgrown their own limits of local storage,
+// and one pod after the other while the node is short of memory or disk.
+func (k *Kubelet) evictLoop(ctx context.Context) error {
 	next := map[*worker]time.Time{}
 	for {
 		select {
@@ -40,9 +84,9 @@ func (k *Kubelet) storageLoop(ctx context.Context) error {
 		case <-time.After(measureEvery):
 		}
 		again := map[*worker]time.Time{}
-		for _, w := range k.list() {
-			pod, absent := w.current()
-			if absent || w.over.Load() || pod.DeletionTimestamp != nil || !limited(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPriority {
+		for _, w := range k.evictable() {
+			pod, _ := w.current()
+			if !limited(pod) || plan.Critical(pod) {
 				continue
 			}
 			if began := time.Now(); !began.Before(next[w]) {
@@ -56,7 +100,69 @@ func (k *Kubelet) storageLoop(ctx context.Context) error {
 			again[w] = next[w]
 		}
 		next = again
+		if err := k.relieve(ctx); err != nil && ctx.Err() == nil {
+			k.cfg.Log.Warn("cannot relieve the node", "error", err)
+		}
 	}
+}
+
+// evictable are the workers whose pods run and are to go on running.
+func (k *Kubelet) evictable() []*worker {
+	return slices.DeleteFunc(k.list(), func(w *worker) bool {
+		pod, absent := w.current()
+		return absent || w.over.Load() || !w.placed.Load() || pod.DeletionTimestamp != nil
+	})
+}
+
+// relieve a node that is short of something: what nobody needs goes first, then
+// a pod, and no other before that one has ended.
+func (k *Kubelet) relieve(ctx context.Context) error {
+	memory, disk := k.strain()
+	if !memory && !disk {
+		return nil
+	}
+	kick(k.nodeNow)
+	if disk {
+		k.collect(ctx, k.cfg.Now())
+		memory, disk = k.strain()
+	}
+	var list []plan.Consumer
+	byPod := map[*corev1.Pod]*worker{}
+	for _, w := range k.evictable() {
+		w.mu.Lock()
+		pod, ending := w.pod, w.evicted != ""
+		w.mu.Unlock()
+		if ending {
+			return nil
+		}
+		c := plan.Consumer{Pod: pod}
+		var err error
+		switch {
+		case memory:
+			c.Used, err = k.stats(ctx, pod, func(s *runtimeapi.ContainerStats) uint64 { return s.GetMemory().GetWorkingSetBytes().GetValue() })
+		case disk:
+			c.Used, err = k.stored(ctx, pod)
+		}
+		if err != nil {
+			return err
+		}
+		byPod[pod] = w
+		list = append(list, c)
+	}
+	var victim *corev1.Pod
+	var why string
+	switch {
+	case memory:
+		victim, why = plan.Victim(list, corev1.ResourceMemory, k.cfg.EvictMemory, k.machine.available())
+	case disk:
+		free, _ := k.machine.pressure(k.cfg.RootDir)
+		size := float64(k.machine.disk(k.cfg.RootDir))
+		victim, why = plan.Victim(list, corev1.ResourceEphemeralStorage, int64(size*k.cfg.EvictDisk), int64(size*free))
+	}
+	if victim != nil {
+		byPod[victim].evict(why)
+	}
+	return nil
 }
 
 // evict has the worker end its pod for good.
@@ -135,9 +241,27 @@ func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (string, error)
 	return message, nil
 }
 
-// written by each container: its log and its writable layer, which the runtime
-// measures at its own pace.
-func (k *Kubelet) written(ctx context.Context, pod *corev1.Pod) (map[string]int64, error) {
+// stored is all that the pod keeps on disk: what is written by containers, and
+// its emptyDirs.
+func (k *Kubelet) stored(ctx context.Context, pod *corev1.Pod) (map[string]int64, error) {
+	out, err := k.written(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
+			used, err := diskUsage(ctx, k.volumes.Path(pod, v))
+			if err != nil {
+				return nil, err
+			}
+			out[""] += used
+		}
+	}
+	return out, nil
+}
+
+// stats of a pod's containers by name, one figure of each.
+func (k *Kubelet) stats(ctx context.Context, pod *corev1.Pod, figure func(*runtimeapi.ContainerStats) uint64) (map[string]int64, error) {
 	res, err := k.cri.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{
 		Filter: &runtimeapi.ContainerStatsFilter{LabelSelector: map[string]string{cri.LabelNode: k.cfg.NodeName, cri.LabelPodUID: string(pod.UID)}}})
 	if err != nil {
@@ -145,7 +269,17 @@ func (k *Kubelet) written(ctx context.Context, pod *corev1.Pod) (map[string]int6
 	}
 	out := map[string]int64{}
 	for _, s := range res.Stats {
-		out[s.GetAttributes().GetLabels()[cri.LabelContainerName]] += int64(s.GetWritableLayer().GetUsedBytes().GetValue())
+		out[s.GetAttributes().GetLabels()[cri.LabelContainerName]] += int64(figure(s))
+	}
+	return out, nil
+}
+
+// written by each container: its log and its writable layer, which the runtime
+// measures at its own pace.
+func (k *Kubelet) written(ctx context.Context, pod *corev1.Pod) (map[string]int64, error) {
+	out, err := k.stats(ctx, pod, func(s *runtimeapi.ContainerStats) uint64 { return s.GetWritableLayer().GetUsedBytes().GetValue() })
+	if err != nil {
+		return nil, err
 	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {

@@ -84,6 +84,8 @@ func (k *Kubelet) removeOrphans(known func(uid string) bool) {
 // collect removes dead containers but the last of each name, dead sandboxes
 // that nothing lies in, and images when the disk fills.
 func (k *Kubelet) collect(ctx context.Context, now time.Time) {
+	k.collecting.Lock()
+	defer k.collecting.Unlock()
 	pods, err := k.cri.Pods(ctx)
 	if err != nil {
 		return

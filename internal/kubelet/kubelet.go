@@ -50,7 +50,10 @@ type Kubelet struct {
 	runtimeErr error                  // of the last relist; guarded by mu
 	changed    chan struct{}          // capacity 1: a pod in the view changed
 	nodeNow    chan struct{}          // capacity 1: the node's status should be looked at
-	imagesUsed map[string]time.Time
+	short      shortage               // guarded by mu
+
+	collecting sync.Mutex
+	imagesUsed map[string]time.Time // guarded by collecting
 }
 
 // New checks the configuration; it does no I/O.
@@ -110,7 +113,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	run("runtime", k.relistLoop)
 	run("pods", k.podLoop)
 	run("garbage", k.collectLoop)
-	run("storage", k.storageLoop)
+	run("evictions", k.evictLoop)
 	<-ctx.Done()
 	loops.Wait()
 	k.prober.Stop()

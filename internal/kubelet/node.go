@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -32,9 +33,6 @@ const (
 	// nodeCheck is how often the node is looked at for changes of itself.
 	nodeCheck   = 10 * time.Second
 	nodeTimeout = 20 * time.Second
-	// reservedMemory is not given to pods: what the eviction of upstream keeps
-	// free by default.
-	reservedMemory = 100 << 20
 )
 
 // runNode registers the node and keeps its status true.
@@ -181,7 +179,7 @@ func (k *Kubelet) nodeLabels(ctx context.Context, ref kinds.Ref, old *corev1.Nod
 // allocatable is what pods may ask for together.
 func (k *Kubelet) allocatable() corev1.ResourceList {
 	l := k.capacity()
-	l[corev1.ResourceMemory] = *resource.NewQuantity(max(0, k.machine.memory-reservedMemory), resource.BinarySI)
+	l[corev1.ResourceMemory] = *resource.NewQuantity(max(0, k.machine.memory-evictMemory), resource.BinarySI)
 	// A tenth of the disk stays free for what is not a pod's.
 	l[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(k.machine.disk(k.cfg.RootDir)/10*9, resource.BinarySI)
 	return l
@@ -256,11 +254,11 @@ func (k *Kubelet) nodeConditions(ctx context.Context) []corev1.NodeCondition {
 		}
 		return corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: hasNot, Message: no}
 	}
-	free, pids := k.machine.pressure(k.cfg.RootDir)
-	memory := k.machine.available()
+	_, pids := k.machine.pressure(k.cfg.RootDir)
+	pressure := k.pressure()
 	return []corev1.NodeCondition{
-		check(corev1.NodeMemoryPressure, memory > 0 && memory < reservedMemory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "kubelet has insufficient memory available", "kubelet has sufficient memory available"),
-		check(corev1.NodeDiskPressure, free < 0.05, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure"),
+		check(corev1.NodeMemoryPressure, slices.Contains(pressure, corev1.NodeMemoryPressure), "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "kubelet has insufficient memory available", "kubelet has sufficient memory available"),
+		check(corev1.NodeDiskPressure, slices.Contains(pressure, corev1.NodeDiskPressure), "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure"),
 		check(corev1.NodePIDPressure, pids < 0.05, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "kubelet has insufficient PID available", "kubelet has sufficient PID available"),
 		k.readyCondition(ctx),
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -46,6 +47,7 @@ func somebodysImage(t *testing.T) string {
 // TestRealUpkeep: what a node does as time passes. Logs are rotated, dead
 // containers and unused images go, tokens are replaced.
 func TestRealUpkeep(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := newRealNode(t)
 	var ahead atomic.Int64
 	n.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
@@ -130,5 +132,51 @@ func TestRealUpkeep(t *testing.T) {
 		}
 	}
 	n.await("all are gone", func() bool { return n.api.pod("web") == nil && n.api.pod("crash") == nil })
+	n.nothingLeft()
+}
+
+// TestRealPressure: a node that is short of memory ends one pod after the
+// other, who took more than he asked for first, and takes no modest ones.
+func TestRealPressure(t *testing.T) {
+	t.Parallel()
+	n := newRealNode(t)
+	n.cfg.EvictMemory = 1 << 60 // more than any machine has
+	n.start()
+	asks := func(name, memory string) *corev1.Pod {
+		p := pod(name, shell("main", "exec sleep 1000"))
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory)}
+		return p
+	}
+	n.api.add(kinds.Pod, asks("job", "1Gi"))
+	n.api.add(kinds.Pod, asks("web", "1k"))
+	n.api.add(kinds.Pod, pod("modest", shell("main", "exec sleep 1000")))
+	evicted := func(name string) bool {
+		p := n.api.pod(name)
+		return p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted"
+	}
+	n.await("the modest pod is turned away", func() bool { return evicted("modest") })
+	if m := n.api.pod("modest").Status.Message; m != "The node had condition: [MemoryPressure]. " {
+		t.Error(m)
+	}
+	n.await("web is evicted", func() bool { return evicted("web") })
+	if m := n.api.pod("web").Status.Message; !strings.HasPrefix(m, "The node was low on resource: memory. Threshold quantity: 1Ei, available: ") || !strings.Contains(m, "Container main was using") {
+		t.Error(m)
+	}
+	if evicted("job") {
+		t.Error("both pods were evicted at once")
+	}
+	n.await("job is evicted", func() bool { return evicted("job") })
+	node, err := n.api.Get(t.Context(), kinds.Ref{Kind: kinds.Node, Name: "node"})
+	if err != nil || !slices.ContainsFunc(node.(*corev1.Node).Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeMemoryPressure && c.Status == corev1.ConditionTrue
+	}) {
+		t.Errorf("no memory pressure is told: %v", err)
+	}
+	for _, name := range []string{"web", "job", "modest"} {
+		if _, err := n.api.Delete(t.Context(), kinds.Ref{Kind: kinds.Pod, Namespace: "default", Name: name}, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.await("all are gone", func() bool { return n.api.pod("web") == nil && n.api.pod("job") == nil && n.api.pod("modest") == nil })
 	n.nothingLeft()
 }

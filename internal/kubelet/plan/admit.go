@@ -26,6 +26,8 @@ type Room struct {
 	Node        *corev1.Node // labels and taints; nil if it is not known yet
 	Allocatable corev1.ResourceList
 	Pods        []*corev1.Pod // that have their place already
+	// Pressure the node is under: memory, disk.
+	Pressure []corev1.NodeConditionType
 	// Sysctls that are allowed besides the safe ones; one that ends in "*"
 	// allows all that begin so.
 	Sysctls []string
@@ -34,6 +36,9 @@ type Room struct {
 // Admit judges a pod that the scheduler sent: the node may have changed since,
 // or somebody may have written spec.nodeName without asking. nil: welcome.
 func Admit(pod *corev1.Pod, r Room) *Rejection {
+	if rej := underPressure(pod, r.Pressure); rej != nil {
+		return rej
+	}
 	if why := forbiddenSysctl(pod, r.Sysctls); why != "" {
 		return &Rejection{"SysctlForbidden", why}
 	}

@@ -1,0 +1,73 @@
+package plan
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func TestVictim(t *testing.T) {
+	consumer := func(name string, priority int32, request string, used int64) Consumer {
+		p := newPod(nil)
+		p.Name, p.UID, p.Spec.Priority = name, types.UID(name), &priority
+		if request != "" {
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(request)}
+		}
+		return Consumer{p, map[string]int64{"a": used << 20}}
+	}
+	for _, tt := range []struct {
+		name, want string
+		list       []Consumer
+	}{
+		{"nobody", "", nil},
+		{"the system stays", "", []Consumer{consumer("sys", 2_000_000_000, "", 100)}},
+		{"above its request before below", "b", []Consumer{consumer("a", 0, "2Gi", 1000), consumer("b", 100, "1Mi", 2)}},
+		{"the less important", "a", []Consumer{consumer("a", 0, "", 1), consumer("b", 100, "", 500)}},
+		{"the one furthest above", "b", []Consumer{consumer("a", 0, "200Mi", 300), consumer("b", 0, "", 150)}},
+		{"nobody above: the nearest", "a", []Consumer{consumer("a", 0, "100Mi", 90), consumer("b", 0, "1Gi", 200)}},
+	} {
+		for range 2 { // in either order
+			got, why := Victim(tt.list, corev1.ResourceMemory, 100<<20, 50<<20)
+			if got == nil && tt.want != "" || got != nil && got.Name != tt.want {
+				t.Errorf("%s: %v %s", tt.name, got, why)
+			}
+			if len(tt.list) == 2 {
+				tt.list[0], tt.list[1] = tt.list[1], tt.list[0]
+			}
+		}
+	}
+	_, why := Victim([]Consumer{consumer("a", 0, "1Mi", 30)}, corev1.ResourceMemory, 100<<20, 50<<20)
+	if why != "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container a was using 30Mi, request is 1Mi, has larger consumption of memory. " {
+		t.Error(why)
+	}
+}
+
+func TestPressureAdmission(t *testing.T) {
+	modest := newPod(nil)
+	asking := newPod(func(p *corev1.Pod) {
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Mi")}
+	})
+	critical := newPod(func(p *corev1.Pod) { n := int32(2_000_000_000); p.Spec.Priority = &n })
+	for _, tt := range []struct {
+		name     string
+		pod      *corev1.Pod
+		pressure []corev1.NodeConditionType
+		want     bool
+	}{
+		{"none", modest, nil, true},
+		{"memory", modest, []corev1.NodeConditionType{corev1.NodeMemoryPressure}, false},
+		{"memory, asked for", asking, []corev1.NodeConditionType{corev1.NodeMemoryPressure}, true},
+		{"disk", asking, []corev1.NodeConditionType{corev1.NodeDiskPressure}, false},
+		{"both", asking, []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure}, false},
+		{"critical", critical, []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure}, true},
+	} {
+		room := Room{Pressure: tt.pressure, Allocatable: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("9"), corev1.ResourceMemory: resource.MustParse("1Gi")}}
+		rej := Admit(tt.pod, room)
+		if (rej == nil) != tt.want || rej != nil && (rej.Reason != "Evicted" || !strings.HasPrefix(rej.Message, "The node had condition: [")) {
+			t.Errorf("%s: %+v", tt.name, rej)
+		}
+	}
+}
