@@ -27,7 +27,11 @@ func PodCreate(pod *corev1.Pod) {
 func PodUpdate(pod, old *corev1.Pod) {
 	Keep(pod, old)
 	pod.Status = old.Status
-	bump(pod, old, differ(pod.Spec, old.Spec))
+	changed := differ(pod.Spec, old.Spec)
+	if !changed {
+		pod.Spec = old.Spec // the same parts, which validation compares at no cost
+	}
+	bump(pod, old, changed)
 }
 
 // PodStatusUpdate keeps everything but the status. Owners are not the
