@@ -13,6 +13,7 @@ import (
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -80,7 +81,7 @@ func (p *puller) get(ctx context.Context, image, repo string, creds []*runtimeap
 		}
 		errs = append(errs, err)
 	}
-	return "", errors.Join(errs...)
+	return "", utilerrors.NewAggregate(errs)
 }
 
 func (p *puller) pull(ctx context.Context, image, repo string, auth *runtimeapi.AuthConfig, box *runtimeapi.PodSandboxConfig) (string, error) {

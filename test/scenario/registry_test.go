@@ -22,6 +22,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -222,8 +223,9 @@ func TestRegistries(t *testing.T) {
 	for _, port := range []string{":5443", ":5444"} {
 		serve(tls.NewListener(h.listen(t, h.ip+port), &tls.Config{Certificates: []tls.Certificate{cert}}))
 	}
-	h.up(t, "--registry-mirror", "registry.example=http://"+h.ip+":5002", "--registry-mirror", "registry.example=http://"+h.ip+":5001",
-		"--insecure-registry", h.ip+":5001", "--registry-ca", h.ip+":5443="+ca)
+	flags := []string{"--registry-mirror", "registry.example=http://" + h.ip + ":5002", "--registry-mirror", "registry.example=http://" + h.ip + ":5001",
+		"--insecure-registry", h.ip + ":5001", "--registry-ca", h.ip + ":5443=" + ca}
+	h.up(t, flags...)
 
 	secret := func(name, server, password string) string {
 		out, err := h.kubectl("create", "secret", "docker-registry", name, "--docker-server="+server, "--docker-username=me", "--docker-password="+password, "--dry-run=client", "-o", "yaml")
@@ -294,6 +296,21 @@ func TestRegistries(t *testing.T) {
 		t.Error("pull policy Always did not ask the registry")
 	}
 	h.awaitState(t, "late", "running")
+
+	// knarr dies and comes again: what runs goes on, and nobody has gained a right.
+	running := func() string {
+		return h.mustKubectl(t, "get", "pods", "-o", `jsonpath={range .items[?(@.status.phase=="Running")]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`)
+	}
+	before := running()
+	kill(t, pidOf(t, h), syscall.SIGKILL)
+	h.up(t, flags...)
+	h.apply(t, podOf("new-thief", local+"private/pod:1", "IfNotPresent", "")+podOf("new-friend", local+"private/pod:1", "IfNotPresent", "imagePullSecrets: [{name: good}]"))
+	h.awaitState(t, "new-thief", "ImagePull.*401 Unauthorized")
+	h.awaitState(t, "new-friend", "running")
+	h.mustKubectl(t, "delete", "pod", "new-friend", "--timeout=20s")
+	if after := running(); after != before || strings.Count(before, "\n") < 10 {
+		t.Errorf("before the restart:\n%safter it:\n%s", before, after)
+	}
 }
 
 func podOf(name, image, policy, more string) string {
