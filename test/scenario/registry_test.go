@@ -75,7 +75,7 @@ type registryServer struct {
 	base  v1.Image
 
 	mu    sync.Mutex
-	asked map[string]int // manifests, by repository
+	asked map[string]int // manifests, by image
 }
 
 func newRegistry(t testing.TB) *registryServer {
@@ -92,7 +92,7 @@ func (s *registryServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if what != "" {
 		s.mu.Lock()
-		s.asked[repo]++
+		s.asked[repo+":"+what]++
 		s.mu.Unlock()
 	}
 	if strings.HasPrefix(repo, "broken/") && strings.Contains(repo, "/blobs/") && r.Method == http.MethodGet {
@@ -101,10 +101,10 @@ func (s *registryServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.inner.ServeHTTP(w, r)
 }
 
-func (s *registryServer) count(repo string) int {
+func (s *registryServer) count(image string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.asked[repo]
+	return s.asked[image]
 }
 
 // breaker changes what goes through it, and not its length.
@@ -276,7 +276,7 @@ func TestRegistries(t *testing.T) {
 	h.apply(t, secret("late", "localhost:5000", "right"))
 
 	// What is there already: asked for again or not, and by whom.
-	plain := s.count("plain")
+	plain := s.count("plain:1")
 	h.apply(t, podOf("again", local+"plain:1", "IfNotPresent", "")+podOf("offline", local+"plain:1", "Never", "")+
 		podOf("thief", local+"private/pod:1", "Always", "")+podOf("quiet-thief", local+"private/pod:1", "IfNotPresent", "")+
 		podOf("sitting-thief", local+"private/pod:1", "Never", "")+
@@ -284,7 +284,7 @@ func TestRegistries(t *testing.T) {
 	h.awaitState(t, "again", "running")
 	h.awaitState(t, "offline", "running")
 	h.awaitState(t, "friend", "running")
-	if n := s.count("plain"); n != plain {
+	if n := s.count("plain:1"); n != plain {
 		t.Errorf("an image that is present was asked for %d times", n-plain)
 	}
 	h.awaitState(t, "thief", "ImagePull.*401 Unauthorized")
@@ -292,7 +292,7 @@ func TestRegistries(t *testing.T) {
 	h.awaitState(t, "sitting-thief", "ErrImageNeverPull.*does not have the proper credentials")
 	h.apply(t, podOf("always", local+"plain:1", "Always", ""))
 	h.awaitState(t, "always", "running")
-	if s.count("plain") == plain {
+	if s.count("plain:1") == plain {
 		t.Error("pull policy Always did not ask the registry")
 	}
 	h.awaitState(t, "late", "running")
