@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -49,7 +50,11 @@ func newRealNode(t *testing.T) *realNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() { // also of a test that failed half way
+		if err := errors.Join(kubelet.Clean(filepath.Join(dir, "kubelet"), filepath.Base(dir)), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
 	rt, err := containerd.New(containerd.Config{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), CNIConfDir: filepath.Join(dir, "net.d"), CNIBinDir: filepath.Join(dir, "bin"),
 		SandboxImage: "registry.knarr.dev/pause:1", Log: slog.New(slog.DiscardHandler),
