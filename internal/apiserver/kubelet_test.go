@@ -286,17 +286,20 @@ func (echo) ExecInContainer(_ context.Context, pod, _, container string, cmd []s
 	return nil
 }
 
+// runsEcho is a node whose containers all are echo.
+func runsEcho(w http.ResponseWriter, r *http.Request) {
+	opts, err := remotecommand.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	remotecommand.ServeExec(w, r, echo{}, "a", "", "c", r.URL.Query()["command"], opts, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+}
+
 // TestExec: unmodified clients talk to the container by SPDY and by WebSocket.
 func TestExec(t *testing.T) {
 	w, n := newWorldWithNode(t)
-	n.says(func(w http.ResponseWriter, r *http.Request) {
-		opts, err := remotecommand.NewOptions(r)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		remotecommand.ServeExec(w, r, echo{}, "a", "", "c", r.URL.Query()["command"], opts, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
-	})
+	n.says(runsEcho)
 	conf := &rest.Config{Host: w.http.URL}
 	target := w.client.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("a").SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"tr", "a-z"}, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
@@ -330,14 +333,7 @@ func TestExec(t *testing.T) {
 // input of any length arrives whole.
 func TestEndOfInput(t *testing.T) {
 	w, n := newWorldWithNode(t)
-	n.says(func(w http.ResponseWriter, r *http.Request) {
-		opts, err := remotecommand.NewOptions(r)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		remotecommand.ServeExec(w, r, echo{}, "a", "", "c", r.URL.Query()["command"], opts, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
-	})
+	n.says(runsEcho)
 	target := w.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name("a").SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"all"}, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
 	e, err := clientexec.NewWebSocketExecutor(&rest.Config{Host: w.http.URL}, "GET", target.String())
