@@ -256,7 +256,7 @@ func (a *api) told() string {
 }
 
 // patience with real containers on a machine that is busy.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // until waits for a condition, looking at every change of the API.
 func (a *api) until(ok func() bool) bool {

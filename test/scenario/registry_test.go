@@ -307,7 +307,7 @@ func TestRegistries(t *testing.T) {
 	h.apply(t, podOf("new-thief", local+"private/pod:1", "IfNotPresent", "")+podOf("new-friend", local+"private/pod:1", "IfNotPresent", "imagePullSecrets: [{name: good}]"))
 	h.awaitState(t, "new-thief", "ImagePull.*401 Unauthorized")
 	h.awaitState(t, "new-friend", "running")
-	h.mustKubectl(t, "delete", "pod", "new-friend", "--timeout=20s")
+	h.mustKubectl(t, "delete", "pod", "new-friend", "--timeout=180s")
 	if after := running(); after != before || strings.Count(before, "\n") < 10 {
 		t.Errorf("before the restart:\n%safter it:\n%s", before, after)
 	}
