@@ -55,3 +55,13 @@ var (
 		Validate: check(validate.SelfSubjectRulesReview),
 	}
 )
+
+var asked = []*Kind{
+	Binding,
+	TokenReview,
+	SelfSubjectReview,
+	SubjectAccessReview,
+	LocalSubjectAccessReview,
+	SelfSubjectAccessReview,
+	SelfSubjectRulesReview,
+}

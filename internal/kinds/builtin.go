@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"slices"
+
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -392,47 +394,46 @@ var (
 	}
 )
 
-// Builtin is the table of all built-in kinds.
+// Builtin is the table of all built-in kinds. Each group of kinds that was not
+// there from the first day has a file of its own with its slice.
 func Builtin() *Table {
-	return NewTable([]*Kind{
-		ConfigMap,
-		Endpoints,
-		Event,
-		LimitRange,
-		Namespace,
-		Node,
-		PersistentVolume,
-		PersistentVolumeClaim,
-		Pod,
-		PodTemplate,
-		ReplicationController,
-		ResourceQuota,
-		Secret,
-		Service,
-		ServiceAccount,
-		ControllerRevision,
-		DaemonSet,
-		Deployment,
-		ReplicaSet,
-		StatefulSet,
-		CertificateSigningRequest,
-		Lease,
-		EndpointSlice,
-		EventsEvent,
-		Ingress,
-		IngressClass,
-		NetworkPolicy,
-		ClusterRole,
-		ClusterRoleBinding,
-		Role,
-		RoleBinding,
-		PriorityClass,
-		Binding,
-		TokenReview,
-		SelfSubjectReview,
-		SubjectAccessReview,
-		LocalSubjectAccessReview,
-		SelfSubjectAccessReview,
-		SelfSubjectRulesReview,
-	})
+	return NewTable(slices.Concat(
+		basic,
+		asked,
+	))
+}
+
+var basic = []*Kind{
+	ConfigMap,
+	Endpoints,
+	Event,
+	LimitRange,
+	Namespace,
+	Node,
+	PersistentVolume,
+	PersistentVolumeClaim,
+	Pod,
+	PodTemplate,
+	ReplicationController,
+	ResourceQuota,
+	Secret,
+	Service,
+	ServiceAccount,
+	ControllerRevision,
+	DaemonSet,
+	Deployment,
+	ReplicaSet,
+	StatefulSet,
+	CertificateSigningRequest,
+	Lease,
+	EndpointSlice,
+	EventsEvent,
+	Ingress,
+	IngressClass,
+	NetworkPolicy,
+	ClusterRole,
+	ClusterRoleBinding,
+	Role,
+	RoleBinding,
+	PriorityClass,
 }

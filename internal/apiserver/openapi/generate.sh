@@ -12,6 +12,8 @@ go tool openapi-gen --output-dir $defs --output-pkg knarr.dev/knarr/$defs \
 	--output-file zz_generated.openapi.go --report-filename /dev/null --go-header-file /dev/null \
 	$api/core/v1 $api/apps/v1 $api/rbac/v1 $api/discovery/v1 $api/events/v1 $api/coordination/v1 \
 	$api/certificates/v1 $api/networking/v1 $api/scheduling/v1 $api/authentication/v1 \
-	$api/authorization/v1 $api/autoscaling/v1 $api/policy/v1 \
+	$api/authorization/v1 $api/autoscaling/v1 $api/autoscaling/v2 $api/policy/v1 $api/batch/v1 \
+	$api/admissionregistration/v1 $api/flowcontrol/v1 $api/node/v1 $api/resource/v1 $api/storage/v1 \
+	$api/storagemigration/v1 \
 	$machinery/apis/meta/v1 $machinery/runtime $machinery/api/resource $machinery/util/intstr $machinery/version
 CGO_ENABLED=0 go run -tags openapigen ./internal/apiserver/openapi/gen -out internal/apiserver/openapi/docs
