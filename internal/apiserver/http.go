@@ -172,6 +172,9 @@ func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) erro
 	if err := s.authorize(r.Context(), in.attributes(u)); err != nil {
 		return err
 	}
+	if b := s.backend(in); b != nil {
+		return s.aggregated(w, r, u, b)
+	}
 	if !in.resource {
 		return s.serveOther(w, r, in)
 	}
@@ -189,10 +192,15 @@ func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) erro
 // notServed names a whole group that is missing: kubectl prints nothing else.
 func (s *Server) notServed(in *info) error {
 	v := in.gvr.GroupVersion()
-	if slices.ContainsFunc(s.cfg.Kinds.All(), func(k *kinds.Kind) bool { return k.GVK.GroupVersion() == v }) {
+	if s.serves(v) {
 		return pathNotFound()
 	}
 	return statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource (%s is not served by this version of knarr)", v)
+}
+
+// serves reports whether this server has a kind of the group and version.
+func (s *Server) serves(v schema.GroupVersion) bool {
+	return slices.ContainsFunc(s.cfg.Kinds.All(), func(k *kinds.Kind) bool { return k.GVK.GroupVersion() == v })
 }
 
 func pathNotFound() error {

@@ -77,7 +77,7 @@ func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Ki
 		if err != nil {
 			return err
 		}
-		return p.behind(w, r, in, target, p.transport)
+		return p.behind(w, r, in, hop{target: target, transport: p.transport, kind: aKubelet})
 	case kinds.Service:
 		return p.service(w, r, in)
 	}
@@ -126,7 +126,7 @@ func (p *kubeletProxy) pod(w *recorder, r *http.Request, in *info, ref kinds.Ref
 		return err
 	}
 	target.Path, target.RawQuery = path, q.Encode()
-	return p.forward(w, r, target, p.transport)
+	return p.s.forward(w, r, hop{target: target, transport: p.transport, kind: aKubelet})
 }
 
 // renameStreams gives the streams of exec and attach the names that kubelets
@@ -293,11 +293,11 @@ func (p *kubeletProxy) address(w *recorder, r *http.Request, in *info, scheme, i
 	if scheme != "http" && scheme != "https" {
 		return badRequest("invalid scheme %q", scheme)
 	}
-	return p.behind(w, r, in, &url.URL{Scheme: scheme, Host: net.JoinHostPort(a.Unmap().String(), port)}, p.plain)
+	return p.behind(w, r, in, hop{target: &url.URL{Scheme: scheme, Host: net.JoinHostPort(a.Unmap().String(), port)}, transport: p.plain})
 }
 
 // behind hands on what stands behind "proxy" in the URL.
-func (p *kubeletProxy) behind(w *recorder, r *http.Request, in *info, target *url.URL, t *http.Transport) error {
+func (p *kubeletProxy) behind(w *recorder, r *http.Request, in *info, h hop) error {
 	if strings.HasSuffix(r.URL.Path, "/proxy") && in.verb == "get" {
 		// As upstream: without the slash, links of the page would lead elsewhere.
 		to := url.URL{Path: r.URL.Path + "/", RawQuery: r.URL.RawQuery}
@@ -308,8 +308,8 @@ func (p *kubeletProxy) behind(w *recorder, r *http.Request, in *info, target *ur
 	if err != nil {
 		return badRequest("%v", err)
 	}
-	target.Path, target.RawPath, target.RawQuery = "/"+path, "/"+in.rest, r.URL.RawQuery
-	return p.forward(w, r, target, t)
+	h.target.Path, h.target.RawPath, h.target.RawQuery = "/"+path, "/"+in.rest, r.URL.RawQuery
+	return p.s.forward(w, r, h)
 }
 
 func (p *kubeletProxy) service(w *recorder, r *http.Request, in *info) error {

@@ -18,24 +18,45 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
+// hop is where a request goes on to.
+type hop struct {
+	target    *url.URL
+	transport *http.Transport
+	kind      backendKind
+	identify  func(http.Header) // optional: says to the backend who asks
+}
+
+// backendKind is what we may expect of a backend.
+type backendKind int
+
+const (
+	aPod     backendKind = iota // may send the client on, within itself
+	aKubelet                    // tells errors in plain text; never redirects
+	anAPI                       // another API server; never redirects
+)
+
 // forward hands one request through.
-func (p *kubeletProxy) forward(w *recorder, r *http.Request, target *url.URL, t *http.Transport) error {
+func (s *Server) forward(w *recorder, r *http.Request, h hop) error {
+	target := h.target
 	out := r.Clone(r.Context())
 	dropCredentials(out.Header)
+	if h.identify != nil {
+		h.identify(out.Header)
+	}
 	out.URL, out.Host, out.RequestURI = target, target.Host, ""
 	if up := r.Header.Get("Upgrade"); strings.EqualFold(up, "spdy/3.1") || strings.EqualFold(up, "websocket") {
-		return p.upgrade(w, out, target, t)
+		return upgrade(w, out, h)
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:       func(pr *httputil.ProxyRequest) { pr.Out.URL, pr.Out.Host = target, target.Host },
-		Transport:     t,
+		Transport:     h.transport,
 		FlushInterval: -1, // logs -f are read as they come
 		ModifyResponse: func(resp *http.Response) error {
-			if t == p.transport && strings.HasPrefix(target.Path, "/containerLogs/") && resp.StatusCode >= http.StatusBadRequest {
+			if h.kind == aKubelet && strings.HasPrefix(target.Path, "/containerLogs/") && resp.StatusCode >= http.StatusBadRequest {
 				return logError(resp)
 			}
 			if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.Header.Get("Location") != "" {
-				return redirected(r.URL, target, resp, t == p.transport)
+				return redirected(r.URL, target, resp, h.kind == aPod)
 			}
 			return nil
 		},
@@ -45,7 +66,7 @@ func (p *kubeletProxy) forward(w *recorder, r *http.Request, target *url.URL, t 
 				err = statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "error trying to reach service: %v", err)
 			}
 			if r.Context().Err() == nil {
-				p.s.fail(w, r, err)
+				s.fail(w, r, err)
 			}
 		},
 	}
@@ -78,11 +99,12 @@ func dropCredentials(h http.Header) {
 }
 
 // redirected decides on an answer that sends the client elsewhere; we never
-// follow one ourselves. A kubelet has no reason to (CVE-2020-8559), and a pod
-// may send the client on only within itself (CVE-2022-3172).
-func redirected(asked, target *url.URL, resp *http.Response, kubelet bool) error {
+// follow one ourselves. A kubelet or an API server has no reason to
+// (CVE-2020-8559, CVE-2022-3172), and a pod may send the client on only within
+// itself.
+func redirected(asked, target *url.URL, resp *http.Response, within bool) error {
 	to, err := target.Parse(resp.Header.Get("Location"))
-	if err != nil || kubelet || to.Host != target.Host {
+	if err != nil || !within || to.Host != target.Host {
 		_ = resp.Body.Close()
 		return statusError(http.StatusBadGateway, metav1.StatusReasonInternalError, "the backend attempted to redirect this request, which is not permitted")
 	}
@@ -112,7 +134,7 @@ func logError(resp *http.Response) error {
 // upgrade opens a connection of its own, and joins the two only if the backend
 // agreed to switch; otherwise its answer is passed on and the connection is
 // closed, never used again (CVE-2018-1002105).
-func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t *http.Transport) error {
+func upgrade(w *recorder, r *http.Request, h hop) error {
 	if r.ProtoMajor != 1 {
 		return badRequest("this connection cannot be upgraded: use HTTP/1.1")
 	}
@@ -120,10 +142,10 @@ func (p *kubeletProxy) upgrade(w *recorder, r *http.Request, target *url.URL, t 
 		return statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "error dialing backend: %v", err)
 	}
 	protocol, out := "", r
-	if t == p.transport {
+	if h.kind == aKubelet {
 		protocol, out = translated(r)
 	}
-	conn, err := dialBackend(r.Context(), target, t)
+	conn, err := dialBackend(r.Context(), h.target, h.transport)
 	if err != nil {
 		return unavailable(err)
 	}

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"knarr.dev/knarr/internal/admission"
+	"knarr.dev/knarr/internal/apiserver/aggregate"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
@@ -67,6 +68,9 @@ type Config struct {
 	Public map[string]http.Handler
 	// Ready are named checks of /readyz besides the store's and the cache's.
 	Ready map[string]func(context.Context) error
+
+	// Backend finds who else answers for a group and version; nil: nobody.
+	Backend func(schema.GroupVersion) *aggregate.Backend
 
 	// KubeletTLS is how the apiserver calls kubelets; nil: logs, exec and
 	// proxying are refused.

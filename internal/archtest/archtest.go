@@ -40,6 +40,7 @@ var bans = []ban{
 	{path: "k8s.io/apiserver/pkg/server", reason: "the generic server is never used", allow: []string{"k8s.io/apiserver/pkg/server/options/encryptionconfig"}},
 	{path: "k8s.io/apiserver/pkg/registry", reason: "the generic server is never used"},
 	{path: "k8s.io/apiserver/pkg/storage", reason: "the generic server is never used", allow: []string{"k8s.io/apiserver/pkg/storage/value"}},
+	{path: "k8s.io/kube-aggregator", reason: "only its wire types are taken", allow: []string{"k8s.io/kube-aggregator/pkg/apis"}},
 	{path: "k8s.io/client-go", reason: "components use client.Client and view.View; client-go is for the edges",
 		except: []string{"cmd/kubectl", "internal/cli", "internal/client/remote", "internal/view/remote", "bench"}},
 	{path: "k8s.io/kubectl", reason: "kubectl is a binary of its own", except: []string{"cmd/kubectl"}},
@@ -92,7 +93,7 @@ var layers = []layer{
 var planMayImport = []string{
 	"cmp", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt", "hash/fnv", "iter", "maps", "math", "math/big", "math/bits",
 	"net/netip", "slices", "sort", "strconv", "strings", "time", "unicode", "bytes", "encoding/base32", "crypto/sha256",
-	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/utils/ptr",
+	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/kube-aggregator/pkg/apis", "k8s.io/utils/ptr",
 	Module + "/internal/plan", Module + "/internal/kinds", Module + "/internal/reconcile", Module + "/internal/view",
 }
 

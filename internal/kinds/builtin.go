@@ -399,6 +399,7 @@ var (
 func Builtin() *Table {
 	return NewTable(slices.Concat(
 		basic,
+		apiregistration,
 		asked,
 	))
 }

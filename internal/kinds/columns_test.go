@@ -72,6 +72,7 @@ func TestHeadings(t *testing.T) {
 		ServiceAccount:            "Name Secrets Age",
 		Namespace:                 "Name Status Age",
 		PodTemplate:               "Name Containers Images Pod Labels",
+		APIService:                "Name Service Available Age",
 	}
 	for _, k := range Builtin().All() {
 		if k.New == nil {

@@ -102,6 +102,7 @@ func TestSubresources(t *testing.T) {
 		"daemonsets.apps":        "status",
 		"certificatesigningrequests.certificates.k8s.io": "approval status",
 		"ingresses.networking.k8s.io":                    "status",
+		"apiservices.apiregistration.k8s.io":             "status",
 	}
 	for _, k := range Builtin().All() {
 		var have []string

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/apiserver"
+	"knarr.dev/knarr/internal/apiserver/aggregate"
 	"knarr.dev/knarr/internal/apiserver/discovery"
 	"knarr.dev/knarr/internal/apiserver/openapi"
 	"knarr.dev/knarr/internal/auth/authn"
@@ -40,12 +42,17 @@ import (
 // kubeletClient is who the apiserver is to kubelets.
 const kubeletClient = "kube-apiserver-kubelet-client"
 
+// frontProxyClient is who the apiserver is to other API servers.
+const frontProxyClient = "front-proxy-client"
+
 // control is the control plane: everything a server runs besides the node.
 type control struct {
 	cfg       *Config
 	log       *slog.Logger
 	table     *kinds.Table
 	authority *pki.Authority
+	front     *pki.Authority // of the certificate by which other API servers know us
+	aggregate *aggregate.Aggregator
 	etcd      *etcd.Store
 	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
@@ -62,6 +69,9 @@ type control struct {
 func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 	s := &control{cfg: c, log: c.Log, table: kinds.Builtin()}
 	if s.authority, err = pki.OpenAuthority(c.Dir("server", "pki"), "ca", "knarr-ca", time.Now()); err != nil {
+		return nil, err
+	}
+	if s.front, err = pki.OpenAuthority(c.Dir("server", "pki"), "front-proxy-ca", "knarr-front-proxy-ca", time.Now()); err != nil {
 		return nil, err
 	}
 	if s.listener, err = net.Listen("tcp", fmt.Sprintf(":%d", c.APIPort)); err != nil {
@@ -163,11 +173,17 @@ func (s *control) wireAPI() error {
 	s.api, err = apiserver.New(apiserver.Config{
 		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: who, Authz: s.authz, Rules: s.authz, Admission: plugins,
 		IssueToken: tokens.Issue, ReviewToken: who.Review, Impersonate: authn.Impersonate(s.authz),
-		Extra: extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
+		Backend: func(gv schema.GroupVersion) *aggregate.Backend { return s.aggregate.Backend(gv) },
+		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
 		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
 		Ready: map[string]func(context.Context) error{"disk": func(context.Context) error { return s.etcd.DiskRoom() }},
 	})
+	if err != nil {
+		return err
+	}
+	toAPIs := s.front.Renewing(pki.Leaf{CommonName: frontProxyClient}, time.Now)
+	s.aggregate, err = aggregate.New(aggregate.Config{View: s.view, Client: s.as("system:kube-aggregator"), Certificate: toAPIs.GetClientCertificate, Log: s.log})
 	return err
 }
 
@@ -278,6 +294,7 @@ func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	g.Go(func() error { return s.aggregate.Run(ctx) })
 	g.Go(func() error { return events.Run(ctx) })
 	g.Go(func() error { return schedulerEvents.Run(ctx) })
 	g.Go(func() error { return loops.Run(ctx) })

@@ -2,8 +2,10 @@ package server
 
 import (
 	"net/netip"
+	"slices"
 
 	"knarr.dev/knarr/internal/auth/authz"
+	"knarr.dev/knarr/internal/controller/apiservice"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
 	"knarr.dev/knarr/internal/controller/csr"
 	"knarr.dev/knarr/internal/controller/deployment"
@@ -41,6 +43,7 @@ func controllers(c *Config, table *kinds.Table, owners []*view.Index, authority 
 		return nil, err
 	}
 	return []reconcile.Controller{
+		apiservice.Controller(func() []apiservice.Served { return served(table) }),
 		clusterroleaggregation.Controller(),
 		serviceaccount.Controller(),
 		rootca.Controller(rootca.Config{Bundle: func() []byte { return authority.PEM }}),
@@ -57,4 +60,16 @@ func controllers(c *Config, table *kinds.Table, owners []*view.Index, authority 
 		endpointslice.Controller(),
 		endpoints.Controller(),
 	}, nil
+}
+
+// served are the groups and versions that this server answers for.
+func served(table *kinds.Table) []apiservice.Served {
+	var out []apiservice.Served
+	for _, k := range table.All() {
+		s := apiservice.Served{GV: k.GVK.GroupVersion()}
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
