@@ -93,6 +93,7 @@ func (c *Cache) Apply(b store.Batch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.change(changes, b.Rev, true)
+	c.isReady()
 }
 
 // decode works outside the lock. A value that cannot be read is logged and

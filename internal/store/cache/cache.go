@@ -80,11 +80,13 @@ type Cache struct {
 	byKind   map[*kinds.Kind]*table
 	byPrefix map[string]*table
 	ready    chan struct{}
+	complete int64 // revision at which the cache is ready for the first time; only Run's goroutine uses it
 
 	mu     sync.RWMutex
 	rev    int64
 	moved  signal // with every batch
 	feeds  []*view.View
+	filled bool      // has the content of some revision, if not yet of the newest
 	nudged time.Time // when the store was last asked for its progress
 }
 
@@ -183,10 +185,8 @@ func (c *Cache) Feed(v *view.View) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.feeds = append(c.feeds, v)
-	select {
-	case <-c.ready:
+	if c.filled { // else the first list is still to come
 		c.replace(v)
-	default: // the first list is still to come
 	}
 }
 
