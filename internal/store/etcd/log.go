@@ -18,6 +18,9 @@ var harmless = map[string]string{
 	"Failed to detect schema version":  "missing term information",
 	"failed to update storage version": "missing term information",
 	// How it ends when it is told to; if nobody told it, Failed delivers the error.
+	// Said again and again while a log of what came before a crash is replayed.
+	"failed to publish local member to cluster through raft": "too many requests",
+
 	"setting up serving from embedded etcd failed.": "",
 	"stopping insecure grpc server due to error":    "",
 	"stopped insecure grpc server due to error":     "",
