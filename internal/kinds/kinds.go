@@ -5,6 +5,8 @@
 package kinds
 
 import (
+	"context"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -39,6 +41,16 @@ type Kind struct {
 	StoredAs   *Kind
 	FromStored func(Object) Object
 	ToStored   func(Object) Object
+
+	// Custom kinds. Load and Save take the place of the codec between an object
+	// and its stored bytes; several versions share one Prefix and its bytes, and
+	// a webhook may be asked to convert. Life ends when the definition changes:
+	// watches of the kind end with it. Now, of the kind that the cache and views
+	// hold (NewRaw), is the served one that stands for it in requests.
+	Load func(ctx context.Context, data []byte) (Object, error)
+	Save func(ctx context.Context, obj Object) ([]byte, error)
+	Life context.Context
+	Now  func() *Kind
 
 	New     func() Object         // nil for kinds that are not stored
 	NewBody func() runtime.Object // the request and answer of a kind that is not stored
@@ -192,37 +204,3 @@ func (r Ref) String() string {
 	}
 	return s
 }
-
-// Table is a set of kinds, indexed. It is immutable after NewTable.
-type Table struct {
-	kinds      []*Kind
-	byResource map[schema.GroupVersionResource]*Kind
-	byGVK      map[schema.GroupVersionKind]*Kind
-}
-
-// NewTable indexes kinds; it panics on two kinds of one name, which is a
-// programming error.
-func NewTable(list []*Kind) *Table {
-	t := &Table{
-		kinds:      list,
-		byResource: make(map[schema.GroupVersionResource]*Kind, len(list)),
-		byGVK:      make(map[schema.GroupVersionKind]*Kind, len(list)),
-	}
-	for _, k := range list {
-		if t.byResource[k.GroupVersionResource()] != nil || t.byGVK[k.GVK] != nil {
-			panic("kinds: two entries for " + k.GVK.String())
-		}
-		t.byResource[k.GroupVersionResource()] = k
-		t.byGVK[k.GVK] = k
-	}
-	return t
-}
-
-// All kinds in the table's order. Do not change the slice.
-func (t *Table) All() []*Kind { return t.kinds }
-
-// ByResource returns the kind served at group/version/resource, or nil.
-func (t *Table) ByResource(gvr schema.GroupVersionResource) *Kind { return t.byResource[gvr] }
-
-// ByGVK returns the kind of that group, version and kind, or nil.
-func (t *Table) ByGVK(gvk schema.GroupVersionKind) *Kind { return t.byGVK[gvk] }
