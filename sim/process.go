@@ -86,18 +86,6 @@ func processes(w *world) []*process {
 	return ps
 }
 
-// indexes that the views of all processes have.
-func (w *world) indexes() []*view.Index {
-	return append(view.Shared(), w.owners()...)
-}
-
-func (w *world) owners() []*view.Index {
-	if w.ownerIndexes == nil {
-		w.ownerIndexes = garbagecollector.Indexes(w.table)
-	}
-	return w.ownerIndexes
-}
-
 func (w *world) controllers() []reconcile.Controller {
 	ipam, err := nodeipam.Controller(nodeipam.Config{Cluster: netip.MustParsePrefix("10.244.0.0/16")})
 	if err != nil {
@@ -105,7 +93,7 @@ func (w *world) controllers() []reconcile.Controller {
 	}
 	return []reconcile.Controller{
 		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(),
-		garbagecollector.Controller(w.owners()), namespace.Controller(w.table),
+		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
 		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam,
@@ -137,8 +125,8 @@ func (p *process) start() {
 	}
 	p.runner = nil
 	var indexes []*view.Index
-	for _, ix := range p.world.indexes() {
-		if slices.Contains(p.kinds, ix.Kind) {
+	for _, ix := range view.Shared() {
+		if ix.Kind == nil || slices.Contains(p.kinds, ix.Kind) {
 			indexes = append(indexes, ix)
 		}
 	}

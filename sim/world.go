@@ -58,15 +58,14 @@ type world struct {
 	server  server
 	admin   client.Client
 
-	processes    []*process
-	audit        *audit
-	ownerIndexes []*view.Index
-	checker      *checker
-	users        *users
-	quiet        bool   // no faults
-	acting       string // the process whose turn it is; empty: a user
-	step         int
-	writes       map[string]int // by kind, for the check that an idle cluster is idle
+	processes []*process
+	audit     *audit
+	checker   *checker
+	users     *users
+	quiet     bool   // no faults
+	acting    string // the process whose turn it is; empty: a user
+	step      int
+	writes    map[string]int // by kind, for the check that an idle cluster is idle
 }
 
 // start of the virtual time.
@@ -101,7 +100,7 @@ func newWorld(c config) (*world, error) {
 		return nil, err
 	}
 	w.pumped = w.cache.Rev()
-	w.tap = view.New(w.kinds, w.indexes()...)
+	w.tap = view.New(w.kinds, view.Shared()...)
 	w.tap.Subscribe(func(ch view.Change) { w.changes[ch.Kind] = append(w.changes[ch.Kind], ch) })
 	w.cache.Feed(w.tap)
 	if w.server, err = newServer(w); err != nil {

@@ -297,7 +297,7 @@ func (e *executor) one(ctx context.Context, ctl *controller, a *plan.Action) (ru
 // allows reports whether the controller declared the write.
 func (ctl *controller) allows(a *plan.Action) bool {
 	return slices.ContainsFunc(ctl.Writes, func(w Write) bool {
-		return w.Kind == a.Ref.Kind && w.Sub == a.Ref.Sub && slices.Contains(w.Verbs, a.Verb)
+		return a.Ref.Kind.Is(w.Kind) && w.Sub == a.Ref.Sub && slices.Contains(w.Verbs, a.Verb)
 	})
 }
 

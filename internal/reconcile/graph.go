@@ -87,12 +87,13 @@ func reads(c Controller) []*kinds.Kind {
 	return ks
 }
 
-// Kinds that the controllers read: what their view has to hold.
+// Kinds that the controllers read: what their view has to hold. Custom ones
+// come and go.
 func Kinds(cs []Controller) []*kinds.Kind {
 	var ks []*kinds.Kind
 	for _, c := range cs {
 		for _, k := range reads(c) {
-			if !slices.Contains(ks, k) {
+			if k != kinds.Custom && !slices.Contains(ks, k) {
 				ks = append(ks, k)
 			}
 		}

@@ -46,6 +46,9 @@ type hold struct {
 }
 
 func (h hold) satisfied(s *view.Snapshot) bool {
+	if !s.Has(h.kind) {
+		return true // a custom kind that is gone
+	}
 	if h.rev > 0 {
 		return s.Rev(h.kind) >= h.rev
 	}
@@ -81,9 +84,14 @@ func (r *Runtime) seed(ctl *controller, s *view.Snapshot) {
 		}
 	}
 	for _, w := range ctl.Watches {
-		for o := range view.List[kinds.Object](s, w.Kind, "") {
-			for _, k := range r.watchKeys(ctl, w, s, view.Change{Kind: w.Kind, New: o}) {
-				r.wake(ctl, k)
+		for _, kind := range s.Kinds() {
+			if !kind.Is(w.Kind) {
+				continue
+			}
+			for o := range view.List[kinds.Object](s, kind, "") {
+				for _, k := range r.watchKeys(ctl, w, s, view.Change{Kind: kind, New: o}) {
+					r.wake(ctl, k)
+				}
 			}
 		}
 	}
@@ -103,7 +111,7 @@ func (r *Runtime) keysOf(s *view.Snapshot, changes []view.Change) []woken {
 				}
 			}
 			for _, w := range ctl.Watches {
-				if w.Kind != c.Kind {
+				if !c.Kind.Is(w.Kind) {
 					continue
 				}
 				for _, k := range r.watchKeys(ctl, w, s, c) {

@@ -57,7 +57,6 @@ type control struct {
 	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
 	view      *view.View
-	owners    []*view.Index
 	authz     *authz.Authorizer
 	api       *apiserver.Server
 	loops     []reconcile.Controller
@@ -93,18 +92,14 @@ func (s *control) wire() (err error) {
 	if s.store, err = encrypted(s.etcd, s.cfg, s.log); err != nil {
 		return err
 	}
-	s.owners = garbagecollector.Indexes(s.table)
-	var seen []*kinds.Kind // all that components look at: everything but events
-	for _, ix := range s.owners {
-		seen = append(seen, ix.Kind)
-	}
-	s.view = view.New(seen, append(view.Shared(), s.owners...)...)
+	seen := garbagecollector.Kinds(s.table) // all that components look at: everything but events
+	s.view = view.New(seen, view.Shared()...)
 	s.cache, err = cache.New(cache.Config{Store: s.store, Kinds: s.table.All(), Decoded: seen, Log: s.log})
 	if err != nil {
 		return err
 	}
 	s.authz = authz.New(s.view)
-	s.loops, err = controllers(s.cfg, s.table, s.owners, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now})
+	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now})
 	if err != nil {
 		return err
 	}

@@ -23,11 +23,10 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/security/pki"
-	"knarr.dev/knarr/internal/view"
 )
 
 // controllers of a server, each one line.
-func controllers(c *Config, table *kinds.Table, owners []*view.Index, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer) ([]reconcile.Controller, error) {
+func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer) ([]reconcile.Controller, error) {
 	approve, err := csr.Controller(csr.Config{Authorizer: authz, Signer: signer})
 	if err != nil {
 		return nil, err
@@ -48,7 +47,7 @@ func controllers(c *Config, table *kinds.Table, owners []*view.Index, authority 
 		serviceaccount.Controller(),
 		rootca.Controller(rootca.Config{Bundle: func() []byte { return authority.PEM }}),
 		namespace.Controller(table),
-		garbagecollector.Controller(owners),
+		garbagecollector.Controller(table),
 		api,
 		approve,
 		ipam,

@@ -1,6 +1,8 @@
 package view
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,7 +58,18 @@ var (
 	}}
 )
 
+// Owned files the objects of every kind under the UIDs of their owners.
+var Owned = &Index{Keys: func(o kinds.Object) []string {
+	var uids []string
+	for _, r := range o.GetOwnerReferences() {
+		if !slices.Contains(uids, string(r.UID)) {
+			uids = append(uids, string(r.UID))
+		}
+	}
+	return uids
+}}
+
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, SlicesByService}
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, SlicesByService}
 }

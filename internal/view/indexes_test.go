@@ -32,6 +32,7 @@ func TestIndexes(t *testing.T) {
 		{"orphan", PodOrphans, &corev1.Pod{ObjectMeta: loose}, []string{"a"}},
 		{"owned set", ReplicaSetsByOwner, &appsv1.ReplicaSet{ObjectMeta: owned}, []string{"u"}},
 		{"orphan set", ReplicaSetOrphans, &appsv1.ReplicaSet{ObjectMeta: loose}, []string{"a"}},
+		{"owners of anything", Owned, &corev1.ConfigMap{ObjectMeta: owned}, []string{"other", "u"}},
 		{"bound", PodsByNode, &corev1.Pod{Spec: corev1.PodSpec{NodeName: "n"}}, []string{"n"}},
 		{"unbound", PodsByNode, &corev1.Pod{}, []string{""}},
 		{"failed", FinishedPods, phase(corev1.PodFailed), []string{""}},

@@ -5,20 +5,24 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"knarr.dev/knarr/internal/kinds"
 )
 
 // Snapshot is the view at one moment. All methods are safe for concurrent use.
 type Snapshot struct {
-	view   *View // for what never changes: the positions of kinds and indexes
+	layout *layout
 	tables []*frozenTable
 	floor  int64
 }
 
 type frozenTable struct {
 	objects *objectMap
+	keys    []*Index
 	indexes []*objectMap
 	rev     int64
+	late    bool
 }
 
 // Snapshot returns the present content. It costs nothing while nothing
@@ -29,11 +33,11 @@ func (v *View) Snapshot() *Snapshot {
 	if v.last != nil {
 		return v.last
 	}
-	s := &Snapshot{view: v, tables: make([]*frozenTable, len(v.kinds)), floor: v.floor}
-	for i, k := range v.kinds {
-		t := v.tables[k]
+	l := v.layout.Load()
+	s := &Snapshot{layout: l, tables: make([]*frozenTable, len(l.tables)), floor: v.floor}
+	for i, t := range l.tables {
 		if t.frozen == nil {
-			t.frozen = &frozenTable{objects: t.objects.Copy(), rev: t.rev, indexes: make([]*objectMap, len(t.indexes))}
+			t.frozen = &frozenTable{objects: t.objects.Copy(), keys: t.keys, rev: t.rev, late: t.late, indexes: make([]*objectMap, len(t.indexes))}
 			for j, m := range t.indexes {
 				t.frozen.indexes[j] = m.Copy()
 			}
@@ -46,13 +50,34 @@ func (v *View) Snapshot() *Snapshot {
 
 // table of a kind that the view holds; asking for another is a programming
 // error and panics.
-func (s *Snapshot) table(k *kinds.Kind) *frozenTable { return s.tables[s.view.tables[k].position] }
+func (s *Snapshot) table(k *kinds.Kind) *frozenTable {
+	i, ok := s.layout.position[k]
+	if !ok {
+		panic("view: it does not hold " + k.String())
+	}
+	return s.tables[i]
+}
+
+// Kinds that the snapshot holds. Do not change the slice.
+func (s *Snapshot) Kinds() []*kinds.Kind { return s.layout.kinds }
 
 // Has reports whether the snapshot holds k.
-func (s *Snapshot) Has(k *kinds.Kind) bool { return s.view.Has(k) }
+func (s *Snapshot) Has(k *kinds.Kind) bool { return s.layout.table(k) != nil }
+
+// ByName is the kind that the snapshot holds under a resource's name, or nil.
+func (s *Snapshot) ByName(r schema.GroupResource) *kinds.Kind { return s.layout.byName[r] }
+
+// ByGroupKind is the kind that the snapshot holds under that name, or nil.
+func (s *Snapshot) ByGroupKind(gk schema.GroupKind) *kinds.Kind { return s.layout.byKind[gk] }
 
 // Rev is the revision up to which the snapshot knows everything of the kind.
-func (s *Snapshot) Rev(k *kinds.Kind) int64 { return max(s.table(k).rev, s.floor) }
+func (s *Snapshot) Rev(k *kinds.Kind) int64 {
+	t := s.table(k)
+	if t.late {
+		return t.rev
+	}
+	return max(t.rev, s.floor)
+}
 
 // Len is the number of objects of the kind.
 func (s *Snapshot) Len(k *kinds.Kind) int { return s.table(k).objects.Len() }
@@ -72,7 +97,7 @@ func Get[T kinds.Object](s *Snapshot, k *kinds.Kind, namespace, name string) T {
 func Now[T kinds.Object](v *View, k *kinds.Kind, namespace, name string) T {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	o, ok := v.tables[k].objects.Get(objectKey(namespace, name))
+	o, ok := v.table(k).objects.Get(objectKey(namespace, name))
 	if !ok {
 		var none T
 		return none
@@ -89,7 +114,7 @@ func NowList[T kinds.Object](v *View, k *kinds.Kind, namespace string) []T {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.Collect(scan[T](&v.tables[k].objects, prefix))
+	return slices.Collect(scan[T](&v.table(k).objects, prefix))
 }
 
 // List yields a namespace's objects, or all (namespace ""), by namespace and
@@ -105,11 +130,17 @@ func List[T kinds.Object](s *Snapshot, k *kinds.Kind, namespace string) iter.Seq
 // By yields the objects that the index files under value, by namespace and
 // name. The view has to have been made with the index.
 func By[T kinds.Object](s *Snapshot, ix *Index, value string) iter.Seq[T] {
-	position, ok := s.view.indexes[ix]
-	if !ok {
-		panic("view: an index of " + ix.Kind.String() + " that the view was made without")
+	return ByOf[T](s, ix, ix.Kind, value)
+}
+
+// ByOf is By for one kind of an index of every kind.
+func ByOf[T kinds.Object](s *Snapshot, ix *Index, k *kinds.Kind, value string) iter.Seq[T] {
+	t := s.table(k)
+	position := slices.Index(t.keys, ix)
+	if position < 0 {
+		panic("view: an index of " + k.String() + " that the view was made without")
 	}
-	return scan[T](s.table(ix.Kind).indexes[position], value+"\x00")
+	return scan[T](t.indexes[position], value+"\x00")
 }
 
 func scan[T kinds.Object](m *objectMap, prefix string) iter.Seq[T] {

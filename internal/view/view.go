@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tidwall/btree"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -30,7 +32,8 @@ func (c Change) Object() kinds.Object {
 	return c.Old
 }
 
-// Index finds objects of one kind by values derived from them.
+// Index finds objects of one kind by values derived from them; without a Kind
+// it is one of every kind of the view.
 type Index struct {
 	Kind *kinds.Kind
 	Keys func(kinds.Object) []string
@@ -42,54 +45,135 @@ type objectMap = btree.Map[string, kinds.Object]
 
 // View is written by one feed per kind and read by anybody.
 type View struct {
-	kinds   []*kinds.Kind
-	indexes map[*Index]int // position in its table's indexes
+	indexes []*Index // of every kind
+	layout  atomic.Pointer[layout]
 
-	mu     sync.Mutex
-	tables map[*kinds.Kind]*table
-	subs   []*func(Change)
-	moved  chan struct{} // closed when a table moves; nil: nobody waits
-	last   *Snapshot     // nil once a table has changed since it was taken
-	floor  int64         // every kind is complete up to here
+	mu    sync.Mutex
+	subs  []*func(Change)
+	moved chan struct{} // closed when a table moves; nil: nobody waits
+	last  *Snapshot     // nil once a table has changed since it was taken
+	floor int64         // every kind is complete up to here
+}
+
+// layout says which kinds there are. It never changes: when a kind comes or
+// goes, another one takes its place.
+type layout struct {
+	kinds    []*kinds.Kind
+	tables   []*table
+	position map[*kinds.Kind]int
+	byName   map[schema.GroupResource]*kinds.Kind
+	byKind   map[schema.GroupKind]*kinds.Kind
+}
+
+func newLayout(ks []*kinds.Kind, tables []*table) *layout {
+	l := &layout{kinds: ks, tables: tables, position: make(map[*kinds.Kind]int, len(ks)),
+		byName: make(map[schema.GroupResource]*kinds.Kind, len(ks)), byKind: make(map[schema.GroupKind]*kinds.Kind, len(ks))}
+	for i, k := range ks {
+		l.position[k] = i
+		l.byName[k.GroupResource()], l.byKind[k.GVK.GroupKind()] = k, k
+	}
+	return l
+}
+
+// table of a kind, or nil.
+func (l *layout) table(k *kinds.Kind) *table {
+	if i, ok := l.position[k]; ok {
+		return l.tables[i]
+	}
+	return nil
 }
 
 type table struct {
-	position int // in View.kinds
-	objects  objectMap
-	keys     []*Index
-	indexes  []*objectMap
-	rev      int64
-	synced   bool
-	frozen   *frozenTable // shared by snapshots until the next write
+	objects objectMap
+	keys    []*Index
+	indexes []*objectMap
+	rev     int64
+	synced  bool
+	late    bool         // added to a running view, and not filled yet
+	frozen  *frozenTable // shared by snapshots until the next write
+}
+
+func newTable(k *kinds.Kind, indexes []*Index) *table {
+	t := &table{}
+	for _, ix := range indexes {
+		if (ix.Kind == nil || ix.Kind == k) && !slices.Contains(t.keys, ix) {
+			t.keys, t.indexes = append(t.keys, ix), append(t.indexes, new(objectMap))
+		}
+	}
+	return t
 }
 
 // New makes an empty view of the kinds. Indexes of other kinds are a
 // programming error and panic.
 func New(ks []*kinds.Kind, indexes ...*Index) *View {
-	v := &View{tables: make(map[*kinds.Kind]*table, len(ks)), indexes: make(map[*Index]int, len(indexes))}
+	v := &View{}
+	var distinct []*kinds.Kind
+	var tables []*table
 	for _, k := range ks {
-		if v.tables[k] != nil {
-			continue
+		if !slices.Contains(distinct, k) {
+			distinct, tables = append(distinct, k), append(tables, newTable(k, indexes))
 		}
-		v.tables[k] = &table{position: len(v.kinds)}
-		v.kinds = append(v.kinds, k)
 	}
 	for _, ix := range indexes {
-		if _, twice := v.indexes[ix]; twice {
-			continue
+		switch {
+		case ix.Kind == nil:
+			v.indexes = append(v.indexes, ix)
+		case !slices.Contains(distinct, ix.Kind):
+			panic("view: an index of " + ix.Kind.String() + ", which the view does not hold")
 		}
-		t := v.tables[ix.Kind]
-		v.indexes[ix] = len(t.indexes)
-		t.keys, t.indexes = append(t.keys, ix), append(t.indexes, new(objectMap))
 	}
+	v.layout.Store(newLayout(distinct, tables))
 	return v
 }
 
-// Kinds that the view holds, in the order in which New was given them.
-func (v *View) Kinds() []*kinds.Kind { return slices.Clone(v.kinds) }
+// Add makes the view hold one more kind, empty until its first Replace.
+func (v *View) Add(k *kinds.Kind) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	l := v.layout.Load()
+	if l.table(k) != nil {
+		return
+	}
+	t := newTable(k, v.indexes)
+	t.late = true
+	v.layout.Store(newLayout(append(slices.Clip(l.kinds), k), append(slices.Clip(l.tables), t)))
+	v.last = nil
+	v.wake()
+}
+
+// Remove takes a kind out of the view. For subscribers its objects are deleted.
+func (v *View) Remove(k *kinds.Kind) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	l := v.layout.Load()
+	t := l.table(k)
+	if t == nil {
+		return
+	}
+	for _, o := range slices.Collect(scan[kinds.Object](&t.objects, "")) {
+		v.apply(t, Change{Kind: k, Old: o, Rev: max(t.rev, v.floor)})
+	}
+	i := l.position[k]
+	v.layout.Store(newLayout(slices.Delete(slices.Clone(l.kinds), i, i+1), slices.Delete(slices.Clone(l.tables), i, i+1)))
+	v.last = nil
+	v.wake()
+}
+
+// Kinds that the view holds, in the order in which they came.
+func (v *View) Kinds() []*kinds.Kind { return slices.Clone(v.layout.Load().kinds) }
 
 // Has reports whether the view holds k.
-func (v *View) Has(k *kinds.Kind) bool { return v.tables[k] != nil }
+func (v *View) Has(k *kinds.Kind) bool { return v.layout.Load().table(k) != nil }
+
+// table of a kind that the view holds; asking for another is a programming
+// error and panics. The caller holds the lock.
+func (v *View) table(k *kinds.Kind) *table {
+	t := v.layout.Load().table(k)
+	if t == nil {
+		panic("view: it does not hold " + k.String())
+	}
+	return t
+}
 
 // Subscribe calls fn for every change from now on, in order, before the next
 // one is applied, until cancel is called. fn must be quick, must not block and
@@ -125,7 +209,7 @@ func (v *View) movedLocked() <-chan struct{} {
 func (v *View) Apply(c Change) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	t := v.tables[c.Kind]
+	t := v.layout.Load().table(c.Kind)
 	if t == nil || !t.isNews(c) {
 		return
 	}
@@ -160,7 +244,7 @@ func (t *table) isNews(c Change) bool {
 func (v *View) Replace(k *kinds.Kind, objects []kinds.Object, rev int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	t := v.tables[k]
+	t := v.table(k)
 	keep := make(map[string]bool, len(objects))
 	for _, o := range objects {
 		key := objectKey(o.GetNamespace(), o.GetName())
@@ -183,7 +267,7 @@ func (v *View) Replace(k *kinds.Kind, objects []kinds.Object, rev int64) {
 	for _, o := range gone {
 		v.apply(t, Change{Kind: k, Old: o, Rev: rev})
 	}
-	t.rev, t.synced = rev, true
+	t.rev, t.synced, t.late = rev, true, false
 	t.frozen, v.last = nil, nil
 	v.wake()
 }
@@ -192,7 +276,7 @@ func (v *View) Replace(k *kinds.Kind, objects []kinds.Object, rev int64) {
 func (v *View) Progress(k *kinds.Kind, rev int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if t := v.tables[k]; t != nil && rev > t.rev {
+	if t := v.layout.Load().table(k); t != nil && rev > t.rev {
 		t.rev, t.frozen, v.last = rev, nil, nil
 		v.wake()
 	}
@@ -266,7 +350,16 @@ func (v *View) wake() {
 func (v *View) Rev(k *kinds.Kind) int64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return max(v.tables[k].rev, v.floor)
+	return v.table(k).upTo(v.floor)
+}
+
+// upTo is the revision up to which the table is complete; what all have
+// reached does not hold for one that came later.
+func (t *table) upTo(floor int64) int64 {
+	if t.late {
+		return t.rev
+	}
+	return max(t.rev, floor)
 }
 
 // WaitSynced blocks until every kind has had its first complete list.
@@ -282,7 +375,7 @@ func (v *View) Synced() bool {
 }
 
 func (v *View) syncedLocked() bool {
-	for _, t := range v.tables {
+	for _, t := range v.layout.Load().tables {
 		if !t.synced {
 			return false
 		}
@@ -292,7 +385,7 @@ func (v *View) syncedLocked() bool {
 
 // WaitRev blocks until the view knows everything of the kind up to rev.
 func (v *View) WaitRev(ctx context.Context, k *kinds.Kind, rev int64) error {
-	return v.wait(ctx, func() bool { return max(v.tables[k].rev, v.floor) >= rev })
+	return v.wait(ctx, func() bool { return v.table(k).upTo(v.floor) >= rev })
 }
 
 func (v *View) wait(ctx context.Context, done func() bool) error {

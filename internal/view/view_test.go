@@ -218,6 +218,44 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// TestKindsComeAndGo: snapshots keep what they show, subscribers hear of all
+// that goes, and a kind that came late does not claim what the others know.
+func TestKindsComeAndGo(t *testing.T) {
+	v := New([]*kinds.Kind{kinds.Node}, Owned)
+	v.Replace(kinds.Node, nil, 3)
+	v.ProgressAll(7)
+	before := v.Snapshot()
+	var told []string
+	v.Subscribe(func(c Change) {
+		told = append(told, fmt.Sprintf("%s %v", c.Object().GetName(), c.New != nil))
+	})
+	v.Add(kinds.Pod)
+	v.Add(kinds.Pod)
+	late := v.Snapshot()
+	if before.Has(kinds.Pod) || !late.Has(kinds.Pod) || late.Rev(kinds.Pod) != 0 || v.Rev(kinds.Pod) != 0 || late.Rev(kinds.Node) != 7 {
+		t.Errorf("after Add: %v %v, pods at %d, nodes at %d", before.Has(kinds.Pod), late.Has(kinds.Pod), late.Rev(kinds.Pod), late.Rev(kinds.Node))
+	}
+	p := pod("a/1@", 8)
+	p.OwnerReferences = []metav1.OwnerReference{{UID: "u"}, {UID: "u"}}
+	v.Replace(kinds.Pod, []kinds.Object{p}, 8)
+	full := v.Snapshot()
+	if got := namesOf(ByOf[*corev1.Pod](full, Owned, kinds.Pod, "u")); got != "a/1" || full.Rev(kinds.Pod) != 8 {
+		t.Errorf("after Replace: %q at %d", got, full.Rev(kinds.Pod))
+	}
+	if full.ByGroupKind(kinds.Pod.GVK.GroupKind()) != kinds.Pod || full.ByName(kinds.Pod.GroupResource()) != kinds.Pod || before.ByName(kinds.Pod.GroupResource()) != nil {
+		t.Error("a kind is not found by its names")
+	}
+	v.Remove(kinds.Pod)
+	v.Remove(kinds.Pod)
+	v.Apply(created("a/2@", 9))
+	if want := []string{"1 true", "1 false"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+	if after := v.Snapshot(); after.Has(kinds.Pod) || len(after.Kinds()) != 1 || full.Len(kinds.Pod) != 1 {
+		t.Error("the kind is still there, or an old snapshot has lost it")
+	}
+}
+
 // model is what a view holds, plainly.
 type model struct {
 	pods map[string]*corev1.Pod

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
@@ -52,9 +53,8 @@ func pod(name string, owners ...metav1.OwnerReference) *corev1.Pod {
 }
 
 func world() (*reconciletest.World, reconcile.Controller) {
-	ix := Indexes(kinds.Builtin())
-	c := Controller(ix)
-	w := reconciletest.New(reconcile.Kinds([]reconcile.Controller{c}), ix...)
+	c := Controller(kinds.Builtin())
+	w := reconciletest.New(reconcile.Kinds([]reconcile.Controller{c}), view.Owned)
 	return w, c
 }
 
@@ -384,4 +384,35 @@ func change(before, after *corev1.Pod) view.Change {
 		c.Old = before
 	}
 	return c
+}
+
+// TestCustomObjects: kinds that came while the collector ran own and are owned
+// like any; with their kind they are out of its sight.
+func TestCustomObjects(t *testing.T) {
+	w, c := world()
+	foo := kinds.NewRaw(schema.GroupKind{Group: "example.com", Kind: "Foo"}, "foos", true, func() *kinds.Kind { return nil })
+	w.View.Add(foo)
+	w.View.Replace(foo, nil, 0)
+	custom := func(name string, owners ...metav1.OwnerReference) *kinds.Raw {
+		return &kinds.Raw{PartialObjectMetadata: metav1.PartialObjectMetadata{ObjectMeta: meta(name, owners...)}}
+	}
+	owner := metav1.OwnerReference{APIVersion: "example.com/v7", Kind: "Foo", Name: "f", UID: "u-f"}
+	gone := owner
+	gone.Name, gone.UID = "gone", "u-gone"
+	w.Put(foo, custom("f"))
+	w.Put(foo, custom("g", ref(kinds.ReplicaSet, "gone", false)))
+	put(w, pod("p", owner), pod("q", gone))
+	drive(t, w, c)
+	if got := names(w); !slices.Equal(got, []string{"p"}) {
+		t.Errorf("left %v, want the pod whose owner lives", got)
+	}
+	if w.Object(foo, "default", "f") == nil || w.Object(foo, "default", "g") != nil {
+		t.Error("of the custom objects the wrong ones are left")
+	}
+	w.View.Remove(foo)
+	put(w, pod("r", gone))
+	drive(t, w, c)
+	if got := names(w); !slices.Equal(got, []string{"p", "r"}) {
+		t.Errorf("left %v: an owner of an unknown kind counts as alive", got)
+	}
 }

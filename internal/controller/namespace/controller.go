@@ -14,13 +14,16 @@ import (
 // workers empty that many namespaces at once.
 const workers = 5
 
-// Controller empties namespaces of all kinds of the table. Events are too many
+// Controller empties namespaces of all kinds of the table, and of the custom
+// ones that its view holds. Events are too many
 // to be held in a view for this; they are asked for.
 func Controller(table *kinds.Table) reconcile.Controller {
 	var seen, unseen []*kinds.Kind
 	c := reconcile.Controller{
 		Name: "namespace-controller", For: kinds.Namespace, Workers: workers,
+		Watches: []reconcile.Watch{{Kind: kinds.Custom, Keys: terminating}},
 		Writes: []reconcile.Write{
+			{Kind: kinds.Custom, Verbs: []plan.Verb{plan.Delete}},
 			{Kind: kinds.Namespace, Sub: "status", Verbs: []plan.Verb{plan.Update}},
 			{Kind: kinds.Namespace, Sub: "finalize", Verbs: []plan.Verb{plan.Update}},
 		},
@@ -38,8 +41,7 @@ func Controller(table *kinds.Table) reconcile.Controller {
 		c.Watches = append(c.Watches, reconcile.Watch{Kind: k, Keys: terminating})
 		c.Writes = append(c.Writes, reconcile.Write{Kind: k, Verbs: []plan.Verb{plan.Delete}})
 	}
-	all := append(slices.Clone(seen), unseen...)
-	c.Plan = reconcile.Pair(func(in reconcile.Input) (Observed, bool) { return observe(in, seen, unseen, all) }, Plan)
+	c.Plan = reconcile.Pair(func(in reconcile.Input) (Observed, bool) { return observe(in, seen, unseen) }, Plan)
 	return c
 }
 
@@ -55,12 +57,18 @@ func terminating(s *view.Snapshot, c view.Change) []reconcile.Key {
 	return []reconcile.Key{{Name: name}}
 }
 
-func observe(in reconcile.Input, seen, unseen, all []*kinds.Kind) (Observed, bool) {
+func observe(in reconcile.Input, seen, unseen []*kinds.Kind) (Observed, bool) {
 	ns := view.Get[*corev1.Namespace](in.View, kinds.Namespace, "", in.Key.Name)
 	if ns == nil || ns.DeletionTimestamp == nil {
 		return Observed{}, false
 	}
-	o := Observed{Namespace: ns, Kinds: all, Unseen: unseen, Now: in.Now}
+	seen = slices.Clip(seen)
+	for _, k := range in.View.Kinds() {
+		if k.Namespaced && k.Is(kinds.Custom) {
+			seen = append(seen, k)
+		}
+	}
+	o := Observed{Namespace: ns, Kinds: append(slices.Clip(seen), unseen...), Unseen: unseen, Now: in.Now}
 	for _, k := range seen {
 		if objects := slices.Collect(view.List[kinds.Object](in.View, k, ns.Name)); len(objects) > 0 {
 			o.Content = append(o.Content, Content{k, objects})

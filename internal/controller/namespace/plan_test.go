@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
@@ -181,6 +182,10 @@ func TestNamespaceGoesAway(t *testing.T) {
 		w, c := world()
 		w.Put(kinds.Namespace, ending())
 		w.Put(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
+		foo := kinds.NewRaw(schema.GroupKind{Group: "example.com", Kind: "Foo"}, "foos", true, func() *kinds.Kind { return nil })
+		foo.NewList = func() runtime.Object { return &metav1.List{} }
+		w.View.Add(foo)
+		w.View.Replace(foo, nil, 0)
 		put := func(k *kinds.Kind, o kinds.Object) {
 			w.Put(k, o)
 			x := o.DeepCopyObject().(kinds.Object)
@@ -192,6 +197,9 @@ func TestNamespaceGoesAway(t *testing.T) {
 		}
 		for i := range rapid.IntRange(0, 3).Draw(t, "policies") {
 			put(kinds.NetworkPolicy, &networkingv1.NetworkPolicy{ObjectMeta: meta(fmt.Sprint("np", i))})
+		}
+		for i := range rapid.IntRange(0, 3).Draw(t, "custom objects") {
+			put(foo, &kinds.Raw{PartialObjectMetadata: metav1.PartialObjectMetadata{ObjectMeta: meta(fmt.Sprint("f", i))}})
 		}
 		for i := range rapid.IntRange(0, 3).Draw(t, "events") {
 			put(kinds.Event, &corev1.Event{ObjectMeta: meta(fmt.Sprint("e", i))})
@@ -214,6 +222,9 @@ func TestNamespaceGoesAway(t *testing.T) {
 		}
 		if w.Object(kinds.Namespace, "", "ns") != nil {
 			t.Fatal("the namespace is still there")
+		}
+		if slices.ContainsFunc(w.Objects(foo), func(o kinds.Object) bool { return o.GetNamespace() == "ns" }) {
+			t.Fatal("custom objects are left")
 		}
 		for _, wr := range w.Writes {
 			if strings.Contains(wr, "other/") {
