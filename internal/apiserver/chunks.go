@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -104,7 +105,7 @@ func (c *chunks) end() error {
 }
 
 // json writes the list out of the items' JSON.
-func (l *listing) json(k *kinds.Kind, write func([]byte) (int, error)) error {
+func (l *listing) json(ctx context.Context, k *kinds.Kind, write func([]byte) (int, error)) error {
 	meta, err := json.Marshal(l.meta())
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func (l *listing) json(k *kinds.Kind, write func([]byte) (int, error)) error {
 	}
 	comma := []byte(",")
 	for i, it := range l.items {
-		data, err := it.Bytes(codec.JSON)
+		data, err := it.Bytes(ctx, codec.JSON)
 		if err != nil {
 			return err
 		}

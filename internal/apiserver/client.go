@@ -28,6 +28,13 @@ func (s *Server) Client(u user.Info) *Client { return &Client{s: s, user: u} }
 
 // do authorizes one request of the component, runs it and tells the audit seam.
 func (c *Client) do(ctx context.Context, verb string, ref kinds.Ref, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
+	if ref.Kind.Now != nil { // as the view names custom objects
+		k := ref.Kind.Now()
+		if k == nil {
+			return nil, apierrors.NewServiceUnavailable(ref.Kind.String() + " is not served at the moment")
+		}
+		ref.Kind = k
+	}
 	k := ref.Kind
 	in := &info{verb: verb, resource: true, gvr: k.GroupVersionResource(), ns: ref.Namespace, name: ref.Name, sub: ref.Sub}
 	began := c.s.now()
@@ -55,6 +62,7 @@ func (c *Client) run(call *call, in *info, run func(*call) (runtime.Object, erro
 // view, and come here when they must know.
 func (c *Client) Get(ctx context.Context, ref kinds.Ref) (runtime.Object, error) {
 	return c.do(ctx, "get", ref, func(call *call) (runtime.Object, error) {
+		ref := call.ref
 		cur, err := c.s.lookup(ctx, ref, true)
 		if err != nil {
 			return nil, err
@@ -69,7 +77,8 @@ func (c *Client) Get(ctx context.Context, ref kinds.Ref) (runtime.Object, error)
 
 // List implements client.Client.
 func (c *Client) List(ctx context.Context, k *kinds.Kind, namespace string, o metav1.ListOptions) (runtime.Object, error) {
-	return c.do(ctx, "list", kinds.Ref{Kind: k, Namespace: namespace}, func(*call) (runtime.Object, error) {
+	return c.do(ctx, "list", kinds.Ref{Kind: k, Namespace: namespace}, func(call *call) (runtime.Object, error) {
+		k := call.ref.Kind
 		in := &info{fields: fields.Everything(), labels: labels.Everything()}
 		if o.FieldSelector != "" {
 			in.fields, in.fieldErr = fields.ParseSelector(o.FieldSelector)
@@ -85,15 +94,19 @@ func (c *Client) List(ctx context.Context, k *kinds.Kind, namespace string, o me
 		if err != nil {
 			return nil, err
 		}
-		return l.object(k)
+		return l.object(ctx, k)
 	})
 }
 
 // object is the listing as an object; its items share what the cache holds.
-func (l *listing) object(k *kinds.Kind) (runtime.Object, error) {
+func (l *listing) object(ctx context.Context, k *kinds.Kind) (runtime.Object, error) {
 	items := make([]runtime.Object, len(l.items))
 	for i, it := range l.items {
-		items[i] = it.Object()
+		obj, err := it.Load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		items[i] = obj
 	}
 	out := k.NewList()
 	if err := meta.SetList(out, items); err != nil {
@@ -116,6 +129,7 @@ func (c *Client) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) 
 		ref.Name = ""
 	}
 	return c.do(ctx, "create", ref, func(call *call) (runtime.Object, error) {
+		ref := call.ref
 		if !ref.Kind.Stored() && ref.Kind.StoredAs == nil || ref.Sub != "" {
 			return c.s.ask(call, obj.DeepCopyObject())
 		}
@@ -139,6 +153,7 @@ func copyOf(obj runtime.Object) (kinds.Object, error) {
 // Update implements client.Client.
 func (c *Client) Update(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
 	return c.do(ctx, "update", ref, func(call *call) (runtime.Object, error) {
+		ref := call.ref
 		if sub := ref.Kind.Subresources[ref.Sub]; sub.Scale != nil {
 			return c.s.updateScale(call, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
 		}

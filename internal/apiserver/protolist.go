@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 
@@ -25,7 +26,7 @@ const (
 var errEnvelope = errors.New("apiserver: broken protobuf envelope")
 
 // protobuf writes the list out of the items' messages, without decoding them.
-func (l *listing) protobuf(k *kinds.Kind, write func([]byte) (int, error)) error {
+func (l *listing) protobuf(ctx context.Context, k *kinds.Kind, write func([]byte) (int, error)) error {
 	listMeta := l.meta()
 	meta, err := listMeta.Marshal()
 	if err != nil {
@@ -34,7 +35,7 @@ func (l *listing) protobuf(k *kinds.Kind, write func([]byte) (int, error)) error
 	parts := make([][]byte, len(l.items))
 	size := 1 + uvarintSize(len(meta)) + len(meta)
 	for i, it := range l.items {
-		data, err := it.Bytes(codec.Protobuf)
+		data, err := it.Bytes(ctx, codec.Protobuf)
 		if err != nil {
 			return err
 		}

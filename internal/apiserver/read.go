@@ -108,34 +108,35 @@ func (sel selection) everything() bool {
 	return (sel.labels == nil || sel.labels.Empty()) && (sel.fields == nil || sel.fields.Empty())
 }
 
-func (sel selection) matches(it *cache.Item) bool {
-	if sel.fields != nil && !sel.fields.Empty() && !it.Matches(sel.fields) {
-		return false
-	}
-	return sel.labels == nil || sel.labels.Empty() || sel.labels.Matches(labels.Set(it.Labels()))
+func (sel selection) matches(ctx context.Context, it *cache.Item) (bool, error) {
+	return it.Matches(ctx, sel.labels, sel.fields)
 }
 
 // from yields what the selection lets through after a key. A selection of one
 // name looks at one object only: nodes ask so for each secret that they need.
-func (sel selection) from(k *kinds.Kind, namespace string, after func(string) iter.Seq[*cache.Item], start string) iter.Seq[*cache.Item] {
+func (sel selection) from(ctx context.Context, k *kinds.Kind, namespace string, after func(string) iter.Seq[*cache.Item], start string) iter.Seq2[*cache.Item, error] {
 	name, single := "", false
 	if sel.fields != nil && (namespace != "" || !k.Namespaced) {
 		name, single = sel.fields.RequiresExactMatch("metadata.name")
 	}
 	key := itemKey(k, namespace, name)
-	return func(yield func(*cache.Item) bool) {
+	return func(yield func(*cache.Item, error) bool) {
+		offer := func(it *cache.Item) bool {
+			ok, err := sel.matches(ctx, it)
+			return err == nil && !ok || yield(it, err)
+		}
 		switch {
 		case !single:
 			for it := range after(start) {
-				if sel.matches(it) && !yield(it) {
+				if !offer(it) {
 					return
 				}
 			}
 		case name != "" && key > start:
 			// What is greater than this begins at the key.
 			for it := range after(key[:len(key)-1] + string([]byte{key[len(key)-1] - 1, 0xff})) {
-				if it.Name == name && (it.Namespace == namespace || !k.Namespaced) && sel.matches(it) {
-					yield(it)
+				if it.Name == name && (it.Namespace == namespace || !k.Namespaced) {
+					offer(it)
 				}
 				return
 			}
@@ -212,7 +213,10 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 	}
 	out := &listing{rev: content.rev}
 	var left int64
-	for it := range sel.from(k, namespace, content.after, after) {
+	for it, err := range sel.from(ctx, k, namespace, content.after, after) {
+		if err != nil {
+			return nil, err
+		}
 		if o.Limit > 0 && int64(len(out.items)) == o.Limit {
 			left++
 			if !sel.everything() {

@@ -18,15 +18,20 @@ func (s *Server) serveGet(w *recorder, r *http.Request, c *call, a accepted) err
 	if err != nil {
 		return err
 	}
-	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
-		data, err := encode(a, scaleOf(sub.Scale, it.Object()))
+	sub := c.ref.Kind.Subresources[c.ref.Sub]
+	if sub.Scale == nil && a.shape == whole && !a.pretty {
+		data, err := it.Bytes(c.ctx, a.format)
 		return s.write(w, http.StatusOK, a, data, err)
 	}
-	if a.shape == whole && !a.pretty {
-		data, err := it.Bytes(a.format)
+	obj, err := it.Load(c.ctx)
+	if err != nil {
+		return err
+	}
+	if sub.Scale != nil {
+		data, err := encode(a, scaleOf(sub.Scale, obj))
 		return s.write(w, http.StatusOK, a, data, err)
 	}
-	data, err := s.render(a, c.ref.Kind, it.Object(), r.URL.Query().Get("includeObject"))
+	data, err := s.render(a, c.ref.Kind, obj, r.URL.Query().Get("includeObject"))
 	return s.write(w, http.StatusOK, a, data, err)
 }
 
@@ -46,7 +51,7 @@ func (s *Server) serveList(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if err != nil {
 		return err
 	}
-	return s.writeList(w, a, k, l, r.URL.Query().Get("includeObject"))
+	return s.writeList(r.Context(), w, a, k, l, r.URL.Query().Get("includeObject"))
 }
 
 func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) error {
@@ -194,5 +199,5 @@ func (s *Server) serveDeleteCollection(w *recorder, r *http.Request, in *info, c
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return s.writeList(w, a, c.ref.Kind, l, "")
+	return s.writeList(c.ctx, w, a, c.ref.Kind, l, "")
 }

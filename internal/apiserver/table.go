@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"iter"
 	"net/http"
@@ -48,7 +49,7 @@ type row struct {
 
 // table is a Table in JSON, written by hand: through encoding/json its rows
 // would be reflected on and scanned twice.
-func (t *tabler) table(meta metav1.ListMeta, size int, rows iter.Seq[row]) ([]byte, error) {
+func (t *tabler) table(ctx context.Context, meta metav1.ListMeta, size int, rows iter.Seq2[row, error]) ([]byte, error) {
 	const perRow = 512 // bytes, mostly of metadata
 	var columns []metav1.TableColumnDefinition
 	if !t.stream || !t.begun {
@@ -67,9 +68,12 @@ func (t *tabler) table(meta metav1.ListMeta, size int, rows iter.Seq[row]) ([]by
 	out.Grow(len(head) + 16 + size*perRow)
 	out.Write(head[:len(head)-1])
 	out.WriteString(`,"rows":[`)
-	w := &rowWriter{tabler: t, out: &out, json: json.NewEncoder(&out), now: metav1.NewTime(t.now())}
+	w := &rowWriter{ctx: ctx, tabler: t, out: &out, json: json.NewEncoder(&out), now: metav1.NewTime(t.now())}
 	first := true
-	for r := range rows {
+	for r, err := range rows {
+		if err != nil {
+			return nil, err
+		}
 		if !first {
 			out.WriteByte(',')
 		}
@@ -84,6 +88,7 @@ func (t *tabler) table(meta metav1.ListMeta, size int, rows iter.Seq[row]) ([]by
 
 // rowWriter writes the rows of one table.
 type rowWriter struct {
+	ctx context.Context
 	*tabler
 	out  *bytes.Buffer
 	json *json.Encoder // into out
@@ -120,7 +125,7 @@ func (w *rowWriter) write(r row) error {
 	case w.include == metav1.IncludeObject:
 		var data []byte
 		if r.item != nil {
-			data, err = r.item.Bytes(codec.JSON)
+			data, err = r.item.Bytes(w.ctx, codec.JSON)
 		} else {
 			data, err = codec.Encode(codec.JSON, r.object)
 		}
@@ -186,7 +191,7 @@ func (s *Server) render(a accepted, k *kinds.Kind, o runtime.Object, include str
 		if err != nil {
 			return nil, err
 		}
-		data, err := t.table(metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, 1, one(row{object: obj}))
+		data, err := t.table(context.Background(), metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, 1, one(row{object: obj}))
 		return a.shaped(data, err)
 	} else if ok && a.shape == asPartial {
 		o = partial(obj)
@@ -207,16 +212,17 @@ func encode(a accepted, o runtime.Object) ([]byte, error) {
 
 // writeList answers with a listing. Whole objects go out in chunks as they are
 // encoded already: a list of everything is never in memory at once.
-func (s *Server) writeList(w http.ResponseWriter, a accepted, k *kinds.Kind, l *listing, include string) error {
+func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepted, k *kinds.Kind, l *listing, include string) error {
 	switch {
 	case a.shape == asTable:
 		t, err := s.newTabler(k, include)
 		if err != nil {
 			return err
 		}
-		data, err := a.shaped(t.table(l.meta(), len(l.items), func(yield func(row) bool) {
+		data, err := a.shaped(t.table(ctx, l.meta(), len(l.items), func(yield func(row, error) bool) {
 			for _, it := range l.items {
-				if !yield(row{it.Object(), it}) {
+				obj, err := it.Load(ctx)
+				if !yield(row{obj, it}, err) {
 					return
 				}
 			}
@@ -225,13 +231,17 @@ func (s *Server) writeList(w http.ResponseWriter, a accepted, k *kinds.Kind, l *
 	case a.shape == asPartial:
 		list := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: l.meta()}
 		for _, it := range l.items {
-			list.Items = append(list.Items, *partial(it.Object()))
+			obj, err := it.Load(ctx)
+			if err != nil {
+				return err
+			}
+			list.Items = append(list.Items, *partial(obj))
 		}
 		data, err := encode(a, list)
 		return s.write(w, http.StatusOK, a, data, err)
 	case a.format == codec.YAML || a.pretty && a.format == codec.JSON:
 		var out bytes.Buffer
-		if err := l.json(k, out.Write); err != nil {
+		if err := l.json(ctx, k, out.Write); err != nil {
 			return err
 		}
 		data, err := a.shaped(out.Bytes(), nil)
@@ -241,9 +251,9 @@ func (s *Server) writeList(w http.ResponseWriter, a accepted, k *kinds.Kind, l *
 	defer c.free()
 	var err error
 	if a.format == codec.Protobuf {
-		err = l.protobuf(k, c.Write)
+		err = l.protobuf(ctx, k, c.Write)
 	} else {
-		err = l.json(k, c.Write)
+		err = l.json(ctx, k, c.Write)
 	}
 	if err != nil && c.begun {
 		s.log.Error("a list broke off", "kind", k, "error", err)
@@ -269,24 +279,29 @@ func (a accepted) shaped(data []byte, err error) ([]byte, error) {
 }
 
 // one is a sequence of one.
-func one[T any](v T) iter.Seq[T] { return func(yield func(T) bool) { yield(v) } }
+func one(r row) iter.Seq2[row, error] { return func(yield func(row, error) bool) { yield(r, nil) } }
 
 // appendEvent writes a watch event in the client's shape. Events of whole
 // objects share one frame among all watchers; what is seen by one watcher only
 // is framed in place.
-func (s *Server) appendEvent(out []byte, a accepted, t *tabler, typ cache.EventType, e *cache.Event, it *cache.Item) ([]byte, error) {
-	var data []byte
-	var err error
-	switch {
-	case a.shape == whole && e != nil && typ == e.Type:
-		data, err = e.Frame(a.format)
+func (s *Server) appendEvent(ctx context.Context, out []byte, a accepted, t *tabler, typ cache.EventType, e *cache.Event, it *cache.Item) ([]byte, error) {
+	if a.shape == whole && e != nil && typ == e.Type {
+		data, err := e.Frame(ctx, a.format)
 		return append(out, data...), err
-	case a.shape == whole:
-		data, err = it.Bytes(a.format)
-	case a.shape == asTable:
-		data, err = t.table(metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, 1, one(row{it.Object(), it}))
-	default:
-		data, err = codec.Encode(a.format, partial(it.Object()))
+	}
+	if a.shape == whole {
+		data, err := it.Bytes(ctx, a.format)
+		return appendFrame(out, a.format, typ, data), err
+	}
+	obj, err := it.Load(ctx)
+	if err != nil {
+		return out, err
+	}
+	var data []byte
+	if a.shape == asTable {
+		data, err = t.table(ctx, metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, 1, one(row{obj, it}))
+	} else {
+		data, err = codec.Encode(a.format, partial(obj))
 	}
 	return appendFrame(out, a.format, typ, data), err
 }

@@ -50,6 +50,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
+	if k.Life != nil { // a definition that has changed ends the watches of its kinds
+		defer context.AfterFunc(k.Life, cancel)()
+	}
 	initial, from, err := s.watchStart(ctx, k, in.ns, o)
 	if err != nil {
 		return err
@@ -68,9 +71,11 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 		_ = st.fail(expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev()))
 		return nil
 	}
-	if st.begin(initial, o) == nil {
-		st.follow(ctx, watcher, o.AllowWatchBookmarks)
+	if err := st.begin(ctx, initial, o); err != nil {
+		_ = st.fail(err)
+		return nil
 	}
+	st.follow(ctx, watcher, o.AllowWatchBookmarks)
 	return nil
 }
 
@@ -109,13 +114,17 @@ type stream struct {
 	sel       selection
 	buf       []byte
 	begun     bool // the header is out
+	broken    bool // the client is gone
 }
 
 // begin sends the present objects, and the bookmark that says that these were all.
-func (st *stream) begin(initial *cache.List, o metav1.ListOptions) error {
+func (st *stream) begin(ctx context.Context, initial *cache.List, o metav1.ListOptions) error {
 	if initial != nil {
-		for it := range st.sel.from(st.kind, st.namespace, initial.After, "") {
-			if err := st.add(cache.Added, nil, it); err != nil {
+		for it, err := range st.sel.from(ctx, st.kind, st.namespace, initial.After, "") {
+			if err == nil {
+				err = st.add(ctx, cache.Added, nil, it)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -146,7 +155,11 @@ func (st *stream) follow(ctx context.Context, watcher *cache.Watcher, bookmarks 
 			}
 			return
 		case err == nil:
-			err = st.events(events)
+			if err = st.events(ctx, events); err != nil {
+				_ = st.fail(err)
+			}
+		case errors.Is(err, cache.ErrRemoved):
+			return
 		case errors.Is(err, context.DeadlineExceeded):
 			err = nil
 		default:
@@ -167,19 +180,25 @@ func (st *stream) follow(ctx context.Context, watcher *cache.Watcher, bookmarks 
 }
 
 // events turns a change of what matches into a creation or deletion.
-func (st *stream) events(events []*cache.Event) error {
+func (st *stream) events(ctx context.Context, events []*cache.Event) error {
 	every := st.sel.everything()
 	for _, e := range events {
-		now := every || e.Type != cache.Deleted && st.sel.matches(e.Item)
-		before := every || e.Prev != nil && st.sel.matches(e.Prev)
+		now, before := every, every
 		var err error
+		if !every && e.Type != cache.Deleted {
+			now, err = st.sel.matches(ctx, e.Item)
+		}
+		if !every && e.Prev != nil && err == nil {
+			before, err = st.sel.matches(ctx, e.Prev)
+		}
 		switch {
+		case err != nil:
 		case every, e.Type == cache.Deleted && before, e.Type != cache.Deleted && now && before:
-			err = st.add(e.Type, e, e.Item)
+			err = st.add(ctx, e.Type, e, e.Item)
 		case now:
-			err = st.add(cache.Added, e, e.Item)
+			err = st.add(ctx, cache.Added, e, e.Item)
 		case before:
-			err = st.add(cache.Deleted, nil, e.Prev.At(e.Rev))
+			err = st.add(ctx, cache.Deleted, nil, e.Prev.At(e.Rev))
 		}
 		if err != nil {
 			return err
@@ -188,9 +207,9 @@ func (st *stream) events(events []*cache.Event) error {
 	return nil
 }
 
-func (st *stream) add(t cache.EventType, e *cache.Event, it *cache.Item) error {
+func (st *stream) add(ctx context.Context, t cache.EventType, e *cache.Event, it *cache.Item) error {
 	var err error
-	if st.buf, err = st.s.appendEvent(st.buf, st.accepted, st.table, t, e, it); err != nil {
+	if st.buf, err = st.s.appendEvent(ctx, st.buf, st.accepted, st.table, t, e, it); err != nil {
 		return err
 	}
 	if len(st.buf) >= flushBytes {
@@ -202,12 +221,13 @@ func (st *stream) add(t cache.EventType, e *cache.Event, it *cache.Item) error {
 // flush sends what has gathered. A client that does not take it in time is
 // cut off: it holds a connection, and the events that the window forgets.
 func (st *stream) flush() error {
-	if len(st.buf) == 0 && st.begun {
+	if len(st.buf) == 0 && st.begun || st.broken {
 		return nil
 	}
 	// Not every test's writer has deadlines.
 	_ = st.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if _, err := st.w.Write(st.buf); err != nil {
+		st.broken = true
 		return err
 	}
 	st.begun = true

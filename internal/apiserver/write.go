@@ -137,7 +137,7 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 // insert stores a new object, or checks only that it could.
 func (s *Server) insert(c *call, k *kinds.Kind, obj kinds.Object) (rev int64, err error) {
 	key := k.Key(obj.GetNamespace(), obj.GetName())
-	data, err := codec.EncodeStored(obj)
+	data, err := codec.Save(c.ctx, k, obj)
 	if err != nil {
 		return 0, err
 	}
@@ -159,7 +159,7 @@ func (s *Server) insert(c *call, k *kinds.Kind, obj kinds.Object) (rev int64, er
 		there = conflict.Current
 	}
 	exists := apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
-	if cur, err := decodeCurrent(k, there); err == nil && cur.obj.GetDeletionTimestamp() != nil {
+	if cur, err := decodeCurrent(c.ctx, k, there); err == nil && cur.obj.GetDeletionTimestamp() != nil {
 		exists.ErrStatus.Message = "object is being deleted: " + exists.ErrStatus.Message
 	}
 	return 0, exists
@@ -237,6 +237,7 @@ type current struct {
 	obj  kinds.Object
 	rev  int64
 	live bool
+	data []byte // as stored; nil: obj encoded
 }
 
 // lookup prefers the cache; live asks the store.
@@ -247,7 +248,8 @@ func (s *Server) lookup(ctx context.Context, ref kinds.Ref, live bool) (current,
 	}
 	if !live {
 		if it := s.cfg.Cache.Get(k, ref.Namespace, ref.Name); it != nil {
-			return current{obj: it.Object(), rev: it.Rev}, nil
+			obj, err := it.Load(ctx)
+			return current{obj: obj, rev: it.Rev, data: it.Stored()}, err
 		}
 	}
 	kv, err := s.cfg.Store.Get(ctx, k.Key(ref.Namespace, ref.Name))
@@ -257,15 +259,24 @@ func (s *Server) lookup(ctx context.Context, ref kinds.Ref, live bool) (current,
 	if err != nil {
 		return current{}, err
 	}
-	return decodeCurrent(k, kv)
+	return decodeCurrent(ctx, k, kv)
 }
 
-func decodeCurrent(k *kinds.Kind, kv store.KV) (current, error) {
-	obj, err := codec.DecodeStored(k, kv.Value, kv.Rev)
+func decodeCurrent(ctx context.Context, k *kinds.Kind, kv store.KV) (current, error) {
+	obj, err := codec.Load(ctx, k, kv.Value, kv.Rev)
 	if err != nil {
 		return current{}, fmt.Errorf("cannot decode %s: %w", kv.Key, err)
 	}
-	return current{obj: obj, rev: kv.Rev, live: true}, nil
+	return current{obj: obj, rev: kv.Rev, live: true, data: kv.Value}, nil
+}
+
+// stored is what stands in the store, if it is written the way that is
+// written now: else an object that does not change is written once more.
+func (cur *current) stored(k *kinds.Kind) ([]byte, error) {
+	if k.Save != nil {
+		return cur.data, nil
+	}
+	return codec.EncodeStored(cur.obj)
 }
 
 // change is what a planner of modify decides.
@@ -312,7 +323,7 @@ func (s *Server) modify(c *call, plan func(old kinds.Object) (change, error)) (o
 		if conflict.Current.Rev == 0 {
 			return nil, false, notFound(c.ref)
 		}
-		cur, err = decodeCurrent(k, conflict.Current)
+		cur, err = decodeCurrent(c.ctx, k, conflict.Current)
 	}
 }
 
@@ -335,11 +346,11 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
 		return obj, true, nil
 	}
-	data, err := codec.EncodeStored(ch.obj)
+	data, err := codec.Save(c.ctx, k, ch.obj)
 	if err != nil {
 		return nil, false, err
 	}
-	same, err := codec.EncodeStored(cur.obj)
+	same, err := cur.stored(k)
 	if err != nil {
 		return nil, false, err
 	}
@@ -349,7 +360,7 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 			if cur, err = s.lookup(c.ctx, c.ref, true); err != nil {
 				return nil, false, err
 			}
-			if live, err := codec.EncodeStored(cur.obj); err != nil || string(live) != string(data) {
+			if live, err := cur.stored(k); err != nil || string(live) != string(data) {
 				return nil, false, &store.Conflict{Current: store.KV{Key: key, Value: live, Rev: cur.rev}}
 			}
 		}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math"
 	"strings"
 	"sync/atomic"
 
@@ -47,7 +48,32 @@ type table struct {
 	fresh  bool // has events that nobody was woken for yet
 
 	groups map[string]map[string]*group // field, value: watchers of few objects
+
+	joining *backlog // nil once the table has its content
+	removed bool
 }
+
+func newTable(k *kinds.Kind, decoded bool) *table {
+	return &table{kind: k, decoded: decoded, floor: math.MaxInt64}
+}
+
+// layout says which kinds there are. It never changes: when a kind comes or
+// goes, another one takes its place.
+type layout struct {
+	tables   []*table // those of the configuration first, in its order
+	byPrefix map[string]*table
+}
+
+func newLayout(tables []*table) *layout {
+	l := &layout{tables: tables, byPrefix: make(map[string]*table, len(tables))}
+	for _, t := range tables {
+		l.byPrefix[t.kind.Prefix] = t
+	}
+	return l
+}
+
+// table of what k's objects are kept as, or nil.
+func (c *Cache) table(k *kinds.Kind) *table { return c.layout.Load().byPrefix[stored(k).Prefix] }
 
 func (t *table) objects() []kinds.Object {
 	out := make([]kinds.Object, 0, t.items.Len())
@@ -59,7 +85,7 @@ func (t *table) objects() []kinds.Object {
 }
 
 // tableOf finds the kind of a store key: its prefix has one part or two.
-func (c *Cache) tableOf(key string) (t *table, rest string) {
+func (l *layout) tableOf(key string) (t *table, rest string) {
 	rest, ok := strings.CutPrefix(key, kinds.Root)
 	if !ok {
 		return nil, ""
@@ -68,14 +94,14 @@ func (c *Cache) tableOf(key string) (t *table, rest string) {
 	if first < 0 {
 		return nil, ""
 	}
-	if t := c.byPrefix[rest[:first]]; t != nil {
+	if t := l.byPrefix[rest[:first]]; t != nil {
 		return t, rest[first+1:]
 	}
 	second := strings.IndexByte(rest[first+1:], '/')
 	if second < 0 {
 		return nil, ""
 	}
-	return c.byPrefix[rest[:first+1+second]], rest[first+second+2:]
+	return l.byPrefix[rest[:first+1+second]], rest[first+second+2:]
 }
 
 // pending is a change whose object is already decoded.
@@ -101,8 +127,9 @@ func (c *Cache) Apply(b store.Batch) {
 // stays.
 func (c *Cache) decode(events []store.Event) []pending {
 	out := make([]pending, 0, len(events))
+	kinds := c.layout.Load()
 	for _, e := range events {
-		t, key := c.tableOf(e.Key)
+		t, key := kinds.tableOf(e.Key)
 		if t == nil {
 			continue
 		}
@@ -125,6 +152,13 @@ func (c *Cache) decode(events []store.Event) []pending {
 func (c *Cache) change(changes []pending, rev int64, tell bool) {
 	now := c.now().UnixNano()
 	for _, p := range changes {
+		if p.table.removed {
+			continue
+		}
+		if p.table.joining != nil {
+			p.table.joining.changes = append(p.table.joining.changes, p)
+			continue
+		}
 		e := p.table.apply(p)
 		if e == nil {
 			continue
@@ -141,7 +175,7 @@ func (c *Cache) change(changes []pending, rev int64, tell bool) {
 		}
 	}
 	c.rev = max(c.rev, rev)
-	for _, t := range c.tables {
+	for _, t := range c.layout.Load().tables {
 		t.forget(now, c.window, c.encoded)
 		if t.fresh {
 			t.fresh = false
@@ -191,14 +225,14 @@ func (t *table) remember(e *Event) {
 // groupsOf calls fn for the groups that an event belongs to.
 func (t *table) groupsOf(e *Event, fn func(*group)) {
 	for field, groups := range t.groups {
-		now, _ := e.Item.Field(field)
+		now := e.Item.field(field)
 		if g := groups[now]; g != nil {
 			fn(g)
 		}
 		if e.Prev == nil {
 			continue
 		}
-		if before, _ := e.Prev.Field(field); before != now {
+		if before := e.Prev.field(field); before != now {
 			if g := groups[before]; g != nil {
 				fn(g)
 			}

@@ -68,7 +68,7 @@ func BenchmarkList(b *testing.B) {
 			for b.Loop() {
 				out = out[:0]
 				for it := range w.cache.List(kinds.Pod, "").All() {
-					data, err := it.Bytes(f)
+					data, err := it.Bytes(b.Context(), f)
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -115,7 +115,7 @@ func BenchmarkFanOut(b *testing.B) {
 					return
 				}
 				for _, e := range events {
-					if _, err := e.Frame(codec.JSON); err != nil {
+					if _, err := e.Frame(b.Context(), codec.JSON); err != nil {
 						b.Error(err)
 					}
 					if delivered.Add(1)%watchers == 0 {

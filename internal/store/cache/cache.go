@@ -9,10 +9,10 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
-	"math"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -27,6 +27,8 @@ var (
 	ErrGone = errors.New("cache: revision is too old")
 	// ErrSlow: a watcher was overtaken by the window and has to begin anew.
 	ErrSlow = errors.New("cache: watcher is too slow")
+	// ErrRemoved: the kind is not in the cache, or no longer.
+	ErrRemoved = errors.New("cache: the kind is gone")
 	// ErrRewound: the store is at an older revision than it was, because
 	// somebody has restored it under the running server. Nothing that was read
 	// holds any more: the process has to begin anew.
@@ -76,9 +78,7 @@ type Cache struct {
 	window  int
 	encoded *encodedSet
 
-	tables   []*table // in the order of Config.Kinds
-	byKind   map[*kinds.Kind]*table
-	byPrefix map[string]*table
+	layout   atomic.Pointer[layout]
 	ready    chan struct{}
 	complete int64 // revision at which the cache is ready for the first time; only Run's goroutine uses it
 
@@ -93,7 +93,7 @@ type Cache struct {
 // New makes an empty cache; it does no I/O.
 func New(cfg Config) (*Cache, error) {
 	c := &Cache{store: cfg.Store, log: cfg.Log, now: cfg.Now, window: cfg.Window,
-		byKind: map[*kinds.Kind]*table{}, byPrefix: map[string]*table{}, ready: make(chan struct{})}
+		ready: make(chan struct{})}
 	if cfg.Store == nil {
 		return nil, errors.New("cache: a store is needed")
 	}
@@ -110,14 +110,13 @@ func New(cfg Config) (*Cache, error) {
 		cfg.Bytes = defaultBytes
 	}
 	c.encoded = newEncodedSet(cfg.Bytes)
+	var tables []*table
 	for _, k := range cfg.Kinds {
-		if !k.Stored() {
-			continue
+		if k.Stored() {
+			tables = append(tables, newTable(k, slices.Contains(cfg.Decoded, k)))
 		}
-		t := &table{kind: k, decoded: slices.Contains(cfg.Decoded, k), floor: math.MaxInt64}
-		c.tables = append(c.tables, t)
-		c.byKind[k], c.byPrefix[k.Prefix] = t, t
 	}
+	c.layout.Store(newLayout(tables))
 	return c, nil
 }
 
@@ -180,7 +179,7 @@ func (c *Cache) mayNudge() bool {
 }
 
 // Feed keeps the view's kinds current from now on, with the same decoded
-// objects.
+// objects. What the cache does not have yet follows with Add.
 func (c *Cache) Feed(v *view.View) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,14 +192,19 @@ func (c *Cache) Feed(v *view.View) {
 // replace hands a view everything; the caller holds the lock.
 func (c *Cache) replace(v *view.View) {
 	for _, k := range v.Kinds() {
-		v.Replace(k, c.byKind[k].objects(), c.rev)
+		if t := c.table(k); t != nil && t.joining == nil {
+			v.Replace(k, t.objects(), c.rev)
+		}
 	}
 	v.ProgressAll(c.rev)
 }
 
 // Get returns one object, or nil.
 func (c *Cache) Get(k *kinds.Kind, namespace, name string) *Item {
-	t := c.byKind[stored(k)]
+	t := c.table(k)
+	if t == nil {
+		return nil
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	it, _ := t.items.Get(itemKey(k, namespace, name))
@@ -221,7 +225,10 @@ type List struct {
 // List returns the content of a namespace, or of all (namespace ""). It costs
 // nothing but the copy after a write.
 func (c *Cache) List(k *kinds.Kind, namespace string) List {
-	t := c.byKind[stored(k)]
+	t := c.table(k)
+	if t == nil {
+		return List{kind: k, Rev: c.Rev(), items: new(btree.Map[string, *Item])}
+	}
 	l := List{kind: k}
 	if k.Namespaced && namespace != "" {
 		l.prefix = namespace + "/"

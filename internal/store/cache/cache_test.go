@@ -153,11 +153,11 @@ func TestBytesAreShared(t *testing.T) {
 	w.fill()
 	it := w.cache.Get(kinds.Pod, "a", "1")
 	for _, f := range []codec.Format{codec.JSON, codec.Protobuf} {
-		one, err := it.Bytes(f)
+		one, err := it.Bytes(t.Context(), f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		two, _ := it.Bytes(f)
+		two, _ := it.Bytes(t.Context(), f)
 		if &one[0] != &two[0] {
 			t.Error("encoded twice")
 		}
@@ -178,7 +178,7 @@ func TestBytesAreBounded(t *testing.T) {
 	}
 	w.fill()
 	for it := range w.cache.List(kinds.Pod, "").All() {
-		if _, err := it.Bytes(codec.JSON); err != nil {
+		if _, err := it.Bytes(t.Context(), codec.JSON); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -226,7 +226,7 @@ func TestBytesOfThePastAreReleased(t *testing.T) {
 		}
 		for _, e := range events {
 			for _, f := range []codec.Format{codec.JSON, codec.Protobuf} {
-				if _, err := e.Frame(f); err != nil {
+				if _, err := e.Frame(t.Context(), f); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -261,19 +261,19 @@ func TestFrameServesBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if bytesFirst {
-				if _, err := it.Bytes(f); err != nil {
+				if _, err := it.Bytes(t.Context(), f); err != nil {
 					t.Fatal(err)
 				}
 			}
-			frame, err := events[0].Frame(f)
+			frame, err := events[0].Frame(t.Context(), f)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, _ := it.Bytes(f)
+			got, _ := it.Bytes(t.Context(), f)
 			if string(got) != string(want) || !strings.Contains(string(frame), string(got)) {
 				t.Errorf("%s: %q in %q, want %q", name, got, frame, want)
 			}
-			if again, _ := it.Bytes(f); &again[0] != &got[0] {
+			if again, _ := it.Bytes(t.Context(), f); &again[0] != &got[0] {
 				t.Error("the frame's bytes were not kept")
 			}
 		}
@@ -393,7 +393,7 @@ func TestFrames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame, err := events[0].Frame(codec.JSON)
+	frame, err := events[0].Frame(t.Context(), codec.JSON)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,11 +404,11 @@ func TestFrames(t *testing.T) {
 	if err := json.Unmarshal(frame, &j); err != nil || j.Type != "ADDED" || j.Object.Name != "1" || frame[len(frame)-1] != '\n' {
 		t.Errorf("%s: %v", frame, err)
 	}
-	again, _ := events[0].Frame(codec.JSON)
+	again, _ := events[0].Frame(t.Context(), codec.JSON)
 	if &again[0] != &frame[0] {
 		t.Error("framed twice")
 	}
-	frame, err = events[0].Frame(codec.Protobuf)
+	frame, err = events[0].Frame(t.Context(), codec.Protobuf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,7 +489,7 @@ func TestEventsUnderTwoGroups(t *testing.T) {
 	if it == nil || it.Kind != kinds.EventsEvent || it.Object().GetResourceVersion() != fmt.Sprint(rev) {
 		t.Fatalf("%+v", it)
 	}
-	data, err := it.Bytes(codec.JSON)
+	data, err := it.Bytes(t.Context(), codec.JSON)
 	if err != nil || !strings.Contains(string(data), "events.k8s.io/v1") {
 		t.Errorf("%s %v", data, err)
 	}
@@ -508,7 +508,7 @@ func TestEventsUnderTwoGroups(t *testing.T) {
 	for list = range w.cache.List(kinds.EventsEvent, "").All() {
 		break
 	}
-	if again, _ := list.Bytes(codec.JSON); &again[0] != &data[0] {
+	if again, _ := list.Bytes(t.Context(), codec.JSON); &again[0] != &data[0] {
 		t.Error("encoded twice")
 	}
 }
@@ -524,7 +524,7 @@ func TestFields(t *testing.T) {
 		"spec.nodeName=n1": true, "spec.nodeName=n2": false, "spec.nodeName!=n2": true,
 		"metadata.name=1,metadata.namespace=a": true, "metadata.name!=1": false,
 	} {
-		if got := it.Matches(fields.ParseSelectorOrDie(sel)); got != want {
+		if got, err := it.Matches(t.Context(), nil, fields.ParseSelectorOrDie(sel)); got != want || err != nil {
 			t.Errorf("%s: %v", sel, got)
 		}
 	}

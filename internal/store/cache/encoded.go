@@ -106,10 +106,16 @@ func (s *encodedSet) unlink(e *encoding) {
 	s.bytes -= e.size()
 }
 
-// release lets go of what an item holds, once nobody will ask for it again.
+// release lets go of what an item holds, in whatever form, once nobody will ask
+// for it again.
 func (s *encodedSet) release(it *Item) {
 	if s == nil || it == nil {
 		return
+	}
+	if others := it.others.kept.Load(); others != nil {
+		for _, o := range *others {
+			s.release(o.as)
+		}
 	}
 	for i := range it.encoded {
 		e := it.encoded[i].Load()

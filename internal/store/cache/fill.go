@@ -139,7 +139,7 @@ func (c *Cache) isFilled() bool {
 }
 
 func (c *Cache) at(key string) *Item {
-	t, rest := c.tableOf(key)
+	t, rest := c.layout.Load().tableOf(key)
 	if t == nil {
 		return nil
 	}
@@ -156,7 +156,7 @@ func (c *Cache) fill(changes []pending, rev int64) {
 		p.table.frozen = nil
 	}
 	c.rev, c.filled = rev, true
-	for _, t := range c.tables {
+	for _, t := range c.layout.Load().tables {
 		t.floor = rev
 	}
 	for _, v := range c.feeds {
@@ -184,6 +184,9 @@ func (c *Cache) refill(changes []pending, seen map[string]bool, rev int64) {
 	var events []pending
 	used := make(map[int64]bool, len(changes))
 	for _, p := range changes {
+		if p.table.joining != nil {
+			continue
+		}
 		if old, ok := p.table.items.Get(p.key); ok && old.Object().GetUID() != p.item.Object().GetUID() {
 			events = append(events, pending{table: p.table, key: p.key, rev: p.rev - 1})
 			used[p.rev-1] = true
@@ -192,7 +195,11 @@ func (c *Cache) refill(changes []pending, seen map[string]bool, rev int64) {
 		used[p.rev] = true
 	}
 	free := rev
-	for _, t := range c.tables {
+	for _, t := range c.layout.Load().tables {
+		if t.joining != nil {
+			t.joining.broken = true // what happened in between is not known
+			continue
+		}
 		t.items.Scan(func(key string, _ *Item) bool {
 			if seen[t.kind.KeyPrefix("")+key] {
 				return true
@@ -217,7 +224,7 @@ func (c *Cache) refill(changes []pending, seen map[string]bool, rev int64) {
 	// Views take the whole: they find the differences themselves.
 	for _, v := range c.feeds {
 		for _, k := range v.Kinds() {
-			if t := c.byKind[k]; changed[t] {
+			if t := c.table(k); changed[t] {
 				v.Replace(k, t.objects(), rev)
 			}
 		}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 
 	"knarr.dev/knarr/internal/codec"
@@ -20,8 +21,8 @@ const (
 
 // Frame writes a watch event of an item: a line of JSON, or a length and a
 // protobuf message.
-func Frame(f codec.Format, t EventType, it *Item) ([]byte, error) {
-	data, err := it.Bytes(f)
+func Frame(ctx context.Context, f codec.Format, t EventType, it *Item) ([]byte, error) {
+	data, err := it.Bytes(ctx, f)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,13 @@
 package cache
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
@@ -18,13 +20,47 @@ type Item struct {
 	Namespace, Name string
 	Rev             int64
 
-	stored []byte       // as in the store; nil if the object is kept
+	stored []byte       // as in the store; nil if a typed object is kept
 	object kinds.Object // nil: decode stored when asked
 	base   *Item        // what this item shows in another form or at another revision
 
-	other   atomic.Pointer[Item] // this item in the form of another kind
+	others  forms[*Item] // this item in the form of other kinds
 	encoded [slots]atomic.Pointer[encoding]
 	set     *encodedSet // nil: encode each time
+}
+
+// forms are the same thing in the form of other kinds: versions, mostly. Those
+// that were asked for last are kept, so that all who ask share what was
+// encoded. A kind that is served no more is asked for no more.
+type forms[T any] struct {
+	kept atomic.Pointer[[]form[T]]
+}
+
+type form[T any] struct {
+	kind *kinds.Kind
+	as   T
+}
+
+const formsKept = 3
+
+func (f *forms[T]) get(k *kinds.Kind, convert func() T) T {
+	for {
+		kept := f.kept.Load()
+		var list []form[T]
+		if kept != nil {
+			list = *kept
+		}
+		for _, o := range list {
+			if o.kind == k {
+				return o.as
+			}
+		}
+		one := form[T]{k, convert()}
+		next := append([]form[T]{one}, list[:min(len(list), formsKept-1)]...)
+		if f.kept.CompareAndSwap(kept, &next) {
+			return one.as
+		}
+	}
 }
 
 func newItem(t *table, key string, kv store.KV, set *encodedSet) (*Item, error) {
@@ -33,18 +69,28 @@ func newItem(t *table, key string, kv store.KV, set *encodedSet) (*Item, error) 
 		it.Namespace, it.Name, _ = strings.Cut(key, "/")
 	}
 	// Also what is not kept decoded has to be something that can be.
-	obj, err := codec.DecodeStored(t.kind, kv.Value, kv.Rev)
+	obj, err := codec.Load(context.Background(), t.kind, kv.Value, kv.Rev)
 	if err != nil {
 		return nil, err
 	}
 	if t.decoded {
-		it.object, it.stored = obj, nil
+		it.object = obj
+		if t.kind.Load == nil {
+			it.stored = nil
+		}
 	}
 	return it, nil
 }
 
 // NewItem is an item outside of any cache: an object of the past.
 func NewItem(k *kinds.Kind, key string, kv store.KV) (*Item, error) {
+	if k.Load != nil {
+		it := &Item{Kind: k, Name: key, Rev: kv.Rev, stored: kv.Value}
+		if k.Namespaced {
+			it.Namespace, it.Name, _ = strings.Cut(key, "/")
+		}
+		return it, nil
+	}
 	it, err := newItem(&table{kind: stored(k), decoded: true}, key, kv, nil)
 	if err != nil {
 		return nil, err
@@ -63,30 +109,31 @@ func (it *Item) as(k *kinds.Kind) *Item {
 	if it.Kind == k {
 		return it
 	}
-	if o := it.other.Load(); o != nil && o.Kind == k {
-		return o
-	}
-	o := &Item{Kind: k, Namespace: it.Namespace, Name: it.Name, Rev: it.Rev, base: it, set: it.set}
-	if !it.other.CompareAndSwap(nil, o) {
-		if first := it.other.Load(); first.Kind == k {
-			return first
-		}
-	}
-	return o
+	return it.others.get(k, func() *Item {
+		return &Item{Kind: k, Namespace: it.Namespace, Name: it.Name, Rev: it.Rev, base: it, set: it.set}
+	})
 }
 
-// Object is the decoded form. It is shared: never change it.
+// Object is the decoded form of an item that is of the cache's own kind, not of
+// a custom version. It is shared: never change it.
 func (it *Item) Object() kinds.Object {
+	obj, err := it.Load(context.Background())
+	if err != nil {
+		panic("cache: " + err.Error()) // newItem has decoded these very bytes
+	}
+	return obj
+}
+
+// Load is the decoded form; of a custom kind a webhook may have to be asked for
+// it. It may be shared: never change it.
+func (it *Item) Load(ctx context.Context) (kinds.Object, error) {
 	switch {
 	case it.object != nil:
-		return it.object
+		return it.object, nil
+	case it.Kind.Load != nil:
+		return codec.Load(ctx, it.Kind, it.Stored(), it.Rev)
 	case it.base == nil:
-		obj, err := codec.DecodeStored(it.Kind, it.stored, it.Rev)
-		if err != nil {
-			// newItem has decoded these very bytes.
-			panic("cache: " + err.Error())
-		}
-		return obj
+		return codec.DecodeStored(it.Kind, it.stored, it.Rev)
 	}
 	obj := it.base.Object()
 	if it.Kind != it.base.Kind {
@@ -95,51 +142,75 @@ func (it *Item) Object() kinds.Object {
 		obj = obj.DeepCopyObject().(kinds.Object)
 	}
 	obj.SetResourceVersion(strconv.FormatInt(it.Rev, 10))
-	return obj
+	return obj, nil
 }
 
-// Labels of the object.
-func (it *Item) Labels() map[string]string { return it.Object().GetLabels() }
+// Stored is what the store has, of a custom kind; of others it may be nil.
+func (it *Item) Stored() []byte {
+	for it.base != nil {
+		it = it.base
+	}
+	return it.stored
+}
 
-// Field is the value of a selectable field; ok is false if there is none of
-// that name.
-func (it *Item) Field(name string) (value string, ok bool) {
+// field is the value of a selectable field, of the cache's own kind; there are
+// no others.
+func (it *Item) field(name string) string {
+	v, err := it.value(context.Background(), name)
+	if err != nil {
+		panic("cache: " + err.Error())
+	}
+	return v
+}
+
+func (it *Item) value(ctx context.Context, name string) (string, error) {
 	switch name {
 	case "metadata.name":
-		return it.Name, true
+		return it.Name, nil
 	case "metadata.namespace":
-		return it.Namespace, true
+		return it.Namespace, nil
 	}
 	fn := it.Kind.Fields[name]
 	if fn == nil {
-		return "", false
+		return "", nil
 	}
-	return fn(it.Object()), true
+	obj, err := it.Load(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fn(obj), nil
 }
 
-// Matches reports whether the item's fields are those that sel asks for.
-func (it *Item) Matches(sel fields.Selector) bool {
-	for _, r := range sel.Requirements() {
-		v, _ := it.Field(r.Field)
-		if (v == r.Value) == (r.Operator == "!=") {
-			return false
+// Matches reports whether the item has what the selectors ask for; nil asks
+// for nothing.
+func (it *Item) Matches(ctx context.Context, want labels.Selector, sel fields.Selector) (bool, error) {
+	if sel != nil {
+		for _, r := range sel.Requirements() {
+			v, err := it.value(ctx, r.Field)
+			if err != nil || (v == r.Value) == (r.Operator == "!=") {
+				return false, err
+			}
 		}
 	}
-	return true
+	if want == nil || want.Empty() {
+		return true, nil
+	}
+	obj, err := it.Load(ctx)
+	return err == nil && want.Matches(labels.Set(obj.GetLabels())), err
 }
 
 // Bytes is the object encoded, with its resourceVersion. It is shared, except
 // as YAML, which is made each time.
-func (it *Item) Bytes(f codec.Format) ([]byte, error) {
+func (it *Item) Bytes(ctx context.Context, f codec.Format) ([]byte, error) {
 	slot, kept := slotOf(f)
 	if !kept {
-		return codec.Encode(f, it.Object())
+		return it.encode(ctx, f)
 	}
 	if e := it.encoded[slot].Load(); e != nil {
 		e.used.Store(true)
 		return e.data, nil
 	}
-	data, err := it.encode(f)
+	data, err := it.encode(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +218,7 @@ func (it *Item) Bytes(f codec.Format) ([]byte, error) {
 	return data, nil
 }
 
-func (it *Item) encode(f codec.Format) ([]byte, error) {
+func (it *Item) encode(ctx context.Context, f codec.Format) ([]byte, error) {
 	// What was stored is what is served if no defaults are filled in on the
 	// way.
 	if f == codec.Protobuf && it.Kind.Default == nil {
@@ -161,14 +232,18 @@ func (it *Item) encode(f codec.Format) ([]byte, error) {
 			}
 		}
 	}
-	return codec.Encode(f, it.Object())
+	obj, err := it.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return codec.Encode(f, obj)
 }
 
 // frame is the item in a watch event. One that is kept serves Bytes too.
-func (it *Item) frame(f codec.Format, t EventType) ([]byte, error) {
+func (it *Item) frame(ctx context.Context, f codec.Format, t EventType) ([]byte, error) {
 	slot, kept := slotOf(f)
 	if !kept {
-		return Frame(f, t, it)
+		return Frame(ctx, f, t, it)
 	}
 	old := it.encoded[slot].Load()
 	if old != nil && old.frame != nil && old.typ == t {
@@ -179,7 +254,7 @@ func (it *Item) frame(f codec.Format, t EventType) ([]byte, error) {
 	var err error
 	if old != nil {
 		data = old.data
-	} else if data, err = it.encode(f); err != nil {
+	} else if data, err = it.encode(ctx, f); err != nil {
 		return nil, err
 	}
 	frame, object := frameOf(f, t, data)

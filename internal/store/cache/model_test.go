@@ -259,7 +259,7 @@ func TestWatchField(t *testing.T) {
 		watcher.Stop()
 		watcher.Stop()
 	}
-	if n := len(w.cache.byKind[kinds.Pod].groups); n != 0 {
+	if n := len(w.cache.table(kinds.Pod).groups); n != 0 {
 		t.Errorf("%d fields are still watched", n)
 	}
 	if _, err := w.cache.WatchField(kinds.Pod, "", start, "spec.nodeName", "n1"); !errors.Is(err, ErrGone) {
@@ -370,7 +370,7 @@ func TestWindowAges(t *testing.T) {
 	start := w.cache.Rev()
 	w.put(kinds.Pod, pod("a", "1"))
 	w.pump()
-	table := w.cache.byKind[kinds.Pod]
+	table := w.cache.table(kinds.Pod)
 	now = now.Add(75 * time.Second)
 	w.cache.Apply(store.Batch{Rev: w.cache.Rev()})
 	if _, err := w.cache.Watch(kinds.Pod, "", start); err != nil {

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"sort"
-	"sync/atomic"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
@@ -17,10 +16,10 @@ type Event struct {
 	Item, Prev *Item
 	Rev        int64
 
-	seq   int64 // in the table
-	at    int64 // Unix time in nanoseconds
-	bytes int32 // of the value in the store
-	other atomic.Pointer[Event]
+	seq    int64 // in the table
+	at     int64 // Unix time in nanoseconds
+	bytes  int32 // of the value in the store
+	others forms[*Event]
 }
 
 // change is the event as views take it; they know what was there before.
@@ -33,23 +32,19 @@ func (e *Event) change() view.Change {
 
 // as is the event in the form of another kind, the same for all who ask.
 func (e *Event) as(k *kinds.Kind) *Event {
-	if o := e.other.Load(); o != nil && o.Item.Kind == k {
-		return o
-	}
-	o := &Event{Type: e.Type, Item: e.Item.as(k), Rev: e.Rev, seq: e.seq, at: e.at}
-	if e.Prev != nil {
-		o.Prev = e.Prev.as(k)
-	}
-	if !e.other.CompareAndSwap(nil, o) {
-		if first := e.other.Load(); first.Item.Kind == k {
-			return first
+	return e.others.get(k, func() *Event {
+		o := &Event{Type: e.Type, Item: e.Item.as(k), Rev: e.Rev, seq: e.seq, at: e.at}
+		if e.Prev != nil {
+			o.Prev = e.Prev.as(k)
 		}
-	}
-	return o
+		return o
+	})
 }
 
 // Frame is the event as it goes over the wire, made once for all watchers.
-func (e *Event) Frame(f codec.Format) ([]byte, error) { return e.Item.frame(f, e.Type) }
+func (e *Event) Frame(ctx context.Context, f codec.Format) ([]byte, error) {
+	return e.Item.frame(ctx, f, e.Type)
+}
 
 // Watcher reads a shared window from its own place: it has no buffer, and
 // costs nothing while it is not woken. One goroutine may use it at a time.
@@ -104,7 +99,10 @@ func (c *Cache) WatchField(k *kinds.Kind, namespace string, after int64, field, 
 }
 
 func (c *Cache) watch(w *Watcher) (*Watcher, error) {
-	t := c.byKind[stored(w.kind)]
+	t := c.table(w.kind)
+	if t == nil {
+		return nil, ErrRemoved
+	}
 	w.table, w.from = t, w.after
 	if w.field == "" {
 		c.mu.RLock()
@@ -113,7 +111,10 @@ func (c *Cache) watch(w *Watcher) (*Watcher, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 	}
-	if w.after < t.floor {
+	switch {
+	case t.removed:
+		return nil, ErrRemoved
+	case w.after < t.floor:
 		return nil, ErrGone
 	}
 	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].Rev > w.after })
@@ -148,14 +149,7 @@ func (t *table) join(field, value string) *group {
 }
 
 func (e *Event) concerns(field, value string) bool {
-	if v, _ := e.Item.Field(field); v == value {
-		return true
-	}
-	if e.Prev == nil {
-		return false
-	}
-	v, _ := e.Prev.Field(field)
-	return v == value
+	return e.Item.field(field) == value || e.Prev != nil && e.Prev.field(field) == value
 }
 
 // Stop lets a watcher's group go. The watcher must not be used any more.
@@ -204,6 +198,9 @@ func (w *Watcher) fresh() (events []*Event, moved <-chan struct{}, err error) {
 		return nil, nil, err
 	}
 	if len(events) == 0 {
+		if w.table.removed {
+			return nil, nil, ErrRemoved
+		}
 		if w.group != nil {
 			return nil, w.group.moved.wait(), nil
 		}
