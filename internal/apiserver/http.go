@@ -180,10 +180,6 @@ func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) erro
 	}
 	k := s.cfg.Kinds.ByResource(in.gvr)
 	if k == nil {
-		if h := s.extra(in.path); h != nil {
-			h.ServeHTTP(w, r)
-			return nil
-		}
 		return s.notServed(in)
 	}
 	return s.serveKind(w, r, in, k, u)

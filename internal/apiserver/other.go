@@ -72,6 +72,13 @@ func (s *Server) paths() []string {
 	for p := range s.cfg.Extra {
 		out = append(out, strings.TrimSuffix(p, "/"))
 	}
+	for _, k := range s.cfg.Kinds.All() {
+		if k.GVK.Group == "" {
+			out = append(out, "/api/"+k.GVK.Version)
+		} else {
+			out = append(out, "/apis/"+k.GVK.Group, "/apis/"+k.GVK.GroupVersion().String())
+		}
+	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,9 +25,20 @@ const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupD
 // allVerbs is what a Kind without Verbs serves, in discovery's order.
 var allVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 
-// Handler answers the discovery paths from documents made once.
+// Handler answers the discovery paths from documents that are made once, and
+// again when the table has changed.
 type Handler struct {
-	docs       map[string]document // by path
+	table   *kinds.Table
+	address string
+
+	making sync.Mutex
+	made   atomic.Pointer[documents]
+}
+
+// documents of the table as it was at one moment.
+type documents struct {
+	of         *kinds.Set
+	plain      map[string]document // by path
 	aggregated map[string]document // "/api" and "/apis"
 }
 
@@ -37,14 +50,40 @@ type document struct {
 // New makes the documents of the table. Address is the server's own address
 // as legacy clients read it from /api, "host:port".
 func New(table *kinds.Table, address string) (*Handler, error) {
-	h := &Handler{docs: map[string]document{}, aggregated: map[string]document{}}
+	h := &Handler{table: table, address: address}
+	_, err := h.documents()
+	return h, err
+}
+
+// Paths that the handler answers: those that end in a slash with all below.
+func (h *Handler) Paths() []string { return []string{"/api", "/api/", "/apis", "/apis/"} }
+
+func (h *Handler) documents() (*documents, error) {
+	if d := h.made.Load(); d != nil && d.of == h.table.Now() {
+		return d, nil
+	}
+	h.making.Lock()
+	defer h.making.Unlock()
+	now := h.table.Now()
+	if d := h.made.Load(); d != nil && d.of == now {
+		return d, nil
+	}
+	d, err := describe(now, h.address)
+	if err == nil {
+		h.made.Store(d)
+	}
+	return d, err
+}
+
+func describe(table *kinds.Set, address string) (*documents, error) {
+	h := &documents{of: table, plain: map[string]document{}, aggregated: map[string]document{}}
 	groups := groupsOf(table)
 
 	core := &metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: address}},
 	}
-	if err := put(h.docs, "/api", core); err != nil {
+	if err := put(h.plain, "/api", core); err != nil {
 		return nil, err
 	}
 	list := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
@@ -55,7 +94,7 @@ func New(table *kinds.Table, address string) (*Handler, error) {
 			if g.name == "" {
 				path = "/api/" + v.gv.Version
 			}
-			if err := put(h.docs, path, resourceList(v)); err != nil {
+			if err := put(h.plain, path, resourceList(v)); err != nil {
 				return nil, err
 			}
 		}
@@ -66,12 +105,12 @@ func New(table *kinds.Table, address string) (*Handler, error) {
 		legacy := legacyGroup(g)
 		list.Groups = append(list.Groups, legacy)
 		legacy.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-		if err := put(h.docs, "/apis/"+g.name, legacy); err != nil {
+		if err := put(h.plain, "/apis/"+g.name, legacy); err != nil {
 			return nil, err
 		}
 		named = append(named, aggregatedGroup(g))
 	}
-	if err := put(h.docs, "/apis", list); err != nil {
+	if err := put(h.plain, "/apis", list); err != nil {
 		return nil, err
 	}
 	for path, items := range map[string][]apidiscoveryv2.APIGroupDiscovery{"/api": coreGroup, "/apis": named} {
@@ -95,26 +134,21 @@ func put(docs map[string]document, path string, v any) error {
 	return nil
 }
 
-// Paths that the handler answers.
-func (h *Handler) Paths() []string {
-	paths := make([]string, 0, len(h.docs))
-	for p := range h.docs {
-		paths = append(paths, p)
-	}
-	slices.Sort(paths)
-	return paths
-}
-
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := "/" + strings.Trim(r.URL.Path, "/")
-	doc, ok := h.docs[path]
+	docs, err := h.documents()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	doc, ok := docs.plain[path]
 	if !ok {
-		http.NotFound(w, r)
+		notFound(w)
 		return
 	}
 	w.Header().Set("Vary", "Accept")
 	contentType := "application/json"
-	if agg, ok := h.aggregated[path]; ok && wantsAggregated(r.Header.Get("Accept")) {
+	if agg, ok := docs.aggregated[path]; ok && wantsAggregated(r.Header.Get("Accept")) {
 		doc, contentType = agg, aggregatedType
 	}
 	w.Header().Set("Etag", doc.etag)
@@ -124,6 +158,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", contentType)
 	_, _ = w.Write(doc.body)
+}
+
+func notFound(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure,
+		Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource"})
 }
 
 // wantsAggregated reports whether the first acceptable JSON entry asks for the
@@ -161,7 +202,7 @@ type version struct {
 }
 
 // groupsOf keeps the table's order of groups, the core group first.
-func groupsOf(table *kinds.Table) []*group {
+func groupsOf(table *kinds.Set) []*group {
 	var groups []*group
 	for _, k := range table.All() {
 		i := slices.IndexFunc(groups, func(g *group) bool { return g.name == k.GVK.Group })

@@ -3,10 +3,12 @@ package discovery
 import (
 	"encoding/json"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -72,5 +74,42 @@ func TestAggregated(t *testing.T) {
 	}
 	if w := get(t, "/apis", "application/json,"+aggregatedType, nil); w.Header().Get("Content-Type") == aggregatedType {
 		t.Error("plain JSON came first in Accept")
+	}
+}
+
+// TestFollowsTheTable: a kind is in the documents as soon as it is in the
+// table, and no longer; what has not changed is not made again.
+func TestFollowsTheTable(t *testing.T) {
+	table := kinds.Builtin()
+	h, err := New(table, "192.0.2.1:6443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(path string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", path, nil)
+		r.Header.Set("Accept", aggregatedType)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+	before := ask("/apis").Header().Get("Etag")
+	gvk := schema.GroupVersionKind{Group: "example.com", Version: "v1", Kind: "Foo"}
+	table.SetCustom([]*kinds.Kind{{GVK: gvk, Resource: "foos", Singular: "foo", Namespaced: true}})
+	if w := ask("/apis/example.com/v1"); w.Code != 200 || !strings.Contains(w.Body.String(), `"foos"`) {
+		t.Errorf("%d: %s", w.Code, w.Body)
+	}
+	if w := ask("/apis"); !strings.Contains(w.Body.String(), `"foos"`) || w.Header().Get("Etag") == before {
+		t.Error("the custom kind is not in the aggregated document")
+	}
+	made := h.made.Load()
+	if ask("/apis"); h.made.Load() != made {
+		t.Error("the documents were made again")
+	}
+	table.SetCustom(nil)
+	if w := ask("/apis/example.com/v1"); w.Code != 404 || !strings.Contains(w.Body.String(), `"NotFound"`) {
+		t.Errorf("a group that is gone: %d: %s", w.Code, w.Body)
+	}
+	if ask("/apis").Header().Get("Etag") != before {
+		t.Error("the document is not what it was before")
 	}
 }
