@@ -21,7 +21,7 @@ import (
 
 // tabler makes Tables of a kind; include says what each row carries along.
 type tabler struct {
-	kind    *kinds.Kind
+	columns []kinds.Column
 	include metav1.IncludeObjectPolicy
 	now     func() time.Time
 	stream  bool // a watch: only its first table says what the columns are
@@ -29,7 +29,7 @@ type tabler struct {
 }
 
 func (s *Server) newTabler(k *kinds.Kind, include string) (*tabler, error) {
-	t := &tabler{kind: k, include: metav1.IncludeObjectPolicy(include), now: s.now}
+	t := &tabler{columns: k.Columns, include: metav1.IncludeObjectPolicy(include), now: s.now}
 	switch t.include {
 	case "":
 		t.include = metav1.IncludeMetadata
@@ -96,8 +96,8 @@ type rowWriter struct {
 }
 
 func (t *tabler) definitions() []metav1.TableColumnDefinition {
-	out := make([]metav1.TableColumnDefinition, 0, len(t.kind.Columns))
-	for _, c := range t.kind.Columns {
+	out := make([]metav1.TableColumnDefinition, 0, len(t.columns))
+	for _, c := range t.columns {
 		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Describe}
 		if c.Wide {
 			d.Priority = 1
@@ -109,7 +109,7 @@ func (t *tabler) definitions() []metav1.TableColumnDefinition {
 
 func (w *rowWriter) write(r row) error {
 	w.out.WriteString(`{"cells":[`)
-	for i, c := range w.kind.Columns {
+	for i, c := range w.columns {
 		if i > 0 {
 			w.out.WriteByte(',')
 		}
@@ -219,6 +219,9 @@ func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepte
 		if err != nil {
 			return err
 		}
+		if k.ListColumns != nil {
+			t.columns = k.ListColumns(l.objects())
+		}
 		data, err := a.shaped(t.table(ctx, l.meta(), len(l.items), func(yield func(row, error) bool) {
 			for _, it := range l.items {
 				obj, err := it.Load(ctx)
@@ -276,6 +279,17 @@ func (a accepted) shaped(data []byte, err error) ([]byte, error) {
 		return indent(data)
 	}
 	return data, nil
+}
+
+// objects are what a listing holds.
+func (l *listing) objects() iter.Seq[kinds.Object] {
+	return func(yield func(kinds.Object) bool) {
+		for _, it := range l.items {
+			if !yield(it.Object()) {
+				return
+			}
+		}
+	}
 }
 
 // one is a sequence of one.

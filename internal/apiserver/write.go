@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -405,6 +406,9 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		}
 		if prepare != nil {
 			prepare(obj, old)
+		}
+		if k.Stamp != nil {
+			k.Stamp(obj, old, metav1.NewTime(s.now().Truncate(time.Second)))
 		}
 		req := &admission.Request{User: c.user, Operation: admission.Update, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, Warn: c.warn}
 		if err := s.mutate(c.ctx, req); err != nil {

@@ -3,6 +3,7 @@ package kinds
 import (
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -16,6 +17,10 @@ func do[T Object](f func(T)) func(Object) {
 
 func doBoth[T Object](f func(obj, old T)) func(obj, old Object) {
 	return func(obj, old Object) { f(obj.(T), old.(T)) }
+}
+
+func stamp[T Object](f func(obj, old T, now metav1.Time)) func(obj, old Object, now metav1.Time) {
+	return func(obj, old Object, now metav1.Time) { f(obj.(T), old.(T), now) }
 }
 
 func check[T Object](f func(T) field.ErrorList) func(Object) field.ErrorList {

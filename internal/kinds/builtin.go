@@ -99,10 +99,12 @@ var (
 		New:    func() Object { return &corev1.PersistentVolume{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
 		Default:       do(defaults.PersistentVolume),
 		PrepareCreate: do(prepare.PersistentVolumeCreate), PrepareUpdate: doBoth(prepare.PersistentVolumeUpdate),
+		Stamp:    stamp(prepare.PersistentVolumeStamp),
 		Validate: check(validate.PersistentVolume), ValidateUpdate: checkBoth(validate.PersistentVolumeUpdate),
 		Warnings:     warn(warnings.PersistentVolume),
 		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeStatusUpdate, validate.PersistentVolumeStatusUpdate)},
 		Columns:      persistentVolumeColumns,
+		Fields:       oldName,
 	}
 	PersistentVolumeClaim = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
@@ -114,6 +116,7 @@ var (
 		Warnings:     warn(warnings.PersistentVolumeClaim),
 		Subresources: map[string]Subresource{"status": status(prepare.PersistentVolumeClaimStatusUpdate, validate.PersistentVolumeClaimStatusUpdate)},
 		Columns:      persistentVolumeClaimColumns,
+		Fields:       oldName,
 	}
 	Pod = &Kind{
 		GVK: corev1.SchemeGroupVersion.WithKind("Pod"), Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
@@ -401,6 +404,7 @@ func Builtin() *Table {
 		basic,
 		apiregistration,
 		asked,
+		storageKinds,
 	))
 }
 

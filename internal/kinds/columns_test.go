@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -71,6 +73,12 @@ func TestHeadings(t *testing.T) {
 		Secret:                    "Name Type Data Age",
 		ServiceAccount:            "Name Secrets Age",
 		Namespace:                 "Name Status Age",
+		StorageClass:              "Name Provisioner ReclaimPolicy VolumeBindingMode AllowVolumeExpansion Age",
+		VolumeAttachment:          "Name Attacher PV Node Attached Age",
+		CSIDriver:                 "Name AttachRequired PodInfoOnMount StorageCapacity TokenRequests RequiresRepublish Modes Age",
+		CSINode:                   "Name Drivers Age",
+		CSIStorageCapacity:        "Name StorageClassName Capacity",
+		VolumeAttributesClass:     "Name DriverName Age",
 		PodTemplate:               "Name Containers Images Pod Labels",
 		APIService:                "Name Service Available Age",
 	}
@@ -244,9 +252,48 @@ func TestLines(t *testing.T) {
 		{Secret, &corev1.Secret{ObjectMeta: m, Type: "Opaque", Data: map[string][]byte{"a": nil, "b": nil}}, "x Opaque 2 26h"},
 		{ConfigMap, &corev1.ConfigMap{ObjectMeta: m, Data: map[string]string{"a": ""}, BinaryData: map[string][]byte{"b": nil}}, "x 2 26h"},
 		{PodTemplate, &corev1.PodTemplate{ObjectMeta: m, Template: tmpl}, "x a,b i:1,j:2 <none>"},
+		{StorageClass, &storagev1.StorageClass{ObjectMeta: m, Provisioner: "a.example/p", AllowVolumeExpansion: ptr(true)}, "x a.example/p Delete Immediate true 26h"},
+		{VolumeAttachment, &storagev1.VolumeAttachment{ObjectMeta: m, Spec: storagev1.VolumeAttachmentSpec{Attacher: "d", NodeName: "n", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr("v")}}}, "x d v n false 26h"},
+		{CSIDriver, &storagev1.CSIDriver{ObjectMeta: m}, "x true false false <unset> false <none> 26h"},
+		{CSIDriver, &storagev1.CSIDriver{ObjectMeta: m, Spec: storagev1.CSIDriverSpec{AttachRequired: ptr(false), TokenRequests: []storagev1.TokenRequest{{Audience: "a"}, {Audience: "b"}},
+			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{"Persistent", "Ephemeral"}}}, "x false false false a,b false Persistent,Ephemeral 26h"},
+		{CSINode, &storagev1.CSINode{ObjectMeta: m, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{}, {}}}}, "x 2 26h"},
+		{CSIStorageCapacity, &storagev1.CSIStorageCapacity{ObjectMeta: m, StorageClassName: "c", Capacity: ptr(resource.MustParse("1Gi"))}, "x c 1Gi"},
+		{VolumeAttributesClass, &storagev1.VolumeAttributesClass{ObjectMeta: m, DriverName: "d"}, "x d 26h"},
 	} {
 		if got := line(tc.kind, tc.obj); got != tc.want {
 			t.Errorf("%s:\n got %s\nwant %s", tc.kind, got, tc.want)
+		}
+	}
+}
+
+// TestDefaultStorageClass: a list marks the one class that counts.
+func TestDefaultStorageClass(t *testing.T) {
+	class := func(name string, age time.Duration, annotation string) Object {
+		return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: ago(age), Annotations: map[string]string{annotation: "true"}}}
+	}
+	const key = "storageclass.kubernetes.io/is-default-class"
+	for _, tc := range []struct {
+		want string
+		list []Object
+	}{
+		{"", nil},
+		{"", []Object{class("a", 0, "other")}},
+		{"b", []Object{class("a", 2*time.Hour, key), class("b", time.Hour, key), class("c", 0, "")}},
+		{"a", []Object{class("b", time.Hour, key), class("a", time.Hour, "storageclass.beta.kubernetes.io/is-default-class")}},
+	} {
+		cols := StorageClass.ListColumns(slices.Values(tc.list))
+		if len(cols) != len(StorageClass.Columns) {
+			t.Fatalf("%d columns", len(cols))
+		}
+		got := ""
+		for _, o := range tc.list {
+			if cols[0].Value(o, clock) == o.GetName()+" (default)" {
+				got += o.GetName()
+			}
+		}
+		if got != tc.want {
+			t.Errorf("got %q, want %q", got, tc.want)
 		}
 	}
 }
@@ -265,6 +312,7 @@ func TestFields(t *testing.T) {
 		{Namespace, &corev1.Namespace{Status: corev1.NamespaceStatus{Phase: "Active"}}, "status.phase", "Active"},
 		{Secret, &corev1.Secret{Type: "Opaque"}, "type", "Opaque"},
 		{Service, &corev1.Service{Spec: corev1.ServiceSpec{Type: "NodePort"}}, "spec.type", "NodePort"},
+		{PersistentVolume, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}}, "name", "v"},
 		{ReplicaSet, &appsv1.ReplicaSet{Status: appsv1.ReplicaSetStatus{Replicas: 3}}, "status.replicas", "3"},
 		{CertificateSigningRequest, &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{SignerName: "s"}}, "spec.signerName", "s"},
 	} {

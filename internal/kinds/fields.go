@@ -41,6 +41,9 @@ var namespaceFields = selectable{
 	"name": text(func(ns *corev1.Namespace) string { return ns.Name }),
 }
 
+// oldName is an old name of metadata.name.
+var oldName = selectable{"name": func(o Object) string { return o.GetName() }}
+
 var nodeFields = selectable{
 	"spec.unschedulable": text(func(n *corev1.Node) string { return strconv.FormatBool(n.Spec.Unschedulable) }),
 }

@@ -6,6 +6,7 @@ package kinds
 
 import (
 	"context"
+	"iter"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -70,6 +71,10 @@ type Kind struct {
 	// on the main resource, generation) before admission and validation.
 	PrepareCreate func(obj Object)
 	PrepareUpdate func(obj, old Object)
+	// Stamp notes the time of what a write of the object or of its status
+	// changes; it runs after PrepareUpdate. A new object has its
+	// creationTimestamp for that.
+	Stamp func(obj, old Object, now metav1.Time)
 
 	// Validate judges a new object, ValidateUpdate a changed one; each is the
 	// only one called for its operation. Both run after defaulting, preparing
@@ -83,6 +88,9 @@ type Kind struct {
 	// Columns of the Table that kubectl get prints: all of them, Name and Age
 	// included, in upstream's order.
 	Columns []Column
+	// ListColumns are those of a list in which a cell depends on the other
+	// objects; nil: Columns.
+	ListColumns func(list iter.Seq[Object]) []Column
 	// Fields that a fieldSelector may name besides metadata.name and
 	// metadata.namespace.
 	Fields map[string]func(Object) string

@@ -14,9 +14,10 @@ import (
 )
 
 var (
-	read      = []string{"get", "list", "watch"}
-	readWrite = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
-	write     = []string{"create", "delete", "deletecollection", "patch", "update"}
+	read       = []string{"get", "list", "watch"}
+	readUpdate = []string{"get", "list", "patch", "update", "watch"}
+	readWrite  = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+	write      = []string{"create", "delete", "deletecollection", "patch", "update"}
 )
 
 const (
@@ -92,6 +93,7 @@ func userRoles() []*rbacv1.ClusterRole {
 			rule(write, "batch", "jobs", "cronjobs"),
 			rule(write, "networking.k8s.io", "networkpolicies", "ingresses"),
 			rule(write, "policy", "poddisruptionbudgets"),
+			rule(write, "resource.k8s.io", "resourceclaims", "resourceclaimtemplates"),
 			rule(readWrite, "coordination.k8s.io", "leases")),
 		part("view",
 			rule(read, "", "pods", "replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts", "services", "endpoints", "persistentvolumeclaims", "persistentvolumeclaims/status",
@@ -103,6 +105,7 @@ func userRoles() []*rbacv1.ClusterRole {
 			rule(read, "autoscaling", "horizontalpodautoscalers", "horizontalpodautoscalers/status"),
 			rule(read, "batch", "jobs", "jobs/status", "cronjobs", "cronjobs/status"),
 			rule(read, "policy", "poddisruptionbudgets", "poddisruptionbudgets/status"),
+			rule(read, "resource.k8s.io", "resourceclaims", "resourceclaims/status", "resourceclaimtemplates"),
 			rule(read, "networking.k8s.io", "networkpolicies", "ingresses", "ingresses/status")),
 	}
 }
@@ -128,6 +131,12 @@ func systemRoles() []*rbacv1.ClusterRole {
 		role("system:node-proxier", rule(read, "", "services", "endpoints", "nodes"), rule(read, "discovery.k8s.io", "endpointslices"), events, newEvents),
 		role("system:kube-dns", rule(read, "", "services", "endpoints", "namespaces"), rule(read, "discovery.k8s.io", "endpointslices")),
 		role("system:heapster", rule(read, "", "events", "namespaces", "nodes", "pods"), rule(read, "apps", "deployments")),
+		role("system:persistent-volume-provisioner",
+			rule([]string{"create", "delete", "get", "list", "watch"}, "", "persistentvolumes"),
+			rule([]string{"get", "list", "watch", "update"}, "", "persistentvolumeclaims"),
+			rule(read, "storage.k8s.io", "storageclasses"),
+			rule([]string{"watch"}, "", "events"), events, newEvents),
+		role("system:volume-scheduler", rule(readUpdate, "", "persistentvolumes", "persistentvolumeclaims"), rule(read, "storage.k8s.io", "storageclasses")),
 		role("system:kube-aggregator", rule([]string{"update"}, "apiregistration.k8s.io", "apiservices/status")),
 		role("system:kube-scheduler", events, newEvents,
 			rule([]string{"create", "get", "update", "list", "watch"}, "coordination.k8s.io", "leases"),

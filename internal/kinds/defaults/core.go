@@ -104,8 +104,12 @@ func PersistentVolume(pv *corev1.PersistentVolume) {
 	or(&pv.Status.Phase, corev1.VolumePending)
 	or(&pv.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
 	set(&pv.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
-	resourceList(pv.Spec.Capacity)
-	s := &pv.Spec.PersistentVolumeSource
+	volumeSource(&pv.Spec)
+}
+
+func volumeSource(spec *corev1.PersistentVolumeSpec) {
+	resourceList(spec.Capacity)
+	s := &spec.PersistentVolumeSource
 	if s.HostPath != nil {
 		set(&s.HostPath.Type, corev1.HostPathUnset)
 	}

@@ -238,3 +238,21 @@ func TestOthers(t *testing.T) {
 		t.Errorf("claim: %+v", pvc)
 	}
 }
+
+func TestStorage(t *testing.T) {
+	as(t, "class", "provisioner: p", StorageClass, "{provisioner: p, reclaimPolicy: Delete, volumeBindingMode: Immediate}")
+	as(t, "driver", "spec: {podInfoOnMount: true}", CSIDriver, `
+spec:
+  attachRequired: true
+  podInfoOnMount: true
+  storageCapacity: false
+  fsGroupPolicy: ReadWriteOnceWithFSType
+  volumeLifecycleModes: [Persistent]
+  requiresRepublish: false
+  seLinuxMount: false
+  preventPodSchedulingIfMissing: false
+`)
+	as(t, "attachment", "spec: {source: {inlineVolumeSpec: {hostPath: {path: /x}}}}", VolumeAttachment, `
+spec: {source: {inlineVolumeSpec: {hostPath: {path: /x, type: ""}}}}
+`)
+}

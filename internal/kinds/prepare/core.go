@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/internal/kinds/defaults"
 )
@@ -53,7 +54,8 @@ func NodeStatusUpdate(node, old *corev1.Node) {
 // PersistentVolumeCreate starts a volume as pending.
 func PersistentVolumeCreate(pv *corev1.PersistentVolume) {
 	fresh(pv, false)
-	pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
+	made := pv.CreationTimestamp
+	pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &made}
 }
 
 // PersistentVolumeUpdate keeps the status.
@@ -68,34 +70,63 @@ func PersistentVolumeStatusUpdate(pv, old *corev1.PersistentVolume) {
 	pv.Spec = old.Spec
 }
 
+// PersistentVolumeStamp says when the phase changed, if the client does not.
+func PersistentVolumeStamp(pv, old *corev1.PersistentVolume, now metav1.Time) {
+	at, before := &pv.Status.LastPhaseTransitionTime, old.Status.LastPhaseTransitionTime
+	switch moved := pv.Status.Phase != old.Status.Phase; {
+	case moved && (*at == nil || (*at).Equal(before)):
+		*at = &now
+	case !moved && *at == nil:
+		*at = before
+	}
+}
+
 // PersistentVolumeClaimCreate starts a claim as pending.
 func PersistentVolumeClaimCreate(pvc *corev1.PersistentVolumeClaim) {
 	fresh(pvc, false)
 	pvc.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
-	mirrorDataSource(&pvc.Spec)
+	mirrorDataSource(&pvc.Spec, nil)
 }
 
 // PersistentVolumeClaimUpdate keeps the status.
 func PersistentVolumeClaimUpdate(pvc, old *corev1.PersistentVolumeClaim) {
 	Keep(pvc, old)
 	pvc.Status = old.Status
-	mirrorDataSource(&pvc.Spec)
+	mirrorDataSource(&pvc.Spec, &old.Spec)
 }
 
 // PersistentVolumeClaimStatusUpdate keeps the spec.
 func PersistentVolumeClaimStatusUpdate(pvc, old *corev1.PersistentVolumeClaim) {
 	Keep(pvc, old)
 	pvc.Spec = old.Spec
+	if old.Status.HealthStatus == nil {
+		pvc.Status.HealthStatus = nil // behind an alpha gate upstream
+	}
 }
 
-// mirrorDataSource: the older field and the newer one say the same.
-func mirrorDataSource(spec *corev1.PersistentVolumeClaimSpec) {
+// mirrorDataSource: the older field and the newer one say the same. The older
+// one alone has always been cleared of what is neither a claim nor a snapshot.
+func mirrorDataSource(spec, old *corev1.PersistentVolumeClaimSpec) {
+	if had := old != nil && (old.DataSource != nil || old.DataSourceRef != nil); !had && spec.DataSourceRef == nil && !claimOrSnapshot(spec.DataSource) {
+		spec.DataSource = nil
+	}
 	switch src, ref := spec.DataSource, spec.DataSourceRef; {
 	case src != nil && ref == nil:
 		spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: src.APIGroup, Kind: src.Kind, Name: src.Name}
 	case ref != nil && src == nil && (ref.Namespace == nil || *ref.Namespace == ""):
 		spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
 	}
+}
+
+func claimOrSnapshot(src *corev1.TypedLocalObjectReference) bool {
+	if src == nil {
+		return false
+	}
+	group := ""
+	if src.APIGroup != nil {
+		group = *src.APIGroup
+	}
+	return src.Kind == "PersistentVolumeClaim" && group == "" || src.Kind == "VolumeSnapshot" && group == "snapshot.storage.k8s.io"
 }
 
 // ReplicationControllerCreate clears the status.

@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -246,5 +247,80 @@ func TestKeep(t *testing.T) {
 	other := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{UID: "v"}}
 	if Keep(other, old); other.UID != "v" {
 		t.Error("a wrong uid must reach validation")
+	}
+}
+
+func TestPersistentVolumePhase(t *testing.T) {
+	made, later := metav1.Unix(1, 0), metav1.Unix(9, 0)
+	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: made}, Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound}}
+	PersistentVolumeCreate(pv)
+	if s := pv.Status; s.Phase != corev1.VolumePending || !s.LastPhaseTransitionTime.Equal(&made) {
+		t.Errorf("created: %+v", s)
+	}
+	for _, tc := range []struct {
+		name  string
+		phase corev1.PersistentVolumePhase
+		at    *metav1.Time
+		want  metav1.Time
+	}{
+		{"same phase, no time", corev1.VolumePending, nil, made},
+		{"other phase, no time", corev1.VolumeBound, nil, later},
+		{"other phase, old time", corev1.VolumeBound, &made, later},
+		{"other phase, own time", corev1.VolumeBound, ptr(metav1.Unix(5, 0)), metav1.Unix(5, 0)},
+	} {
+		next := pv.DeepCopy()
+		next.Status.Phase, next.Status.LastPhaseTransitionTime = tc.phase, tc.at
+		PersistentVolumeStamp(next, pv, later)
+		if got := next.Status.LastPhaseTransitionTime; !got.Equal(&tc.want) {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+}
+
+func TestClaimSources(t *testing.T) {
+	ref := func(group, kind string) *corev1.TypedLocalObjectReference {
+		return &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: kind, Name: "x"}
+	}
+	pvc := func(src *corev1.TypedLocalObjectReference) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{DataSource: src}}
+	}
+	other := ref("a.example", "Copy")
+	c := pvc(other)
+	if PersistentVolumeClaimCreate(c); c.Spec.DataSource != nil || c.Spec.DataSourceRef != nil {
+		t.Errorf("an unknown source stays: %+v", c.Spec)
+	}
+	c = pvc(ref("snapshot.storage.k8s.io", "VolumeSnapshot"))
+	if PersistentVolumeClaimCreate(c); c.Spec.DataSource == nil || c.Spec.DataSourceRef.Kind != "VolumeSnapshot" {
+		t.Errorf("a snapshot: %+v", c.Spec)
+	}
+	old := pvc(nil)
+	old.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: other.APIGroup, Kind: other.Kind, Name: other.Name}
+	PersistentVolumeClaimCreate(old)
+	if old.Spec.DataSource.Kind != "Copy" {
+		t.Errorf("by the newer field: %+v", old.Spec)
+	}
+	c = pvc(other) // an old client writes back what it knows
+	if PersistentVolumeClaimUpdate(c, old); c.Spec.DataSourceRef == nil || c.Spec.DataSourceRef.Kind != "Copy" {
+		t.Errorf("an update by the older field: %+v", c.Spec)
+	}
+}
+
+func TestStorageStatus(t *testing.T) {
+	old := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{UID: "u", Labels: map[string]string{"a": "b"}}, Spec: storagev1.VolumeAttachmentSpec{NodeName: "n"}}
+	va := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Finalizers: []string{"x/y"}}, Status: storagev1.VolumeAttachmentStatus{Attached: true}}
+	status := va.DeepCopy()
+	if VolumeAttachmentStatusUpdate(status, old); !status.Status.Attached || status.Spec.NodeName != "n" || status.Finalizers != nil || status.Labels["a"] != "b" {
+		t.Errorf("status: %+v", status)
+	}
+	if VolumeAttachmentUpdate(va, old); va.Status.Attached || len(va.Finalizers) != 1 {
+		t.Errorf("update: %+v", va)
+	}
+	d := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Generation: 4}, Spec: storagev1.CSIDriverSpec{PodInfoOnMount: ptr(true)}}
+	if CSIDriverUpdate(d, &storagev1.CSIDriver{}); d.Generation != 1 {
+		t.Errorf("driver: %+v", d)
+	}
+	n := &storagev1.CSINode{Status: storagev1.CSINodeStatus{StorageHealth: []storagev1.StorageHealth{{Name: "d"}}}}
+	if CSINodeStatusUpdate(n, &storagev1.CSINode{}); n.Status.StorageHealth != nil {
+		t.Errorf("node: %+v", n)
 	}
 }

@@ -1,322 +1,360 @@
 package validate
 
 import (
+	"fmt"
+	"math"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// PersistentVolume judges a new volume.
-func PersistentVolume(pv *corev1.PersistentVolume) field.ErrorList {
-	e := meta(&pv.ObjectMeta, false, subdomain)
-	e.persistentVolume(&pv.Spec)
+const (
+	maxParameters      = 512
+	maxParameterBytes  = 256 << 10
+	maxAttachmentBytes = 256 << 10
+	maxNodeID          = 256
+	maxErrorMessage    = 1024
+)
+
+// StorageClass judges a new class.
+func StorageClass(sc *storagev1.StorageClass) field.ErrorList {
+	e := meta(&sc.ObjectMeta, false, subdomain)
+	e.storageClass(sc)
 	return e.list
 }
 
-// PersistentVolumeUpdate judges a changed one; where the data lies stays.
-func PersistentVolumeUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
-	e := metaUpdate(&pv.ObjectMeta, &old.ObjectMeta)
-	e.persistentVolume(&pv.Spec)
-	is, was := pv.Spec.PersistentVolumeSource.DeepCopy(), &old.Spec.PersistentVolumeSource
-	if is.CSI != nil && was.CSI != nil {
-		// Secrets for expansion may be added and changed at any time.
-		is.CSI.ControllerExpandSecretRef, is.CSI.NodeExpandSecretRef = was.CSI.ControllerExpandSecretRef, was.CSI.NodeExpandSecretRef
-	}
-	if !same(is, was) {
-		e.forbid(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation")
-	}
-	e.immutable(field.NewPath("volumeMode"), pv.Spec.VolumeMode, old.Spec.VolumeMode)
-	if a := old.Spec.NodeAffinity; a != nil && !same(pv.Spec.NodeAffinity, a) {
-		e.invalid(specPath.Child("nodeAffinity"), pv.Spec.NodeAffinity, "field is immutable, except for updating from beta label to GA")
-	}
+// StorageClassUpdate judges a changed class: what volumes were made by stays.
+func StorageClassUpdate(sc, old *storagev1.StorageClass) field.ErrorList {
+	e := metaUpdate(&sc.ObjectMeta, &old.ObjectMeta)
+	e.storageClass(sc)
+	e.immutable(field.NewPath("parameters"), sc.Parameters, old.Parameters)
+	e.immutable(field.NewPath("provisioner"), sc.Provisioner, old.Provisioner)
+	e.immutable(field.NewPath("reclaimPolicy"), sc.ReclaimPolicy, old.ReclaimPolicy)
+	e.immutable(field.NewPath("volumeBindingMode"), sc.VolumeBindingMode, old.VolumeBindingMode)
 	return e.list
 }
 
-// PersistentVolumeStatusUpdate judges the metadata.
-func PersistentVolumeStatusUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
-	return metaUpdate(&pv.ObjectMeta, &old.ObjectMeta).list
+func (e *errors) storageClass(sc *storagev1.StorageClass) {
+	e.provisioner(field.NewPath("provisioner"), sc.Provisioner)
+	e.parameters(field.NewPath("parameters"), sc.Parameters)
+	if r := sc.ReclaimPolicy; r != nil && *r != "" {
+		oneOf(e, field.NewPath("reclaimPolicy"), *r, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
+	}
+	if sc.VolumeBindingMode == nil {
+		e.required(field.NewPath("volumeBindingMode"))
+	}
+	inPtr(e, field.NewPath("volumeBindingMode"), sc.VolumeBindingMode, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
+	e.topologies(field.NewPath("allowedTopologies"), sc.AllowedTopologies)
 }
 
-func (e *errors) accessModes(modes []corev1.PersistentVolumeAccessMode) {
-	p := specPath.Child("accessModes")
-	alone, others := false, false
-	for _, m := range modes {
-		oneOf(e, p, m, corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod)
-		if m == corev1.ReadWriteOncePod {
-			alone = true
-		} else {
-			others = true
-		}
-	}
-	if alone && others {
-		e.forbid(p, "may not use ReadWriteOncePod with other access modes")
-	}
-}
-
-func (e *errors) persistentVolume(spec *corev1.PersistentVolumeSpec) {
-	if len(spec.AccessModes) == 0 {
-		e.required(specPath.Child("accessModes"))
-	}
-	e.accessModes(spec.AccessModes)
-	capacity := specPath.Child("capacity")
-	if len(spec.Capacity) == 0 {
-		e.required(capacity)
-	}
-	if _, ok := spec.Capacity[corev1.ResourceStorage]; !ok || len(spec.Capacity) > 1 {
-		e.add(field.NotSupported(capacity, resourceNames(spec.Capacity), []string{string(corev1.ResourceStorage)}))
-	}
-	for k, q := range spec.Capacity {
-		if q.Sign() <= 0 {
-			e.invalid(capacity.Key(string(k)), q.String(), notPositive)
-		}
-	}
-	if spec.PersistentVolumeReclaimPolicy != "" {
-		oneOf(e, specPath.Child("persistentVolumeReclaimPolicy"), spec.PersistentVolumeReclaimPolicy,
-			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)
-	}
-	if a := spec.NodeAffinity; a != nil {
-		if a.Required == nil {
-			e.add(field.Required(specPath.Child("nodeAffinity", "required"), "must specify required node constraints"))
-		} else {
-			e.nodeSelector(specPath.Child("nodeAffinity", "required"), a.Required)
-		}
-	}
-	e.pvSource(spec)
-	if h := spec.HostPath; h != nil && h.Path == "/" && spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
-		e.forbid(specPath.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'")
-	}
-	if n := spec.StorageClassName; n != "" {
-		e.msgs(specPath.Child("storageClassName"), n, subdomain(n, false))
-	}
-	inPtr(e, specPath.Child("volumeMode"), spec.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
-	if n := spec.VolumeAttributesClassName; n != nil {
-		switch {
-		case *n == "":
-			e.add(field.Required(specPath.Child("volumeAttributesClassName"), "an empty string is disallowed"))
-		default:
-			e.msgs(specPath.Child("volumeAttributesClassName"), *n, subdomain(*n, false))
-		}
-		if spec.CSI == nil {
-			e.add(field.Required(specPath.Child("csi"), "has to be specified when using volumeAttributesClassName"))
-		}
-	}
-}
-
-// resourceNames lists what is there, for a message.
-func resourceNames(list corev1.ResourceList) string {
-	if len(list) != 1 {
-		return ""
-	}
-	for k := range list {
-		return string(k)
-	}
-	return ""
-}
-
-// pvSource wants exactly one source, and in it what it cannot do without.
-func (e *errors) pvSource(spec *corev1.PersistentVolumeSpec) {
-	s, n := &spec.PersistentVolumeSource, 0
-	one := func(name string, set bool, check func(*field.Path)) {
-		if !set {
-			return
-		}
-		if n++; n > 1 {
-			e.forbid(specPath.Child(name), oneVolume)
-			return
-		}
-		check(specPath.Child(name))
-	}
-	need := func(p *field.Path, pairs ...string) {
-		for i := 0; i+1 < len(pairs); i += 2 {
-			if pairs[i+1] == "" {
-				e.required(p.Child(pairs[i]))
-			}
-		}
-	}
-	one("hostPath", s.HostPath != nil, func(p *field.Path) { e.hostPath(p, s.HostPath) })
-	one("local", s.Local != nil, func(p *field.Path) {
-		need(p, "path", s.Local.Path)
-		e.noBacksteps(p.Child("path"), s.Local.Path)
-		if spec.NodeAffinity == nil {
-			e.add(field.Required(specPath.Child("nodeAffinity"), "Local volume requires node affinity"))
-		}
-	})
-	one("nfs", s.NFS != nil, func(p *field.Path) {
-		need(p, "server", s.NFS.Server, "path", s.NFS.Path)
-		if !strings.HasPrefix(s.NFS.Path, "/") {
-			e.invalid(p.Child("path"), s.NFS.Path, "must be an absolute path")
-		}
-	})
-	one("csi", s.CSI != nil, func(p *field.Path) { e.csi(p, s.CSI) })
-	one("iscsi", s.ISCSI != nil, func(p *field.Path) {
-		need(p, "targetPortal", s.ISCSI.TargetPortal, "iqn", s.ISCSI.IQN)
-		if s.ISCSI.Lun < 0 || s.ISCSI.Lun > 255 {
-			e.invalid(p.Child("lun"), s.ISCSI.Lun, validation.InclusiveRangeError(0, 255))
-		}
-	})
-	one("fc", s.FC != nil, func(p *field.Path) {
-		if len(s.FC.TargetWWNs) == 0 && len(s.FC.WWIDs) == 0 {
-			e.add(field.Required(p.Child("targetWWNs"), "must specify either targetWWNs or wwids, but not both"))
-		}
-	})
-	one("gcePersistentDisk", s.GCEPersistentDisk != nil, func(p *field.Path) { need(p, "pdName", s.GCEPersistentDisk.PDName) })
-	one("awsElasticBlockStore", s.AWSElasticBlockStore != nil, func(p *field.Path) { need(p, "volumeID", s.AWSElasticBlockStore.VolumeID) })
-	one("glusterfs", s.Glusterfs != nil, func(p *field.Path) { need(p, "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path) })
-	one("rbd", s.RBD != nil, func(p *field.Path) {
-		need(p, "monitors", strings.Join(s.RBD.CephMonitors, ","), "image", s.RBD.RBDImage)
-	})
-	one("cephfs", s.CephFS != nil, func(p *field.Path) { need(p, "monitors", strings.Join(s.CephFS.Monitors, ",")) })
-	one("cinder", s.Cinder != nil, func(p *field.Path) { need(p, "volumeID", s.Cinder.VolumeID) })
-	one("flocker", s.Flocker != nil, func(p *field.Path) { need(p, "datasetName", s.Flocker.DatasetName+s.Flocker.DatasetUUID) })
-	one("flexVolume", s.FlexVolume != nil, func(p *field.Path) { need(p, "driver", s.FlexVolume.Driver) })
-	one("azureFile", s.AzureFile != nil, func(p *field.Path) {
-		need(p, "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)
-	})
-	one("azureDisk", s.AzureDisk != nil, func(p *field.Path) { need(p, "diskName", s.AzureDisk.DiskName, "diskURI", s.AzureDisk.DataDiskURI) })
-	one("vsphereVolume", s.VsphereVolume != nil, func(p *field.Path) { need(p, "volumePath", s.VsphereVolume.VolumePath) })
-	one("quobyte", s.Quobyte != nil, func(p *field.Path) { need(p, "registry", s.Quobyte.Registry, "volume", s.Quobyte.Volume) })
-	one("photonPersistentDisk", s.PhotonPersistentDisk != nil, func(p *field.Path) { need(p, "pdID", s.PhotonPersistentDisk.PdID) })
-	one("portworxVolume", s.PortworxVolume != nil, func(p *field.Path) { need(p, "volumeID", s.PortworxVolume.VolumeID) })
-	one("scaleIO", s.ScaleIO != nil, func(p *field.Path) {
-		need(p, "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)
-	})
-	one("storageos", s.StorageOS != nil, func(p *field.Path) { need(p, "volumeName", s.StorageOS.VolumeName) })
-	if n == 0 {
-		e.add(field.Required(specPath, "must specify a volume type"))
-	}
-}
-
-func (e *errors) csi(p *field.Path, c *corev1.CSIPersistentVolumeSource) {
-	const maxDriver = 63
-	if c.Driver == "" {
-		e.required(p.Child("driver"))
-	}
-	if len(c.Driver) > maxDriver {
-		e.add(field.TooLong(p.Child("driver"), "", maxDriver))
-	}
-	e.msgs(p.Child("driver"), c.Driver, validation.IsDNS1123Subdomain(strings.ToLower(c.Driver)))
-	if c.VolumeHandle == "" {
-		e.required(p.Child("volumeHandle"))
-	}
-	for _, r := range []struct {
-		name string
-		ref  *corev1.SecretReference
-	}{
-		{"controllerPublishSecretRef", c.ControllerPublishSecretRef}, {"controllerExpandSecretRef", c.ControllerExpandSecretRef},
-		{"nodePublishSecretRef", c.NodePublishSecretRef}, {"nodeExpandSecretRef", c.NodeExpandSecretRef},
-		{"nodeStageSecretRef", c.NodeStageSecretRef},
-	} {
-		if r.ref != nil {
-			e.name(p.Child(r.name, "name"), r.ref.Name, subdomain)
-			e.name(p.Child(r.name, "namespace"), r.ref.Namespace, label)
-		}
-	}
-}
-
-// PersistentVolumeClaim judges a new claim.
-func PersistentVolumeClaim(pvc *corev1.PersistentVolumeClaim) field.ErrorList {
-	e := meta(&pvc.ObjectMeta, true, subdomain)
-	e.claim(&pvc.Spec)
-	return e.list
-}
-
-// PersistentVolumeClaimUpdate judges a changed claim: it can be bound, once,
-// and grow.
-func PersistentVolumeClaimUpdate(pvc, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	e := metaUpdate(&pvc.ObjectMeta, &old.ObjectMeta)
-	e.claim(&pvc.Spec)
-	is, was := pvc.Spec.DeepCopy(), old.Spec.DeepCopy()
-	if was.VolumeName == "" {
-		was.VolumeName = is.VolumeName
-	}
-	if was.StorageClassName == nil && is.StorageClassName != nil { // filled in later
-		is.StorageClassName = nil
-	}
-	if old.Status.Phase == corev1.ClaimBound {
-		if is.Resources.Requests != nil {
-			is.Resources.Requests[corev1.ResourceStorage] = was.Resources.Requests[corev1.ResourceStorage]
-		}
-		is.VolumeAttributesClassName = was.VolumeAttributesClassName
-	}
-	if !same(is, was) {
-		e.forbid(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+difference("spec", *is, *was))
-	}
-	size, before, held := pvc.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage], old.Status.Capacity[corev1.ResourceStorage]
-	if size.Cmp(before) < 0 && size.Cmp(held) <= 0 {
-		e.forbid(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity")
-	}
-	e.immutable(field.NewPath("volumeMode"), pvc.Spec.VolumeMode, old.Spec.VolumeMode)
-	return e.list
-}
-
-// PersistentVolumeClaimStatusUpdate judges what the claim got.
-func PersistentVolumeClaimStatusUpdate(pvc, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	e := metaUpdate(&pvc.ObjectMeta, &old.ObjectMeta)
-	for k, q := range pvc.Status.Capacity {
-		if negative(q) {
-			e.invalid(statusPath.Child("capacity").Key(string(k)), q.Value(), "must be a valid resource quantity")
-		}
-	}
-	return e.list
-}
-
-func (e *errors) claim(spec *corev1.PersistentVolumeClaimSpec) {
-	if len(spec.AccessModes) == 0 {
-		e.add(field.Required(specPath.Child("accessModes"), "at least 1 access mode is required"))
-	}
-	e.accessModes(spec.AccessModes)
-	if spec.Selector != nil {
-		e.selector(specPath.Child("selector"), spec.Selector)
-	}
-	at := specPath.Child("resources").Key(string(corev1.ResourceStorage))
-	if q, ok := spec.Resources.Requests[corev1.ResourceStorage]; !ok {
-		e.required(at)
-	} else if q.Sign() <= 0 {
-		e.invalid(at, q.String(), notPositive)
-	}
-	if n := spec.StorageClassName; n != nil && *n != "" {
-		e.msgs(specPath.Child("storageClassName"), *n, subdomain(*n, false))
-	}
-	if n := spec.VolumeAttributesClassName; n != nil && *n != "" {
-		e.msgs(specPath.Child("volumeAttributesClassName"), *n, subdomain(*n, false))
-	}
-	inPtr(e, specPath.Child("volumeMode"), spec.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
-	e.dataSource(spec)
-}
-
-func (e *errors) dataSource(spec *corev1.PersistentVolumeClaimSpec) {
-	check := func(p *field.Path, group *string, kind, name string) {
-		if name == "" {
-			e.required(p.Child("name"))
-		}
-		if kind == "" {
-			e.required(p.Child("kind"))
-		}
-		switch {
-		case group != nil && *group != "":
-			e.dnsSubdomain(p.Child("apiGroup"), *group)
-		case kind != "PersistentVolumeClaim":
-			e.invalid(p, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
-		}
-	}
-	src, ref := spec.DataSource, spec.DataSourceRef
-	if src != nil {
-		check(specPath.Child("dataSource"), src.APIGroup, src.Kind, src.Name)
-	}
-	if ref == nil {
+func (e *errors) provisioner(p *field.Path, name string) {
+	if name == "" {
+		e.required(p)
 		return
 	}
-	check(specPath.Child("dataSourceRef"), ref.APIGroup, ref.Kind, ref.Name)
-	switch {
-	case src == nil:
-	case ref.Namespace != nil && *ref.Namespace != "":
-		e.invalid(specPath, "dataSource", "may not be specified when dataSourceRef.namespace is specified")
-	case !same(src.APIGroup, ref.APIGroup) || src.Kind != ref.Kind || src.Name != ref.Name:
-		e.invalid(specPath, "dataSource", "must match dataSourceRef")
+	e.qualifiedName(p, strings.ToLower(name))
+}
+
+func (e *errors) parameters(p *field.Path, params map[string]string) {
+	if len(params) > maxParameters {
+		e.add(field.TooLong(p, "", maxParameters))
+		return
 	}
-	if ns := ref.Namespace; ns != nil && *ns != "" {
-		e.msgs(specPath.Child("dataSourceRef", "namespace"), *ns, label(*ns, false))
+	if _, ok := params[""]; ok {
+		e.invalid(p, "", "field can not be empty.")
+	}
+	if size(params) > maxParameterBytes {
+		e.add(field.TooLong(p, "", maxParameterBytes))
+	}
+}
+
+// size of all keys and values.
+func size(m map[string]string) int {
+	n := 0
+	for k, v := range m {
+		n += len(k) + len(v)
+	}
+	return n
+}
+
+// topologies must be different ones. As upstream, a term that says nothing is
+// the duplicate of nothing.
+func (e *errors) topologies(p *field.Path, terms []corev1.TopologySelectorTerm) {
+	seen := map[string]bool{"map[]": true}
+	for i := range terms {
+		at, keys := p.Index(i).Child("matchLabelExpressions"), map[string][]string{}
+		for j, r := range terms[i].MatchLabelExpressions {
+			at, values := at.Index(j), sets.New[string]()
+			if len(r.Values) == 0 {
+				e.required(at.Child("values"))
+			}
+			for k, v := range r.Values {
+				if values.Has(v) {
+					e.add(field.Duplicate(at.Child("values").Index(k), v))
+				}
+				values.Insert(v)
+			}
+			e.labelName(at.Child("key"), r.Key)
+			if _, twice := keys[r.Key]; twice {
+				e.add(field.Duplicate(at.Child("key"), r.Key))
+			}
+			keys[r.Key] = sets.List(values)
+		}
+		unique(e, seen, at, fmt.Sprintf("%q", keys), "")
+	}
+}
+
+// VolumeAttachment judges a new attachment.
+func VolumeAttachment(va *storagev1.VolumeAttachment) field.ErrorList {
+	e := meta(&va.ObjectMeta, false, subdomain)
+	e.attachment(va)
+	return e.list
+}
+
+// VolumeAttachmentUpdate judges a changed attachment; its spec stays.
+func VolumeAttachmentUpdate(va, old *storagev1.VolumeAttachment) field.ErrorList {
+	e := metaUpdate(&va.ObjectMeta, &old.ObjectMeta)
+	e.attachment(va)
+	e.immutable(specPath, va.Spec, old.Spec)
+	return e.list
+}
+
+func (e *errors) attachment(va *storagev1.VolumeAttachment) {
+	spec, source := &va.Spec, specPath.Child("source")
+	e.driverName(specPath.Child("attacher"), spec.Attacher)
+	const either = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+	switch inline, name := spec.Source.InlineVolumeSpec, spec.Source.PersistentVolumeName; {
+	case inline == nil && name == nil:
+		e.add(field.Required(source, either))
+	case inline != nil && name != nil:
+		e.forbid(source, either)
+	case inline != nil:
+		e.inlineVolume(source.Child("inlineVolumeSpec"), inline)
+	case *name == "":
+		e.add(field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
+	}
+	if name := spec.Source.PersistentVolumeName; name != nil {
+		e.msgs(source.Child("persistentVolumeName"), *name, subdomain(*name, false))
+	}
+	e.msgs(specPath.Child("nodeName"), spec.NodeName, subdomain(spec.NodeName, false))
+	if size(va.Status.AttachmentMetadata) > maxAttachmentBytes {
+		e.add(field.TooLong(statusPath.Child("attachmentMetadata"), "", maxAttachmentBytes))
+	}
+	e.volumeError(statusPath.Child("attachError"), va.Status.AttachError)
+	e.volumeError(statusPath.Child("detachError"), va.Status.DetachError)
+}
+
+func (e *errors) volumeError(p *field.Path, v *storagev1.VolumeError) {
+	if v == nil {
+		return
+	}
+	if len(v.Message) > maxErrorMessage {
+		e.add(field.TooLong(p.Child("message"), "", maxErrorMessage))
+	}
+	if c := v.ErrorCode; c != nil && *c < 0 {
+		e.invalid(p.Child("errorCode"), *c, validation.InclusiveRangeError(0, math.MaxInt32))
+	}
+}
+
+// CSIDriver judges a new driver.
+func CSIDriver(d *storagev1.CSIDriver) field.ErrorList {
+	e := meta(&d.ObjectMeta, false, subdomain)
+	e.csiDriver(&d.Spec)
+	return e.list
+}
+
+// CSIDriverUpdate judges a changed driver.
+func CSIDriverUpdate(d, old *storagev1.CSIDriver) field.ErrorList {
+	e := metaUpdate(&d.ObjectMeta, &old.ObjectMeta)
+	e.csiDriver(&d.Spec)
+	e.immutable(specPath.Child("attachedRequired"), d.Spec.AttachRequired, old.Spec.AttachRequired) // upstream's path
+	e.immutable(specPath.Child("volumeLifecycleModes"), d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)
+	return e.list
+}
+
+func (e *errors) csiDriver(spec *storagev1.CSIDriverSpec) {
+	for _, f := range []struct {
+		name  string
+		value *bool
+	}{
+		{"attachedRequired", spec.AttachRequired}, {"podInfoOnMount", spec.PodInfoOnMount}, {"storageCapacity", spec.StorageCapacity},
+		{"seLinuxMount", spec.SELinuxMount}, {"preventPodSchedulingIfMissing", spec.PreventPodSchedulingIfMissing},
+	} {
+		if f.value == nil {
+			e.required(specPath.Child(f.name))
+		}
+	}
+	inPtr(e, specPath.Child("fsGroupPolicy"), spec.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy)
+	e.tokenRequests(specPath.Child("tokenRequests"), spec.TokenRequests)
+	for _, m := range spec.VolumeLifecycleModes {
+		if m != storagev1.VolumeLifecyclePersistent && m != storagev1.VolumeLifecycleEphemeral {
+			e.add(field.NotSupported(specPath.Child("volumeLifecycleModes"), m, []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral}))
+		}
+	}
+	if s := spec.NodeAllocatableUpdatePeriodSeconds; s != nil && *s < 10 {
+		e.invalid(specPath.Child("nodeAllocatableUpdatePeriodSeconds"), *s, "must be greater than or equal to 10 seconds")
+	}
+	if b := spec.ServiceAccountTokenInSecrets; b != nil && len(spec.TokenRequests) == 0 {
+		e.invalid(specPath.Child("serviceAccountTokenInSecrets"), *b, "serviceAccountTokenInSecrets is set but no tokenRequests are specified")
+	}
+}
+
+func (e *errors) tokenRequests(p *field.Path, list []storagev1.TokenRequest) {
+	seen := map[string]bool{}
+	for i, r := range list {
+		if !unique(e, seen, p.Index(i).Child("audience"), r.Audience, r.Audience) || r.ExpirationSeconds == nil {
+			continue
+		}
+		switch s := *r.ExpirationSeconds; {
+		case s < 600:
+			e.invalid(p.Index(i).Child("expirationSeconds"), s, "may not specify a duration less than 10 minutes")
+		case s > 1<<32:
+			e.invalid(p.Index(i).Child("expirationSeconds"), s, "may not specify a duration larger than 2^32 seconds")
+		}
+	}
+}
+
+// CSINode judges what a new node has of drivers.
+func CSINode(n *storagev1.CSINode) field.ErrorList {
+	e := meta(&n.ObjectMeta, false, subdomain)
+	e.csiNode(&n.Spec)
+	return e.list
+}
+
+// CSINodeUpdate judges a change: drivers come and go, only what they can take
+// changes.
+func CSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
+	e := metaUpdate(&n.ObjectMeta, &old.ObjectMeta)
+	e.csiNode(&n.Spec)
+	before := make(map[string]storagev1.CSINodeDriver, len(old.Spec.Drivers))
+	for _, d := range old.Spec.Drivers {
+		before[d.Name] = d
+	}
+	for _, d := range n.Spec.Drivers {
+		if was, ok := before[d.Name]; ok {
+			d.Allocatable, was.Allocatable = nil, nil
+			e.immutable(specPath.Child("drivers"), d, was)
+		}
+	}
+	return e.list
+}
+
+func (e *errors) csiNode(spec *storagev1.CSINodeSpec) {
+	names := map[string]bool{}
+	for i, d := range spec.Drivers {
+		p := specPath.Child("drivers").Index(i)
+		e.driverName(p.Child("name"), d.Name)
+		e.need(p, "nodeID", d.NodeID)
+		if len(d.NodeID) > maxNodeID {
+			e.invalid(p.Child("nodeID"), d.NodeID, fmt.Sprintf("must be %d characters or less", maxNodeID))
+		}
+		if d.Allocatable != nil && d.Allocatable.Count != nil {
+			e.notNegative(p.Child("allocatable", "count"), int64(*d.Allocatable.Count))
+		}
+		unique(e, names, p.Child("name"), d.Name, d.Name)
+		keys := map[string]bool{}
+		for _, k := range d.TopologyKeys {
+			if k == "" {
+				e.required(p)
+			}
+			unique(e, keys, p, k, k)
+			e.qualifiedName(p, k)
+		}
+	}
+}
+
+// CSINodeStatusUpdate judges reports of health.
+func CSINodeStatusUpdate(n, old *storagev1.CSINode) field.ErrorList {
+	e := metaUpdate(&n.ObjectMeta, &old.ObjectMeta)
+	names := map[string]bool{}
+	for i, h := range n.Status.StorageHealth {
+		p := statusPath.Child("storageHealth").Index(i)
+		unique(e, names, p, h.Name, h.Name)
+		e.driverName(p.Child("name"), h.Name)
+		at := p.Child("healthConditions")
+		if most := 16; len(h.HealthConditions) > most {
+			e.add(field.TooMany(at, len(h.HealthConditions), most))
+			continue
+		}
+		for j := range h.HealthConditions {
+			e.storageHealth(at.Index(j), &h.HealthConditions[j])
+		}
+	}
+	return e.list
+}
+
+func (e *errors) storageHealth(p *field.Path, c *storagev1.StorageHealthCondition) {
+	const maxReason = 256
+	oneOf(e, p.Child("status"), c.Status, storagev1.StorageUnreachable, storagev1.StorageDegraded)
+	if at := p.Child("reason"); c.Reason == "" {
+		e.required(at)
+	} else {
+		e.msgs(at, c.Reason, metavalidation.IsValidConditionReason(c.Reason))
+		if len(c.Reason) > maxReason {
+			e.add(field.TooLong(at, c.Reason, maxReason))
+		}
+	}
+	if len(c.Message) > maxErrorMessage {
+		e.add(field.TooLong(p.Child("message"), c.Message, maxErrorMessage))
+	}
+	inPtr(e, p.Child("accessMode"), c.AccessMode, corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod)
+	inPtr(e, p.Child("volumeMode"), c.VolumeMode, corev1.PersistentVolumeFilesystem, corev1.PersistentVolumeBlock)
+}
+
+// CSIStorageCapacity judges a new report.
+func CSIStorageCapacity(c *storagev1.CSIStorageCapacity) field.ErrorList {
+	e := meta(&c.ObjectMeta, true, subdomain)
+	e.storageCapacity(c)
+	return e.list
+}
+
+// CSIStorageCapacityUpdate judges a changed one; what it is about stays.
+func CSIStorageCapacityUpdate(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
+	e := metaUpdate(&c.ObjectMeta, &old.ObjectMeta)
+	e.storageCapacity(c)
+	e.immutable(field.NewPath("nodeTopology"), c.NodeTopology, old.NodeTopology)
+	e.immutable(field.NewPath("storageClassName"), c.StorageClassName, old.StorageClassName)
+	return e.list
+}
+
+func (e *errors) storageCapacity(c *storagev1.CSIStorageCapacity) {
+	e.selector(field.NewPath("nodeTopology"), c.NodeTopology)
+	e.msgs(field.NewPath("storageClassName"), c.StorageClassName, subdomain(c.StorageClassName, false))
+	if q := c.Capacity; q != nil && negative(*q) {
+		e.invalid(field.NewPath("capacity"), q.String(), apivalidation.IsNegativeErrorMsg)
+	}
+}
+
+// VolumeAttributesClass judges a new class.
+func VolumeAttributesClass(c *storagev1.VolumeAttributesClass) field.ErrorList {
+	e := meta(&c.ObjectMeta, false, subdomain)
+	e.volumeAttributes(c)
+	return e.list
+}
+
+// VolumeAttributesClassUpdate judges a changed one: only metadata changes.
+func VolumeAttributesClassUpdate(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
+	e := metaUpdate(&c.ObjectMeta, &old.ObjectMeta)
+	if c.DriverName != old.DriverName {
+		e.forbid(field.NewPath("driverName"), "updates to driverName are forbidden.")
+	}
+	if !same(c.Parameters, old.Parameters) {
+		e.forbid(field.NewPath("parameters"), "updates to parameters are forbidden.")
+	}
+	e.volumeAttributes(c)
+	return e.list
+}
+
+func (e *errors) volumeAttributes(c *storagev1.VolumeAttributesClass) {
+	e.provisioner(field.NewPath("driverName"), c.DriverName)
+	e.parameters(field.NewPath("parameters"), c.Parameters)
+	if len(c.Parameters) == 0 {
+		e.add(field.Required(field.NewPath("parameters"), "must contain at least one key/value pair"))
 	}
 }

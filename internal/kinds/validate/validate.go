@@ -27,6 +27,7 @@ import (
 const (
 	notInteger  = "must be an integer"
 	notPositive = "must be greater than zero"
+	notQuantity = "must be a valid resource quantity"
 	fileMode    = "must be a number between 0 and 0777 (octal), both inclusive"
 )
 

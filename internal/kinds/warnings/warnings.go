@@ -22,13 +22,16 @@ const (
 	seccompContainer = "container.seccomp.security.alpha.kubernetes.io/"
 )
 
-// oldNodeLabels were replaced by stable names.
+// oldNodeLabels say what to use instead.
 var oldNodeLabels = map[string]string{
-	corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
-	corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
-	corev1.LabelInstanceType:            corev1.LabelInstanceTypeStable,
-	"beta.kubernetes.io/os":             corev1.LabelOSStable,
-	"beta.kubernetes.io/arch":           corev1.LabelArchStable,
+	"beta.kubernetes.io/arch":                       `deprecated since v1.14; use "kubernetes.io/arch" instead`,
+	"beta.kubernetes.io/os":                         `deprecated since v1.14; use "kubernetes.io/os" instead`,
+	corev1.LabelFailureDomainBetaRegion:             `deprecated since v1.17; use "topology.kubernetes.io/region" instead`,
+	corev1.LabelFailureDomainBetaZone:               `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`,
+	corev1.LabelInstanceType:                        `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`,
+	"app.kubernetes.io/created-by":                  "deprecated since v1.9",
+	"scheduler.alpha.kubernetes.io/preferAvoidPods": "deprecated since v1.22; use Taints and Tolerations instead",
+	"node-role.kubernetes.io/master":                `use "node-role.kubernetes.io/control-plane" instead`,
 }
 
 type list []string
@@ -96,11 +99,6 @@ func Ingress(_, old *networkingv1.Ingress) []string { return inert("Ingress", ol
 // ResourceQuota is not enforced yet.
 func ResourceQuota(_, old *corev1.ResourceQuota) []string { return inert("ResourceQuota", old == nil) }
 
-// PersistentVolumeClaim is not bound yet.
-func PersistentVolumeClaim(_, old *corev1.PersistentVolumeClaim) []string {
-	return inert("PersistentVolumeClaim", old == nil)
-}
-
 func template(t *corev1.PodTemplateSpec) []string {
 	var l list
 	l.podSpec(field.NewPath("spec", "template"), &t.Spec, t.Annotations)
@@ -123,8 +121,8 @@ func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[stri
 		}
 	}
 	for key := range spec.NodeSelector {
-		if now, ok := oldNodeLabels[key]; ok {
-			l.addf("%s: deprecated since v1.14; use %q instead", at("spec", "nodeSelector").Key(key), now)
+		if why, ok := oldNodeLabels[key]; ok {
+			l.addf("%s: %s", at("spec", "nodeSelector").Key(key), why)
 		}
 	}
 	containers := func(name string, list []corev1.Container) {
@@ -167,18 +165,6 @@ func Node(n, _ *corev1.Node) []string {
 	var l list
 	if n.Spec.DoNotUseExternalID != "" {
 		l.addf("spec.externalID: this field is deprecated, and is unused by Kubernetes")
-	}
-	return l
-}
-
-// PersistentVolume warns of what is on its way out.
-func PersistentVolume(pv, _ *corev1.PersistentVolume) []string {
-	var l list
-	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
-		l.addf("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
-	}
-	if _, ok := pv.Annotations[corev1.BetaStorageClassAnnotation]; ok {
-		l.addf("metadata.annotations[%s]: deprecated since v1.8; use \"storageClassName\" attribute instead", corev1.BetaStorageClassAnnotation)
 	}
 	return l
 }

@@ -8,6 +8,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -55,5 +57,23 @@ func TestOthers(t *testing.T) {
 	only(t, Endpoints(nil, nil), "use discovery.k8s.io/v1 EndpointSlice")
 	only(t, NetworkPolicy(&networkingv1.NetworkPolicy{}, nil), "does not act on them yet")
 	only(t, NetworkPolicy(&networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicy{}))
-	only(t, PersistentVolume(&corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: "Recycle"}}, nil), "Recycle reclaim policy is deprecated")
+}
+
+func TestStorage(t *testing.T) {
+	pv := &corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{
+		PersistentVolumeReclaimPolicy: "Recycle", PersistentVolumeSource: corev1.PersistentVolumeSource{RBD: &corev1.RBDPersistentVolumeSource{}},
+		NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelFailureDomainBetaZone}},
+		}}}},
+	}}
+	only(t, PersistentVolume(pv, nil), "does not act on them yet", "Recycle reclaim policy is deprecated",
+		`spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].key: failure-domain.beta.kubernetes.io/zone is deprecated since v1.17; use "topology.kubernetes.io/zone" instead`,
+		"spec.rbd: deprecated in v1.28, non-functional in v1.31+")
+	pvc := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{Resources: corev1.VolumeResourceRequirements{
+		Requests: corev1.ResourceList{"storage": resource.MustParse("0.5")}, Limits: corev1.ResourceList{"storage": resource.MustParse("1Gi")},
+	}}}
+	only(t, PersistentVolumeClaim(pvc, pvc), `spec.resources.requests[storage]: fractional byte value "500m" is invalid, must be an integer`)
+	driver := &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{}}}}
+	only(t, CSIDriver(driver, &storagev1.CSIDriver{}), "spec.serviceAccountTokenInSecrets is unset")
+	only(t, CSIDriver(driver, driver))
 }
