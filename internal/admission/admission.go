@@ -28,6 +28,7 @@ const (
 type Request struct {
 	User      user.Info
 	Operation Operation
+	Verb      string // of an update: "update" or "patch"
 	Ref       kinds.Ref
 	// Object is the new state (nil for Delete); Mutate may change it. For a
 	// subresource with a body of its own (Binding, Eviction, TokenRequest) it

@@ -155,10 +155,10 @@ func compact(r rbacv1.PolicyRule) string {
 }
 
 // request that may be allowed.
-type request struct{ verb, group, resource, namespace, name string }
+type request struct{ verb, group, resource, sub, namespace, name string }
 
 func may(ctx context.Context, a authorizer.UnconditionalAuthorizer, u user.Info, r request) bool {
-	d, _, err := a.Authorize(ctx, authorizer.AttributesRecord{User: u, Verb: r.verb, APIGroup: r.group, APIVersion: "v1", Resource: r.resource,
+	d, _, err := a.Authorize(ctx, authorizer.AttributesRecord{User: u, Verb: r.verb, APIGroup: r.group, APIVersion: "v1", Resource: r.resource, Subresource: r.sub,
 		Namespace: r.namespace, Name: r.name, ResourceRequest: true})
 	return err == nil && d == authorizer.DecisionAllow
 }

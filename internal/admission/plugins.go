@@ -83,6 +83,7 @@ func Default(cfg Config) ([]Plugin, error) {
 		certificateSigning{cfg.Authz},
 		certificateSubject{},
 		denyExternalIPs{},
+		deviceClaims{c},
 	}, nil
 }
 

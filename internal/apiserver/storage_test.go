@@ -78,3 +78,38 @@ func TestVolumeStatus(t *testing.T) {
 		t.Errorf("status: %s", a.raw)
 	}
 }
+
+func TestDevices(t *testing.T) {
+	w := newWorld(t)
+	const devices = "/apis/resource.k8s.io/v1/"
+	slice := func(name, node string) string {
+		return `{"metadata": {"name": "` + name + `"}, "spec": {"driver": "gpu.example", "pool": {"name": "p", "resourceSliceCount": 1}, "nodeName": "` + node + `", "devices": [{"name": "a", "taints": [{"key": "k", "effect": "NoSchedule"}]}]}}`
+	}
+	w.must(t, 201, "POST", devices+"resourceslices", slice("s1", "n1"))
+	a := w.must(t, 201, "POST", devices+"resourceslices", slice("s2", "n2"))
+	made, _ := a.at("metadata.creationTimestamp").(string)
+	if a.at("metadata.generation") != float64(1) || !strings.Contains(a.raw, `"timeAdded":"`+made+`"`) {
+		t.Errorf("created: %s", a.raw)
+	}
+	a = w.must(t, 200, "GET", devices+"resourceslices?fieldSelector=spec.nodeName%3Dn2", "", "Accept", tableType)
+	if !slices.Equal(a.cells(), []string{"s2"}) {
+		t.Errorf("by node: %q", a.cells())
+	}
+	claim := func(expression string) string {
+		return `{"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "selectors": [{"cel": {"expression": "` + expression + `"}}]}}]}}}`
+	}
+	const claims = devices + "namespaces/default/resourceclaims"
+	if a = w.must(t, 422, "POST", claims, claim("device.drivr == 'x'")); !strings.Contains(a.raw, "undefined field 'drivr'") {
+		t.Errorf("expression: %s", a.raw)
+	}
+	if a = w.must(t, 201, "POST", claims, claim("device.driver == 'gpu.example'")); !strings.Contains(a.raw, `"allocationMode":"ExactCount","count":1`) {
+		t.Errorf("claim: %s", a.raw)
+	}
+	if a = w.must(t, 422, "PATCH", claims+"/c", `{"spec": {"devices": {"requests": []}}}`, "Content-Type", mergeType); !strings.Contains(a.raw, "field is immutable") {
+		t.Errorf("immutable: %s", a.raw)
+	}
+	allocation := `{"status": {"allocation": {"devices": {"results": [{"request": "r", "driver": "gpu.example", "pool": "p", "device": "a"}]}}}}`
+	if a = w.must(t, 200, "PATCH", claims+"/c/status", allocation, "Content-Type", mergeType); a.at("status.allocation") == nil {
+		t.Errorf("status: %s", a.raw)
+	}
+}

@@ -410,7 +410,7 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		if k.Stamp != nil {
 			k.Stamp(obj, old, metav1.NewTime(s.now().Truncate(time.Second)))
 		}
-		req := &admission.Request{User: c.user, Operation: admission.Update, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, Warn: c.warn}
+		req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, Warn: c.warn}
 		if err := s.mutate(c.ctx, req); err != nil {
 			return change{}, err
 		}

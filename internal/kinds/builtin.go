@@ -405,6 +405,7 @@ func Builtin() *Table {
 		apiregistration,
 		asked,
 		storageKinds,
+		resourceKinds,
 	))
 }
 

@@ -14,6 +14,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -79,6 +80,11 @@ func TestHeadings(t *testing.T) {
 		CSINode:                   "Name Drivers Age",
 		CSIStorageCapacity:        "Name StorageClassName Capacity",
 		VolumeAttributesClass:     "Name DriverName Age",
+		DeviceClass:               "Name Age",
+		ResourceClaim:             "Name State Age",
+		ResourceClaimTemplate:     "Name Age",
+		ResourceSlice:             "Name Node Driver Pool Age",
+		DeviceTaintRule:           "Name Key Value Effect TimeAdded Age",
 		PodTemplate:               "Name Containers Images Pod Labels",
 		APIService:                "Name Service Available Age",
 	}
@@ -259,6 +265,11 @@ func TestLines(t *testing.T) {
 			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{"Persistent", "Ephemeral"}}}, "x false false false a,b false Persistent,Ephemeral 26h"},
 		{CSINode, &storagev1.CSINode{ObjectMeta: m, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{}, {}}}}, "x 2 26h"},
 		{CSIStorageCapacity, &storagev1.CSIStorageCapacity{ObjectMeta: m, StorageClassName: "c", Capacity: ptr(resource.MustParse("1Gi"))}, "x c 1Gi"},
+		{ResourceClaim, &resourcev1.ResourceClaim{ObjectMeta: m}, "x pending 26h"},
+		{ResourceClaim, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: "x", DeletionTimestamp: &clock}, Status: resourcev1.ResourceClaimStatus{Allocation: &resourcev1.AllocationResult{}, ReservedFor: make([]resourcev1.ResourceClaimConsumerReference, 1)}},
+			"x deleted,allocated,reserved <unknown>"},
+		{ResourceSlice, &resourcev1.ResourceSlice{ObjectMeta: m, Spec: resourcev1.ResourceSliceSpec{Driver: "d", Pool: resourcev1.ResourcePool{Name: "p"}, NodeName: ptr("n")}}, "x n d p 26h"},
+		{DeviceTaintRule, &resourcev1.DeviceTaintRule{ObjectMeta: m, Spec: resourcev1.DeviceTaintRuleSpec{Taint: resourcev1.DeviceTaint{Key: "k", Value: "v", Effect: "NoExecute", TimeAdded: ptr(ago(time.Minute))}}}, "x k v NoExecute 60s 26h"},
 		{VolumeAttributesClass, &storagev1.VolumeAttributesClass{ObjectMeta: m, DriverName: "d"}, "x d 26h"},
 	} {
 		if got := line(tc.kind, tc.obj); got != tc.want {
@@ -313,6 +324,9 @@ func TestFields(t *testing.T) {
 		{Secret, &corev1.Secret{Type: "Opaque"}, "type", "Opaque"},
 		{Service, &corev1.Service{Spec: corev1.ServiceSpec{Type: "NodePort"}}, "spec.type", "NodePort"},
 		{PersistentVolume, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}}, "name", "v"},
+		{ResourceSlice, &resourcev1.ResourceSlice{}, "spec.nodeName", ""},
+		{ResourceSlice, &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Driver: "d"}}, "spec.driver", "d"},
+		{ResourceSlice, &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Pool: resourcev1.ResourcePool{Name: "p"}}}, "spec.pool.name", "p"},
 		{ReplicaSet, &appsv1.ReplicaSet{Status: appsv1.ReplicaSetStatus{Replicas: 3}}, "status.replicas", "3"},
 		{CertificateSigningRequest, &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{SignerName: "s"}}, "spec.signerName", "s"},
 	} {

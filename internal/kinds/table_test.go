@@ -105,6 +105,8 @@ func TestSubresources(t *testing.T) {
 		"apiservices.apiregistration.k8s.io":             "status",
 		"volumeattachments.storage.k8s.io":               "status",
 		"csinodes.storage.k8s.io":                        "status",
+		"resourceclaims.resource.k8s.io":                 "status",
+		"devicetaintrules.resource.k8s.io":               "status",
 	}
 	for _, k := range Builtin().All() {
 		var have []string

@@ -256,3 +256,21 @@ spec:
 spec: {source: {inlineVolumeSpec: {hostPath: {path: /x, type: ""}}}}
 `)
 }
+
+func TestDevices(t *testing.T) {
+	as(t, "claim", `
+spec:
+  devices:
+    requests:
+    - {name: a, exactly: {deviceClassName: c, tolerations: [{key: k}]}}
+    - {name: b, exactly: {deviceClassName: c, allocationMode: All}}
+    - {name: d, firstAvailable: [{name: s, deviceClassName: c, count: 2, tolerations: [{operator: Exists}]}]}
+`, ResourceClaim, `
+spec:
+  devices:
+    requests:
+    - {name: a, exactly: {deviceClassName: c, allocationMode: ExactCount, count: 1, tolerations: [{key: k, operator: Equal}]}}
+    - {name: b, exactly: {deviceClassName: c, allocationMode: All}}
+    - {name: d, firstAvailable: [{name: s, deviceClassName: c, allocationMode: ExactCount, count: 2, tolerations: [{operator: Exists}]}]}
+`)
+}

@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -322,5 +323,69 @@ func TestStorageStatus(t *testing.T) {
 	n := &storagev1.CSINode{Status: storagev1.CSINodeStatus{StorageHealth: []storagev1.StorageHealth{{Name: "d"}}}}
 	if CSINodeStatusUpdate(n, &storagev1.CSINode{}); n.Status.StorageHealth != nil {
 		t.Errorf("node: %+v", n)
+	}
+}
+
+func TestResourceClaimStatus(t *testing.T) {
+	old := &resourcev1.ResourceClaim{Status: resourcev1.ResourceClaimStatus{Allocation: &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{
+		Results: []resourcev1.DeviceRequestAllocationResult{{Driver: "d", Pool: "p", Device: "a"}, {Driver: "d", Pool: "p", Device: "b"}},
+	}}}}
+	said := []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p", Device: "a"}, {Driver: "d", Pool: "p", Device: "b"}, {Driver: "d", Pool: "p", Device: "never"}}
+	c := old.DeepCopy()
+	c.Status.Devices = said
+	c.Status.Allocation.Devices.Results = c.Status.Allocation.Devices.Results[:1]
+	c.Status.Allocation.Devices.Results[0].SkipNodeOperations = []resourcev1.SkipNodeOperation{"*"}
+	ResourceClaimStatusUpdate(c, old)
+	if d := c.Status.Devices; len(d) != 2 || d[0].Device != "a" || d[1].Device != "never" || c.Status.Allocation.Devices.Results[0].SkipNodeOperations != nil {
+		t.Errorf("one given back: %+v", c.Status)
+	}
+	c.Status.Allocation, c.Status.Devices = nil, said[:2]
+	if ResourceClaimStatusUpdate(c, old); c.Status.Devices != nil {
+		t.Errorf("all given back: %+v", c.Status)
+	}
+	if said[0].Device != "a" || said[1].Device != "b" {
+		t.Error("the client's list was changed in place")
+	}
+}
+
+func TestDeviceTaintTimes(t *testing.T) {
+	made, now := metav1.Unix(1, 0), metav1.Unix(9, 0)
+	old := &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: made}, Spec: resourcev1.DeviceTaintRuleSpec{Taint: resourcev1.DeviceTaint{Key: "k", Effect: "NoSchedule"}}}
+	if DeviceTaintRuleCreate(old); !old.Spec.Taint.TimeAdded.Equal(&made) || old.Generation != 1 {
+		t.Fatalf("created: %+v", old)
+	}
+	for _, tc := range []struct {
+		name       string
+		effect     resourcev1.DeviceTaintEffect
+		at         *metav1.Time
+		want       metav1.Time
+		generation int64
+	}{
+		{"same", "NoSchedule", &made, made, 1},
+		{"left out", "NoSchedule", nil, now, 2},
+		{"another effect", "NoExecute", &made, now, 2},
+		{"another effect and time", "NoExecute", ptr(metav1.Unix(5, 0)), metav1.Unix(5, 0), 2},
+	} {
+		r := old.DeepCopy()
+		r.Spec.Taint.Effect, r.Spec.Taint.TimeAdded = tc.effect, tc.at
+		DeviceTaintRuleUpdate(r, old)
+		DeviceTaintRuleStamp(r, old, now)
+		if !r.Spec.Taint.TimeAdded.Equal(&tc.want) || r.Generation != tc.generation {
+			t.Errorf("%s: %v, generation %d", tc.name, r.Spec.Taint.TimeAdded, r.Generation)
+		}
+	}
+	s := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: made}, Spec: resourcev1.ResourceSliceSpec{
+		PartitionTypeAttribute: ptr(resourcev1.FullyQualifiedName("a/b")),
+		Devices:                []resourcev1.Device{{Taints: []resourcev1.DeviceTaint{{Key: "k"}}, Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"x": {IntValues: []int64{1}}}}},
+	}}
+	ResourceSliceCreate(s)
+	if d := s.Spec.Devices[0]; !d.Taints[0].TimeAdded.Equal(&made) || d.Attributes["x"].IntValues != nil || s.Spec.PartitionTypeAttribute != nil {
+		t.Errorf("slice: %+v", s)
+	}
+	next := s.DeepCopy()
+	next.Spec.Devices[0].Taints = append(next.Spec.Devices[0].Taints, resourcev1.DeviceTaint{Key: "l"})
+	ResourceSliceUpdate(next, s)
+	if ResourceSliceStamp(next, s, now); !next.Spec.Devices[0].Taints[1].TimeAdded.Equal(&now) || next.Generation != 2 {
+		t.Errorf("changed slice: %+v", next)
 	}
 }

@@ -44,7 +44,10 @@ var (
 )
 
 // errors gathers; its zero value is ready.
-type errors struct{ list field.ErrorList }
+type errors struct {
+	list        field.ErrorList
+	expressions int // bytes of CEL that were compiled
+}
 
 func (e *errors) add(errs ...*field.Error)         { e.list = append(e.list, errs...) }
 func (e *errors) all(errs field.ErrorList)         { e.list = append(e.list, errs...) }
