@@ -406,6 +406,7 @@ func Builtin() *Table {
 		asked,
 		storageKinds,
 		resourceKinds,
+		migrationKinds,
 	))
 }
 

@@ -17,6 +17,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	migrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -84,6 +85,7 @@ func TestHeadings(t *testing.T) {
 		ResourceClaim:             "Name State Age",
 		ResourceClaimTemplate:     "Name Age",
 		ResourceSlice:             "Name Node Driver Pool Age",
+		StorageVersionMigration:   "Name Resource Status",
 		DeviceTaintRule:           "Name Key Value Effect TimeAdded Age",
 		PodTemplate:               "Name Containers Images Pod Labels",
 		APIService:                "Name Service Available Age",
@@ -270,6 +272,8 @@ func TestLines(t *testing.T) {
 			"x deleted,allocated,reserved <unknown>"},
 		{ResourceSlice, &resourcev1.ResourceSlice{ObjectMeta: m, Spec: resourcev1.ResourceSliceSpec{Driver: "d", Pool: resourcev1.ResourcePool{Name: "p"}, NodeName: ptr("n")}}, "x n d p 26h"},
 		{DeviceTaintRule, &resourcev1.DeviceTaintRule{ObjectMeta: m, Spec: resourcev1.DeviceTaintRuleSpec{Taint: resourcev1.DeviceTaint{Key: "k", Value: "v", Effect: "NoExecute", TimeAdded: ptr(ago(time.Minute))}}}, "x k v NoExecute 60s 26h"},
+		{StorageVersionMigration, &migrationv1.StorageVersionMigration{ObjectMeta: m, Spec: migrationv1.StorageVersionMigrationSpec{Resource: metav1.GroupResource{Group: "apps", Resource: "deployments"}}}, "x deployments.apps Unknown"},
+		{StorageVersionMigration, &migrationv1.StorageVersionMigration{ObjectMeta: m, Status: migrationv1.StorageVersionMigrationStatus{Conditions: []metav1.Condition{{Type: "Running", Status: "True"}, {Type: "Failed", Status: "False"}}}}, "x  Running"},
 		{VolumeAttributesClass, &storagev1.VolumeAttributesClass{ObjectMeta: m, DriverName: "d"}, "x d 26h"},
 	} {
 		if got := line(tc.kind, tc.obj); got != tc.want {

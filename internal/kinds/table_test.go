@@ -100,13 +100,14 @@ func TestSubresources(t *testing.T) {
 		"replicasets.apps":       "scale status",
 		"statefulsets.apps":      "scale status",
 		"daemonsets.apps":        "status",
-		"certificatesigningrequests.certificates.k8s.io": "approval status",
-		"ingresses.networking.k8s.io":                    "status",
-		"apiservices.apiregistration.k8s.io":             "status",
-		"volumeattachments.storage.k8s.io":               "status",
-		"csinodes.storage.k8s.io":                        "status",
-		"resourceclaims.resource.k8s.io":                 "status",
-		"devicetaintrules.resource.k8s.io":               "status",
+		"certificatesigningrequests.certificates.k8s.io":   "approval status",
+		"ingresses.networking.k8s.io":                      "status",
+		"apiservices.apiregistration.k8s.io":               "status",
+		"volumeattachments.storage.k8s.io":                 "status",
+		"csinodes.storage.k8s.io":                          "status",
+		"resourceclaims.resource.k8s.io":                   "status",
+		"devicetaintrules.resource.k8s.io":                 "status",
+		"storageversionmigrations.storagemigration.k8s.io": "status",
 	}
 	for _, k := range Builtin().All() {
 		var have []string
