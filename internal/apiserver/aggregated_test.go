@@ -75,10 +75,8 @@ func newAggregated(t *testing.T) (*world, *wardle, *aggregate.Aggregator) {
 		c.Backend = func(gv schema.GroupVersion) *aggregate.Backend { return agg.Backend(gv) }
 	})
 	client := front.Renewing(pki.Leaf{CommonName: "front-proxy-client"}, time.Now)
-	changed := make(chan struct{}, 16)
 	agg, err = aggregate.New(aggregate.Config{View: v, Client: w.server.Client(admin), Certificate: client.GetClientCertificate,
-		Resolve: func(string, string, int32) (string, error) { return b.Listener.Addr().String(), nil },
-		Changed: func() { changed <- struct{}{} }})
+		Resolve: func(string, string, int32) (string, error) { return b.Listener.Addr().String(), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +171,7 @@ func TestAggregation(t *testing.T) {
 	if a := w.must(t, 200, "GET", "/apis/wardle.example.com/v1alpha1", ""); !strings.Contains(a.raw, "flunders/status") {
 		t.Errorf("its discovery: %s", a.raw)
 	}
-	d := agg.Backends()[0].Discovery()
+	d := agg.Remotes().Versions[0].Resources
 	if len(d.Resources) != 1 || len(d.Resources[0].Subresources) != 1 || d.Resources[0].ResponseKind.Kind != "Flunder" || d.Freshness != "Current" {
 		t.Errorf("aggregated discovery: %+v", d)
 	}

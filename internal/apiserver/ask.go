@@ -10,6 +10,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -20,6 +21,9 @@ import (
 )
 
 func gvkOf(obj runtime.Object) (schema.GroupVersionKind, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return u.GroupVersionKind(), nil
+	}
 	gvks, _, err := codec.Scheme().ObjectKinds(obj)
 	if err != nil {
 		return schema.GroupVersionKind{}, err

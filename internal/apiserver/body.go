@@ -12,9 +12,12 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/internal/codec"
+	"knarr.dev/knarr/internal/kinds"
 )
 
 func listOptions(q url.Values) (metav1.ListOptions, error) {
@@ -86,25 +89,26 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 	if err != nil {
 		return err
 	}
+	want, err := gvkOf(obj)
+	if err != nil {
+		return err
+	}
 	unknown, err := codec.DecodeBody(f, data, obj)
 	if err != nil {
-		return undecodable(err, data, obj)
+		return undecodable(err, data, obj, want)
 	}
+	pruned, err := prune(s.cfg.Kinds.ByGVK(want), obj)
+	if err != nil {
+		return badRequest("%s in version %q cannot be handled as a %s: %v", want.Kind, want.Version, want.Kind, err)
+	}
+	unknown = append(unknown, pruned...)
 	return policy.judge(unknown, warn, func(text string) error {
-		want, err := gvkOf(obj)
-		if err != nil {
-			return err
-		}
 		return badRequest("%s in version %q cannot be handled as a %s: %s", want.Kind, want.Version, want.Kind, text)
 	})
 }
 
 // undecodable says why a body is not what the URL asks for, in upstream's words.
-func undecodable(cause error, data []byte, into runtime.Object) error {
-	want, err := gvkOf(into)
-	if err != nil {
-		return err
-	}
+func undecodable(cause error, data []byte, into runtime.Object, want schema.GroupVersionKind) error {
 	var wrong *codec.WrongKind
 	switch {
 	case !errors.As(cause, &wrong):
@@ -113,12 +117,30 @@ func undecodable(cause error, data []byte, into runtime.Object) error {
 		}
 		const shown = 30 // bytes of the body, which may be binary
 		return badRequest("the object provided is unrecognized (must be of type %s): %v (%x ...)", want.Kind, cause, data[:min(len(data), shown)])
-	case wrong.Got.Kind == want.Kind && codec.Scheme().Recognizes(wrong.Got):
+	case wrong.Got.Kind == want.Kind && isCustom(into), wrong.Got.Kind == want.Kind && codec.Scheme().Recognizes(wrong.Got):
 		return badRequest("the API version in the data (%s) does not match the expected API version (%s)", wrong.Got.GroupVersion(), want.GroupVersion())
 	default:
 		return badRequest("%s in version %q cannot be handled as a %s: no kind %q is registered for version %q",
 			wrong.Got.Kind, wrong.Got.Version, want.Kind, wrong.Got.Kind, wrong.Got.GroupVersion())
 	}
+}
+
+func isCustom(o runtime.Object) bool {
+	_, ok := o.(*unstructured.Unstructured)
+	return ok
+}
+
+// prune takes out of a custom resource what its kind does not have.
+func prune(k *kinds.Kind, o runtime.Object) (unknown []error, err error) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok || k == nil || k.Prune == nil {
+		return nil, nil
+	}
+	paths, err := k.Prune(u.Object)
+	for _, path := range paths {
+		unknown = append(unknown, fmt.Errorf("unknown field %q", path))
+	}
+	return unknown, err
 }
 
 // deleteOptions come in the body, or without one in the query.

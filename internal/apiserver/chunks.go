@@ -104,13 +104,20 @@ func (c *chunks) end() error {
 	return nil
 }
 
+func listKind(k *kinds.Kind) string {
+	if k.ListKind != "" {
+		return k.ListKind
+	}
+	return k.GVK.Kind + "List"
+}
+
 // json writes the list out of the items' JSON.
 func (l *listing) json(ctx context.Context, k *kinds.Kind, write func([]byte) (int, error)) error {
 	meta, err := json.Marshal(l.meta())
 	if err != nil {
 		return err
 	}
-	head := fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, k.GVK.Kind+"List", k.GVK.GroupVersion().String(), meta)
+	head := fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, listKind(k), k.GVK.GroupVersion().String(), meta)
 	if _, err := write(head); err != nil {
 		return err
 	}

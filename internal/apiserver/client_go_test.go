@@ -73,7 +73,7 @@ func newWorldWith(t testing.TB, cc storecache.Config, edit ...func(*apiserver.Co
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 	<-c.Ready()
-	d, err := discovery.New(table, "")
+	d, err := discovery.New(table, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}

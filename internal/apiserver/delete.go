@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -68,6 +69,9 @@ func (s *Server) planDelete(k *kinds.Kind, old kinds.Object, opts *metav1.Delete
 		grace = min(grace, *old.GetDeletionGracePeriodSeconds()) // it never grows
 	}
 	finalizers := deletionFinalizers(k, old, opts)
+	if _, ok := old.(*apiextensionsv1.CustomResourceDefinition); ok && !marked && !slices.Contains(finalizers, apiextensionsv1.CustomResourceCleanupFinalizer) {
+		finalizers = append(finalizers, apiextensionsv1.CustomResourceCleanupFinalizer) // its objects go first
+	}
 	if grace == 0 && len(finalizers) == 0 && !heldBySpec(old) {
 		return change{remove: true}
 	}
@@ -85,10 +89,22 @@ func (s *Server) planDelete(k *kinds.Kind, old kinds.Object, opts *metav1.Delete
 	if !marked && obj.GetGeneration() > 0 {
 		obj.SetGeneration(obj.GetGeneration() + 1)
 	}
-	if ns, ok := obj.(*corev1.Namespace); ok {
-		ns.Status.Phase = corev1.NamespaceTerminating
+	switch o := obj.(type) {
+	case *corev1.Namespace:
+		o.Status.Phase = corev1.NamespaceTerminating
+	case *apiextensionsv1.CustomResourceDefinition:
+		if !marked {
+			terminating(o, metav1.NewTime(s.now()))
+		}
 	}
 	return change{obj: obj}
+}
+
+// terminating says on the definition what will happen to its objects.
+func terminating(crd *apiextensionsv1.CustomResourceDefinition, now metav1.Time) {
+	c := apiextensionsv1.CustomResourceDefinitionCondition{Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue, LastTransitionTime: now,
+		Reason: "InstanceDeletionPending", Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"}
+	crd.Status.Conditions = append(slices.DeleteFunc(slices.Clone(crd.Status.Conditions), func(have apiextensionsv1.CustomResourceDefinitionCondition) bool { return have.Type == c.Type }), c)
 }
 
 func graceOf(o kinds.Object) *int64 {

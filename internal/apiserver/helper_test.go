@@ -1,6 +1,10 @@
 package apiserver_test
 
 import (
+	"encoding/base64"
+	"encoding/pem"
+	"net/http/httptest"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -24,4 +28,9 @@ type statusError struct {
 func (e *statusError) Error() string { return e.message }
 func (e *statusError) Status() metav1.Status {
 	return metav1.Status{Status: metav1.StatusFailure, Code: e.code, Message: e.message}
+}
+
+// bundleOf is a test server's certificate, as clients' configurations hold it.
+func bundleOf(s *httptest.Server) string {
+	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
 }

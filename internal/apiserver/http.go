@@ -257,6 +257,8 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 		return pathNotFound()
 	case in.name == "" && (in.verb == "update" || in.verb == "patch"), in.name != "" && in.sub == "" && in.verb == "create":
 		return methodNotAllowed()
+	case in.verb == "create" && k.Load != nil && !serves(k, in.sub, in.verb):
+		return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "create not allowed while custom resource definition is terminating")
 	case !serves(k, in.sub, in.verb):
 		return methodNotAllowed()
 	case sub.Connect:
@@ -266,8 +268,17 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if err != nil {
 		return err
 	}
+	warn := warner(w)
+	if k.Deprecation != "" {
+		warn(k.Deprecation)
+	}
+	if k.Load != nil && a.format == codec.Protobuf && a.shape == whole && sub.Scale == nil {
+		if a, err = a.withoutProtobuf(r); err != nil {
+			return err
+		}
+	}
 	q := r.URL.Query()
-	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warner(w)}
+	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warn}
 	if c.dryRun, err = dryRun(q); err != nil {
 		return err
 	}

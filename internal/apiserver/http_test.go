@@ -247,13 +247,3 @@ func TestAuthorizerFails(t *testing.T) {
 		t.Errorf("%d %s", a.code, a.raw)
 	}
 }
-
-// TestOpenAPIv2: kubectl shows the text of a 406 only, when it asks for v2
-// about a kind that the server does not have.
-func TestOpenAPIv2(t *testing.T) {
-	w := newWorld(t)
-	a := w.do(t, "GET", "/openapi/v2", "", "Accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
-	if a.code != http.StatusNotAcceptable || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain") || !strings.Contains(a.raw, "check its apiVersion and kind") {
-		t.Errorf("%d %s %s", a.code, a.header.Get("Content-Type"), a.raw)
-	}
-}

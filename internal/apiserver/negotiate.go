@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -40,7 +41,16 @@ var formatOfType = map[string]codec.Format{
 }
 
 // negotiate takes the first entry of Accept that can be served.
-func negotiate(r *http.Request) (accepted, error) {
+func negotiate(r *http.Request) (accepted, error) { return negotiateAmong(r, formatOfType) }
+
+// withoutProtobuf negotiates again, for objects that have no such form.
+func (accepted) withoutProtobuf(r *http.Request) (accepted, error) {
+	rest := maps.Clone(formatOfType)
+	delete(rest, typeProtobuf)
+	return negotiateAmong(r, rest)
+}
+
+func negotiateAmong(r *http.Request, types map[string]codec.Format) (accepted, error) {
 	header := strings.Join(r.Header.Values("Accept"), ",")
 	if header == "" {
 		header = typeJSON
@@ -50,7 +60,7 @@ func negotiate(r *http.Request) (accepted, error) {
 		if err != nil {
 			continue
 		}
-		f, ok := formatOfType[t]
+		f, ok := types[t]
 		if !ok {
 			continue
 		}
@@ -70,7 +80,11 @@ func negotiate(r *http.Request) (accepted, error) {
 		}
 		return a, nil
 	}
-	return accepted{}, statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
+	return accepted{}, notAcceptable()
+}
+
+func notAcceptable() error {
+	return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
 		"only the following media types are accepted: %s", strings.Join([]string{typeJSON, typeYAML, typeProtobuf}, ", "))
 }
 

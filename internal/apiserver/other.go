@@ -49,12 +49,6 @@ func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
 		}
 		promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 		return nil
-	case "openapi":
-		if check == "v2" {
-			// Of all codes this is the one whose text kubectl shows.
-			http.Error(w, "the server describes itself in OpenAPI v3, and kubectl asks for v2 about a kind that is not served: check its apiVersion and kind", http.StatusNotAcceptable)
-			return nil
-		}
 	case "":
 		w.Header().Set("Content-Type", typeJSON)
 		return json.NewEncoder(w).Encode(map[string]any{"paths": s.paths()})

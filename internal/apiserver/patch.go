@@ -29,6 +29,9 @@ const (
 
 // patch applies a patch to the object, or to its Scale.
 func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (runtime.Object, error) {
+	if t == types.StrategicMergePatchType && c.ref.Kind.Load != nil && c.ref.Sub != "scale" {
+		return nil, unknownPatch(types.JSONPatchType, types.MergePatchType)
+	}
 	if err := checkPatch(t, data); err != nil {
 		return nil, err
 	}
@@ -66,11 +69,18 @@ func checkPatch(t types.PatchType, data []byte) error {
 		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 			"server-side apply is not supported by this version: use kubectl apply without --server-side")
 	default:
-		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
-			"the body of the request was in an unknown format - accepted media types include: %s",
-			strings.Join([]string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}, ", "))
+		return unknownPatch(types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType)
 	}
 	return nil
+}
+
+func unknownPatch(known ...types.PatchType) error {
+	names := make([]string, len(known))
+	for i, t := range known {
+		names[i] = string(t)
+	}
+	return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+		"the body of the request was in an unknown format - accepted media types include: %s", strings.Join(names, ", "))
 }
 
 // applyJSONPatch runs the operations. A copy can double the document: so there
@@ -113,6 +123,11 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 	if err != nil {
 		return nil, invalidPatch(data, err.Error())
 	}
+	pruned, err := prune(c.ref.Kind, into)
+	if err != nil {
+		return nil, invalidPatch(data, err.Error())
+	}
+	unknown = append(unknown, pruned...)
 	finish(into)
 	if t != types.JSONPatchType { // a field that the patch names twice is gone after merging
 		var m map[string]any

@@ -22,7 +22,7 @@ type part struct {
 // touches has to go through JSON. ok is false for patches that this does not
 // cover: whoever patches lists and maps at the top, or deletes a whole part.
 func partsOf(obj runtime.Object, t types.PatchType, data []byte) (parts []part, rest map[string]json.RawMessage, ok bool) {
-	if t != types.MergePatchType && t != types.StrategicMergePatchType {
+	if t != types.MergePatchType && t != types.StrategicMergePatchType || isCustom(obj) {
 		return nil, nil, false
 	}
 	var m map[string]json.RawMessage

@@ -179,9 +179,14 @@ type listing struct {
 
 // token is where a continued list goes on.
 type token struct {
-	Rev   int64  `json:"rv"`    // newest: whatever stands then
-	Start string `json:"start"` // last key that was sent
+	Rev   int64  `json:"rv"`           // newest: whatever stands then
+	Start string `json:"start"`        // last key that was sent
+	At    int64  `json:"at,omitempty"` // Unix time in seconds of the first part
 }
+
+// old tokens are refused even if nothing has changed meanwhile: how long one
+// holds must not hang on how busy the server is.
+func (t token) old(now time.Time) bool { return t.At != 0 && now.Sub(time.Unix(t.At, 0)) > pageAge }
 
 // newest in a token: the list goes on at the key, but no longer at its revision.
 const newest = -1
@@ -228,7 +233,11 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 	}
 	if left > 0 {
 		last := out.items[len(out.items)-1]
-		out.next = token{Rev: content.rev, Start: itemKey(k, last.Namespace, last.Name)}.encode()
+		begun := s.now().Unix()
+		if o.Continue != "" {
+			begun = content.begun
+		}
+		out.next = token{Rev: content.rev, Start: itemKey(k, last.Namespace, last.Name), At: begun}.encode()
 		if sel.everything() {
 			out.remaining = &left
 		}
@@ -257,6 +266,7 @@ func checkListOptions(o metav1.ListOptions) error {
 // content is a kind's objects at one revision.
 type content struct {
 	rev   int64
+	begun int64 // Unix time of the first part of a list that goes on
 	after func(key string) iter.Seq[*cache.Item]
 }
 
@@ -272,15 +282,20 @@ func (s *Server) content(ctx context.Context, k *kinds.Kind, namespace string, o
 				return content{}, "", err
 			}
 			l := s.cfg.Cache.List(k, namespace)
-			return content{rev: l.Rev, after: l.After}, t.Start, nil
+			return content{rev: l.Rev, after: l.After, begun: s.now().Unix()}, t.Start, nil
+		}
+		if t.old(s.now()) {
+			return content{}, "", tooOld(t)
 		}
 		if c, ok := s.pages.find(k, namespace, t.Rev, s.now()); ok {
+			c.begun = t.At
 			return c, t.Start, nil
 		}
 		c, err := s.past(ctx, k, namespace, t.Rev)
 		if errors.Is(err, store.ErrCompacted) {
 			err = tooOld(t)
 		}
+		c.begun = t.At
 		return c, t.Start, err
 	}
 	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact || o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0" && o.ResourceVersionMatch == "" {

@@ -61,6 +61,9 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 		if c.ref.Sub != "" {
 			into = k.Subresources[c.ref.Sub].New
 		}
+		if a.shape != whole { // a question has no metadata to show
+			return notAcceptable()
+		}
 		obj := into()
 		if err := s.decode(w, r, obj, c.warn); err != nil {
 			return err

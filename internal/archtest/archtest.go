@@ -41,7 +41,7 @@ var bans = []ban{
 	{path: "k8s.io/apiserver/pkg/registry", reason: "the generic server is never used"},
 	{path: "k8s.io/apiserver/pkg/storage", reason: "the generic server is never used", allow: []string{"k8s.io/apiserver/pkg/storage/value"}},
 	{path: "k8s.io/kube-aggregator", reason: "only its wire types are taken", allow: []string{"k8s.io/kube-aggregator/pkg/apis"}},
-	{path: "k8s.io/client-go", reason: "components use client.Client and view.View; client-go is for the edges",
+	{path: "k8s.io/client-go", reason: "components use client.Client and view.View; client-go is for the edges", allow: []string{"k8s.io/client-go/util/jsonpath"},
 		except: []string{"cmd/kubectl", "internal/cli", "internal/client/remote", "internal/view/remote", "bench"}},
 	{path: "k8s.io/kubectl", reason: "kubectl is a binary of its own", except: []string{"cmd/kubectl"}},
 	{path: "go.etcd.io/etcd", reason: "etcd hides behind store.Store", except: []string{"internal/store/etcd"}},
@@ -82,6 +82,7 @@ var layers = []layer{
 	{"internal/auth", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/codec", "internal/reconcile", "internal/security"}},
 	{"internal/admission", []string{"internal/kinds", "internal/view", "internal/auth", "internal/security", "internal/codec", "internal/webhook"}},
 	{"internal/security", nil},
+	{"internal/custom", []string{"internal/kinds", "internal/view", "internal/client", "internal/webhook"}},
 	{"internal/apiserver", []string{"internal/kinds", "internal/store", "internal/codec", "internal/view", "internal/client", "internal/admission", "internal/auth", "internal/version", "internal/plan", "internal/webhook"}},
 	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version", "internal/rmtree"}},
 	{"internal/runtime", []string{"internal/version", "internal/rmtree"}},
@@ -94,7 +95,7 @@ var layers = []layer{
 var planMayImport = []string{
 	"cmp", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt", "hash/fnv", "iter", "maps", "math", "math/big", "math/bits",
 	"net/netip", "slices", "sort", "strconv", "strings", "time", "unicode", "bytes", "encoding/base32", "crypto/sha256",
-	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/kube-aggregator/pkg/apis", "k8s.io/utils/ptr",
+	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/kube-aggregator/pkg/apis", "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1", "k8s.io/utils/ptr",
 	Module + "/internal/plan", Module + "/internal/kinds", Module + "/internal/reconcile", Module + "/internal/view",
 }
 

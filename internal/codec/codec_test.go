@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,14 @@ func filler(seed int64) *randfill.Filler {
 			*t = metav1.NewMicroTime(time.Unix(c.Int63n(1<<32), 0))
 		},
 		func(r *runtime.RawExtension, _ randfill.Continue) { r.Raw = []byte(`{"a":1}`) },
+		func(j *apiextensionsv1.JSON, _ randfill.Continue) { j.Raw = []byte(`"x"`) },
+		// A schema in one of its forms: more than one cannot be written.
+		func(o *apiextensionsv1.JSONSchemaPropsOrArray, c randfill.Continue) {
+			o.Schema = &apiextensionsv1.JSONSchemaProps{}
+			c.Fill(o.Schema)
+		},
+		func(o *apiextensionsv1.JSONSchemaPropsOrBool, c randfill.Continue) { o.Allows = c.Bool() },
+		func(o *apiextensionsv1.JSONSchemaPropsOrStringArray, c randfill.Continue) { o.Property = []string{"x"} },
 		func(f *metav1.FieldsV1, _ randfill.Continue) { f.Raw = []byte(`{"f:a":{}}`) },
 		func(*metav1.TypeMeta, randfill.Continue) {}, // protobuf has it in the envelope only
 		func(s *string, c randfill.Continue) { *s = c.String(8) },

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -97,6 +98,10 @@ func DecodeBody(f Format, data []byte, into runtime.Object) (unknown []error, er
 	if err != nil {
 		return nil, err
 	}
+	if u, ok := into.(*unstructured.Unstructured); ok {
+		twice, err := decodeUnstructured(data, u)
+		return append(unknown, twice...), err
+	}
 	strict, err := json.UnmarshalStrict(data, into)
 	if err != nil {
 		// The cause may be that it is something else.
@@ -111,6 +116,31 @@ func DecodeBody(f Format, data []byte, into runtime.Object) (unknown []error, er
 		return nil, err
 	}
 	return append(unknown, strict...), nil
+}
+
+// decodeUnstructured reads a custom resource. into says which kind it has to be
+// of, and its body has to say it, too.
+func decodeUnstructured(data []byte, into *unstructured.Unstructured) (twice []error, err error) {
+	want := into.GroupVersionKind()
+	var content map[string]any
+	twice, err = json.UnmarshalStrict(data, &content)
+	if err != nil {
+		return nil, err
+	}
+	const shown = 256 // bytes of a body that an error repeats
+	u := unstructured.Unstructured{Object: content}
+	got := u.GroupVersionKind()
+	switch {
+	case content == nil || got.Kind == "":
+		return nil, runtime.NewMissingKindErr(string(data[:min(len(data), shown)]))
+	case got.Version == "":
+		return nil, runtime.NewMissingVersionErr(string(data[:min(len(data), shown)]))
+	}
+	into.Object = content
+	if got != want {
+		return nil, &WrongKind{Got: got}
+	}
+	return twice, nil
 }
 
 func decodeProtobufBody(data []byte, into runtime.Object) error {

@@ -161,7 +161,7 @@ var (
 		Warnings: warn(warnings.ReplicationController),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.ReplicationControllerStatusUpdate, validate.ReplicationControllerStatusUpdate),
-			"scale":  scaleOf(controllerScale),
+			"scale":  ScaleSubresource(controllerScale),
 		},
 		Columns:            replicationControllerColumns,
 		Fields:             replicationControllerFields,
@@ -243,7 +243,7 @@ var (
 		Warnings: warn(warnings.Deployment),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.DeploymentStatusUpdate, validate.DeploymentStatusUpdate),
-			"scale":  scaleOf(deploymentScale),
+			"scale":  ScaleSubresource(deploymentScale),
 		},
 		Columns: deploymentColumns,
 	}
@@ -257,7 +257,7 @@ var (
 		Warnings: warn(warnings.ReplicaSet),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.ReplicaSetStatusUpdate, validate.ReplicaSetStatusUpdate),
-			"scale":  scaleOf(replicaSetScale),
+			"scale":  ScaleSubresource(replicaSetScale),
 		},
 		Columns: replicaSetColumns,
 		Fields:  replicaSetFields,
@@ -272,7 +272,7 @@ var (
 		Warnings: warn(warnings.StatefulSet),
 		Subresources: map[string]Subresource{
 			"status": status(prepare.StatefulSetStatusUpdate, validate.StatefulSetStatusUpdate),
-			"scale":  scaleOf(statefulSetScale),
+			"scale":  ScaleSubresource(statefulSetScale),
 		},
 		Columns: statefulSetColumns,
 	}
@@ -402,6 +402,7 @@ var (
 func Builtin() *Table {
 	return NewTable(slices.Concat(
 		basic,
+		apiextensions,
 		apiregistration,
 		asked,
 		storageKinds,

@@ -89,6 +89,7 @@ func TestHeadings(t *testing.T) {
 		DeviceTaintRule:           "Name Key Value Effect TimeAdded Age",
 		PodTemplate:               "Name Containers Images Pod Labels",
 		APIService:                "Name Service Available Age",
+		CustomResourceDefinition:  "Name Created At",
 	}
 	for _, k := range Builtin().All() {
 		if k.New == nil {

@@ -52,6 +52,17 @@ type Kind struct {
 	Save func(ctx context.Context, obj Object) ([]byte, error)
 	Life context.Context
 	Now  func() *Kind
+	// Prune removes fields that the kind does not have from the decoded body of
+	// a custom object and returns their paths. An error says that its metadata is
+	// none.
+	Prune func(map[string]any) (unknown []string, err error)
+	// ListKind of a custom kind, where it is not the Kind with "List".
+	ListKind string
+	// Deprecation is a warning that every request for the kind gets.
+	Deprecation string
+	// Model of a custom kind in OpenAPI documents, as a JSON schema without what
+	// all objects have; v2 leaves out what only version 3 can say.
+	Model func(v2 bool) ([]byte, error)
 
 	New     func() Object         // nil for kinds that are not stored
 	NewBody func() runtime.Object // the request and answer of a kind that is not stored

@@ -22,8 +22,8 @@ func status[T Object](prepare func(obj, old T), validate func(obj, old T) field.
 	return Subresource{Verbs: writable, PrepareUpdate: doBoth(prepare), ValidateUpdate: checkBoth(validate)}
 }
 
-// scaleOf is the scale subresource of a kind with replicas.
-func scaleOf(s *Scale) Subresource {
+// ScaleSubresource is the scale subresource of a kind with replicas.
+func ScaleSubresource(s *Scale) Subresource {
 	return Subresource{
 		GVK:   autoscalingv1.SchemeGroupVersion.WithKind("Scale"),
 		New:   func() runtime.Object { return &autoscalingv1.Scale{} },

@@ -108,6 +108,7 @@ func TestSubresources(t *testing.T) {
 		"resourceclaims.resource.k8s.io":                   "status",
 		"devicetaintrules.resource.k8s.io":                 "status",
 		"storageversionmigrations.storagemigration.k8s.io": "status",
+		"customresourcedefinitions.apiextensions.k8s.io":   "status",
 	}
 	for _, k := range Builtin().All() {
 		var have []string

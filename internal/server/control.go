@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -26,7 +27,9 @@ import (
 	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/auth/bootstrap"
 	"knarr.dev/knarr/internal/client"
+	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/custom"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
@@ -37,6 +40,7 @@ import (
 	"knarr.dev/knarr/internal/store/etcd"
 	"knarr.dev/knarr/internal/store/transform"
 	"knarr.dev/knarr/internal/view"
+	"knarr.dev/knarr/internal/webhook"
 )
 
 // kubeletClient is who the apiserver is to kubelets.
@@ -53,6 +57,7 @@ type control struct {
 	authority *pki.Authority
 	front     *pki.Authority // of the certificate by which other API servers know us
 	aggregate *aggregate.Aggregator
+	custom    *custom.Registrar
 	etcd      *etcd.Store
 	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
@@ -152,18 +157,18 @@ func (s *control) wireAPI() error {
 	if err != nil {
 		return err
 	}
-	groups, err := discovery.New(s.table, net.JoinHostPort(s.cfg.NodeIP, fmt.Sprint(s.cfg.APIPort)))
+	groups, err := discovery.New(s.table, s.remotes, net.JoinHostPort(s.cfg.NodeIP, fmt.Sprint(s.cfg.APIPort)))
 	if err != nil {
 		return err
 	}
 	for _, path := range groups.Paths() {
 		extra[path] = groups
 	}
-	docs, err := openapi.New()
+	docs, err := openapi.New(func() (any, []*kinds.Kind) { now := s.table.Now(); return now, now.All() })
 	if err != nil {
 		return err
 	}
-	extra["/openapi/v3"], extra["/openapi/v3/"] = docs, docs
+	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = docs, docs, docs
 	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
 	s.api, err = apiserver.New(apiserver.Config{
 		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: who, Authz: s.authz, Rules: s.authz, Admission: plugins,
@@ -178,8 +183,21 @@ func (s *control) wireAPI() error {
 		return err
 	}
 	toAPIs := s.front.Renewing(pki.Leaf{CommonName: frontProxyClient}, time.Now)
+	hooks := webhook.New(func(namespace, name string, port int32) (string, error) {
+		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
+	})
+	s.custom = custom.NewRegistrar(custom.Config{Table: s.table, Cache: s.cache, View: s.view, Convert: custom.ByWebhook(hooks), Log: s.log,
+		Client: s.as("system:apiserver", user.SystemPrivilegedGroup)})
 	s.aggregate, err = aggregate.New(aggregate.Config{View: s.view, Client: s.as("system:kube-aggregator"), Certificate: toAPIs.GetClientCertificate, Log: s.log})
 	return err
+}
+
+// remotes are what other servers answer for; nobody, while this one starts.
+func (s *control) remotes() *discovery.Remotes {
+	if s.aggregate == nil {
+		return nil
+	}
+	return s.aggregate.Remotes()
 }
 
 // caHandler gives agents the certificate that their token names by its hash.
@@ -199,9 +217,32 @@ func (s *control) asController(name string) client.Client {
 	return s.as("system:serviceaccount:kube-system:"+name, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 }
 
+// beginCustom registers what is defined already, before the cache reads the
+// objects.
+func (s *control) beginCustom(ctx context.Context) error {
+	page, err := s.store.List(ctx, kinds.CustomResourceDefinition.KeyPrefix(""), store.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("cannot read the definitions of custom resources: %w", err)
+	}
+	var crds []*apiextensionsv1.CustomResourceDefinition
+	for _, kv := range page.KVs {
+		o, err := codec.DecodeStored(kinds.CustomResourceDefinition, kv.Value, kv.Rev)
+		if err != nil {
+			s.log.Error("cannot decode a stored object: it is left out", "key", kv.Key, "error", err)
+			continue
+		}
+		crds = append(crds, o.(*apiextensionsv1.CustomResourceDefinition))
+	}
+	s.custom.Begin(ctx, crds)
+	return nil
+}
+
 // run runs the control plane; ready is closed once it answers and everything
 // that every cluster has is there.
 func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
+	if err := s.beginCustom(ctx); err != nil {
+		return errors.Join(err, s.etcd.Close())
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.cache.Run(ctx) })
 	g.Go(func() error {
@@ -219,6 +260,7 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 			return nil
 		}
 		s.cache.Feed(s.view)
+		g.Go(func() error { return s.custom.Run(ctx) })
 		g.Go(func() error { return s.serve(ctx) })
 		admin := s.as("system:apiserver", user.SystemPrivilegedGroup)
 		if err := bootstrap.Ensure(ctx, admin, s.view.Snapshot(), bootstrap.Objects(s.loops)); err != nil {

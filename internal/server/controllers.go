@@ -8,6 +8,7 @@ import (
 	"knarr.dev/knarr/internal/controller/apiservice"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
 	"knarr.dev/knarr/internal/controller/csr"
+	"knarr.dev/knarr/internal/controller/customresourcedefinition"
 	"knarr.dev/knarr/internal/controller/deployment"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
@@ -23,6 +24,7 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/security/pki"
+	"knarr.dev/knarr/internal/view"
 )
 
 // controllers of a server, each one line.
@@ -44,6 +46,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 	return []reconcile.Controller{
 		apiservice.Controller(func() []apiservice.Served { return served(table) }),
 		clusterroleaggregation.Controller(),
+		customresourcedefinition.Controller(kinds.Custom, (*view.Snapshot).ByName),
 		serviceaccount.Controller(),
 		rootca.Controller(rootca.Config{Bundle: func() []byte { return authority.PEM }}),
 		namespace.Controller(table),
@@ -65,7 +68,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 func served(table *kinds.Table) []apiservice.Served {
 	var out []apiservice.Served
 	for _, k := range table.All() {
-		s := apiservice.Served{GV: k.GVK.GroupVersion()}
+		s := apiservice.Served{GV: k.GVK.GroupVersion(), Custom: k.Load != nil}
 		if !slices.Contains(out, s) {
 			out = append(out, s)
 		}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
+	"knarr.dev/knarr/internal/apiserver/discovery"
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
@@ -47,11 +48,8 @@ type Config struct {
 	Resolve func(namespace, name string, port int32) (string, error)
 	// Certificate is how backends know that it is us who tell them the user.
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	// Changed is called, from one goroutine, after what is served by others has
-	// changed.
-	Changed func()
-	Log     *slog.Logger
-	Now     func() time.Time // optional
+	Log         *slog.Logger
+	Now         func() time.Time // optional
 }
 
 // Aggregator knows the API servers besides this one.
@@ -60,6 +58,7 @@ type Aggregator struct {
 	woken chan struct{}
 	// backends by group and version; replaced as a whole, never changed.
 	backends atomic.Pointer[map[schema.GroupVersion]*Backend]
+	remotes  atomic.Pointer[discovery.Remotes]
 	services atomic.Pointer[map[string]bool] // namespace/name of services whose changes matter
 }
 
@@ -81,9 +80,6 @@ func New(cfg Config) (*Aggregator, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Changed == nil {
-		cfg.Changed = func() {}
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -96,9 +92,21 @@ func New(cfg Config) (*Aggregator, error) {
 // Backend that answers for the group and version, or nil if nobody else does.
 func (a *Aggregator) Backend(gv schema.GroupVersion) *Backend { return (*a.backends.Load())[gv] }
 
-// Backends in the order of their groups' and versions' priorities.
-func (a *Aggregator) Backends() []*Backend {
-	return slices.SortedFunc(maps.Values(*a.backends.Load()), func(x, y *Backend) int { return Order(x.APIService, y.APIService) })
+// Remotes for discovery, or nil if there are none.
+func (a *Aggregator) Remotes() *discovery.Remotes { return a.remotes.Load() }
+
+// describe makes the remotes of the backends, in the order of their groups' and
+// versions' priorities.
+func describe(backends map[schema.GroupVersion]*Backend) *discovery.Remotes {
+	if len(backends) == 0 {
+		return nil
+	}
+	out := &discovery.Remotes{}
+	for _, b := range slices.SortedFunc(maps.Values(backends), func(x, y *Backend) int { return order(x.APIService, y.APIService) }) {
+		gv := schema.GroupVersion{Group: b.APIService.Spec.Group, Version: b.APIService.Spec.Version}
+		out.Versions = append(out.Versions, discovery.Remote{GV: gv, Resources: b.discovery()})
+	}
+	return out
 }
 
 // Run keeps backends and conditions current until ctx ends.
@@ -199,7 +207,7 @@ func (a *Aggregator) sync(ctx context.Context, retry *time.Duration) time.Durati
 		}
 	}
 	if changed {
-		a.cfg.Changed()
+		a.remotes.Store(describe(next))
 	}
 	switch {
 	case len(remote) == 0:

@@ -141,9 +141,9 @@ func (b *Backend) differs(old *Backend) bool {
 
 func sameSpec(a, b *apiregistrationv1.APIServiceSpec) bool { return equality.Semantic.DeepEqual(a, b) }
 
-// Discovery of the version in the aggregated form; stale if the backend does
+// discovery of the version in the aggregated form; stale if the backend does
 // not answer at present.
-func (b *Backend) Discovery() apidiscoveryv2.APIVersionDiscovery {
+func (b *Backend) discovery() apidiscoveryv2.APIVersionDiscovery {
 	v := apidiscoveryv2.APIVersionDiscovery{Version: b.APIService.Spec.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
 	if b.Problem != nil {
 		v.Freshness = apidiscoveryv2.DiscoveryFreshnessStale
@@ -184,9 +184,9 @@ func (b *Backend) kindOf(r metav1.APIResource) *metav1.GroupVersionKind {
 	return gvk
 }
 
-// Order of two API services in discovery: groups of higher priority first, then
+// order of two API services in discovery: groups of higher priority first, then
 // by name; within a group versions of higher priority first, then newer ones.
-func Order(x, y *apiregistrationv1.APIService) int {
+func order(x, y *apiregistrationv1.APIService) int {
 	if x.Spec.Group != y.Spec.Group {
 		return cmp.Or(cmp.Compare(y.Spec.GroupPriorityMinimum, x.Spec.GroupPriorityMinimum), cmp.Compare(x.Spec.Group, y.Spec.Group))
 	}

@@ -4,6 +4,7 @@
 package discovery
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -16,6 +17,7 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	machineryversion "k8s.io/apimachinery/pkg/version"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -29,6 +31,7 @@ var allVerbs = []string{"create", "delete", "deletecollection", "get", "list", "
 // again when the table has changed.
 type Handler struct {
 	table   *kinds.Table
+	remote  func() *Remotes
 	address string
 
 	making sync.Mutex
@@ -38,6 +41,7 @@ type Handler struct {
 // documents of the table as it was at one moment.
 type documents struct {
 	of         *kinds.Set
+	remote     *Remotes
 	plain      map[string]document // by path
 	aggregated map[string]document // "/api" and "/apis"
 }
@@ -47,10 +51,25 @@ type document struct {
 	etag string
 }
 
-// New makes the documents of the table. Address is the server's own address
+// Remotes are what other servers answer for. They never change: when something
+// does, another one takes their place.
+type Remotes struct{ Versions []Remote }
+
+// Remote is a group and version that another server answers for, in the order
+// of their priority.
+type Remote struct {
+	GV        schema.GroupVersion
+	Resources apidiscoveryv2.APIVersionDiscovery
+}
+
+// New makes the documents of the table, and of what other servers answer for;
+// remote may be nil, and may return nil. Address is the server's own address
 // as legacy clients read it from /api, "host:port".
-func New(table *kinds.Table, address string) (*Handler, error) {
-	h := &Handler{table: table, address: address}
+func New(table *kinds.Table, remote func() *Remotes, address string) (*Handler, error) {
+	if remote == nil {
+		remote = func() *Remotes { return nil }
+	}
+	h := &Handler{table: table, remote: remote, address: address}
 	_, err := h.documents()
 	return h, err
 }
@@ -59,25 +78,25 @@ func New(table *kinds.Table, address string) (*Handler, error) {
 func (h *Handler) Paths() []string { return []string{"/api", "/api/", "/apis", "/apis/"} }
 
 func (h *Handler) documents() (*documents, error) {
-	if d := h.made.Load(); d != nil && d.of == h.table.Now() {
+	if d := h.made.Load(); d != nil && d.of == h.table.Now() && d.remote == h.remote() {
 		return d, nil
 	}
 	h.making.Lock()
 	defer h.making.Unlock()
-	now := h.table.Now()
-	if d := h.made.Load(); d != nil && d.of == now {
+	now, remote := h.table.Now(), h.remote()
+	if d := h.made.Load(); d != nil && d.of == now && d.remote == remote {
 		return d, nil
 	}
-	d, err := describe(now, h.address)
+	d, err := describe(now, remote, h.address)
 	if err == nil {
 		h.made.Store(d)
 	}
 	return d, err
 }
 
-func describe(table *kinds.Set, address string) (*documents, error) {
-	h := &documents{of: table, plain: map[string]document{}, aggregated: map[string]document{}}
-	groups := groupsOf(table)
+func describe(table *kinds.Set, remote *Remotes, address string) (*documents, error) {
+	h := &documents{of: table, remote: remote, plain: map[string]document{}, aggregated: map[string]document{}}
+	groups := groupsOf(table, remote)
 
 	core := &metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
@@ -90,6 +109,9 @@ func describe(table *kinds.Set, address string) (*documents, error) {
 	var coreGroup, named []apidiscoveryv2.APIGroupDiscovery
 	for _, g := range groups {
 		for _, v := range g.versions {
+			if v.remote != nil {
+				continue // its server answers itself
+			}
 			path := "/apis/" + g.name + "/" + v.gv.Version
 			if g.name == "" {
 				path = "/api/" + v.gv.Version
@@ -197,26 +219,54 @@ type group struct {
 }
 
 type version struct {
-	gv    schema.GroupVersion
-	kinds []*kinds.Kind
+	gv     schema.GroupVersion
+	kinds  []*kinds.Kind
+	remote *Remote // another server answers
 }
 
-// groupsOf keeps the table's order of groups, the core group first.
-func groupsOf(table *kinds.Set) []*group {
+// groupsOf keeps the order of the built-in groups, the core group first. Those
+// of other servers follow, then those of custom resources, with their versions
+// from the newest on.
+func groupsOf(table *kinds.Set, remote *Remotes) []*group {
 	var groups []*group
-	for _, k := range table.All() {
-		i := slices.IndexFunc(groups, func(g *group) bool { return g.name == k.GVK.Group })
+	at := func(gv schema.GroupVersion) *version {
+		i := slices.IndexFunc(groups, func(g *group) bool { return g.name == gv.Group })
 		if i < 0 {
-			groups = append(groups, &group{name: k.GVK.Group})
+			groups = append(groups, &group{name: gv.Group})
 			i = len(groups) - 1
 		}
 		g := groups[i]
-		j := slices.IndexFunc(g.versions, func(v version) bool { return v.gv == k.GVK.GroupVersion() })
+		j := slices.IndexFunc(g.versions, func(v version) bool { return v.gv == gv })
 		if j < 0 {
-			g.versions = append(g.versions, version{gv: k.GVK.GroupVersion()})
+			g.versions = append(g.versions, version{gv: gv})
 			j = len(g.versions) - 1
 		}
-		g.versions[j].kinds = append(g.versions[j].kinds, k)
+		return &g.versions[j]
+	}
+	add := func(k *kinds.Kind) {
+		v := at(k.GVK.GroupVersion())
+		v.kinds = append(v.kinds, k)
+	}
+	var custom []*kinds.Kind
+	for _, k := range table.All() {
+		if k.Load != nil {
+			custom = append(custom, k)
+			continue
+		}
+		add(k)
+	}
+	if remote != nil {
+		for i, r := range remote.Versions {
+			if v := at(r.GV); len(v.kinds) == 0 { // what is ours we answer ourselves
+				v.remote = &remote.Versions[i]
+			}
+		}
+	}
+	slices.SortStableFunc(custom, func(a, b *kinds.Kind) int {
+		return cmp.Or(cmp.Compare(a.GVK.Group, b.GVK.Group), -machineryversion.CompareKubeAwareVersionStrings(a.GVK.Version, b.GVK.Version))
+	})
+	for _, k := range custom {
+		add(k)
 	}
 	return groups
 }
@@ -261,6 +311,10 @@ func resourceList(v version) *metav1.APIResourceList {
 func aggregatedGroup(g *group) apidiscoveryv2.APIGroupDiscovery {
 	out := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 	for _, v := range g.versions {
+		if v.remote != nil {
+			out.Versions = append(out.Versions, v.remote.Resources)
+			continue
+		}
 		av := apidiscoveryv2.APIVersionDiscovery{Version: v.gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
 		for _, k := range v.kinds {
 			av.Resources = append(av.Resources, aggregatedResource(k))

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"strings"
@@ -15,7 +16,7 @@ import (
 
 func get(t *testing.T, path, accept string, into any) *httptest.ResponseRecorder {
 	t.Helper()
-	h, err := New(kinds.Builtin(), "192.0.2.1:6443")
+	h, err := New(kinds.Builtin(), nil, "192.0.2.1:6443")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestAggregated(t *testing.T) {
 // table, and no longer; what has not changed is not made again.
 func TestFollowsTheTable(t *testing.T) {
 	table := kinds.Builtin()
-	h, err := New(table, "192.0.2.1:6443")
+	h, err := New(table, nil, "192.0.2.1:6443")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,5 +112,54 @@ func TestFollowsTheTable(t *testing.T) {
 	}
 	if ask("/apis").Header().Get("Etag") != before {
 		t.Error("the document is not what it was before")
+	}
+}
+
+// TestRemote: what another server answers for is listed, and its own list of
+// resources is left to it; what is ours stays so. Newer versions come first.
+func TestRemote(t *testing.T) {
+	table := kinds.Builtin()
+	var remote *Remotes
+	h, err := New(table, func() *Remotes { return remote }, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(path, accept string, into any) int {
+		r := httptest.NewRequest("GET", path, nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if err := json.Unmarshal(w.Body.Bytes(), into); err != nil {
+			t.Fatal(err)
+		}
+		return w.Code
+	}
+	custom := func(version string) *kinds.Kind {
+		return &kinds.Kind{GVK: schema.GroupVersionKind{Group: "x.example", Version: version, Kind: "Thing"}, Resource: "things",
+			Load: func(context.Context, []byte) (kinds.Object, error) { return nil, nil }}
+	}
+	table.SetCustom([]*kinds.Kind{custom("v1beta1"), custom("v2"), custom("v1")})
+	remote = &Remotes{[]Remote{
+		{GV: schema.GroupVersion{Group: "wardle.example", Version: "v1"}, Resources: apidiscoveryv2.APIVersionDiscovery{Version: "v1", Freshness: "Stale"}},
+		{GV: schema.GroupVersion{Group: "apps", Version: "v1"}, Resources: apidiscoveryv2.APIVersionDiscovery{Version: "v1", Freshness: "Stale"}}}}
+	var g metav1.APIGroup
+	ask("/apis/x.example", "application/json", &g)
+	if len(g.Versions) != 3 || g.PreferredVersion.Version != "v2" || g.Versions[1].Version != "v1" {
+		t.Errorf("%+v", g)
+	}
+	if code := ask("/apis/wardle.example", "application/json", &g); code != 200 || g.PreferredVersion.Version != "v1" {
+		t.Errorf("%d %+v", code, g)
+	}
+	if code := ask("/apis/wardle.example/v1", "application/json", &metav1.Status{}); code != 404 {
+		t.Errorf("the other server's resources: %d", code)
+	}
+	var all apidiscoveryv2.APIGroupDiscoveryList
+	ask("/apis", aggregatedType, &all)
+	var names []string
+	for _, g := range all.Items {
+		names = append(names, g.Name+"/"+string(g.Versions[0].Freshness))
+	}
+	if got := strings.Join(names[len(names)-2:], " "); got != "wardle.example/Stale x.example/Current" || names[0] != "apps/Current" {
+		t.Errorf("order: %v", names)
 	}
 }

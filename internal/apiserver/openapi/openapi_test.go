@@ -31,7 +31,7 @@ func load(t *testing.T, h *Handler, path string) spec {
 
 // TestEveryKind: the committed documents are those of the present table.
 func TestEveryKind(t *testing.T) {
-	h, err := New()
+	h, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,11 +58,11 @@ func TestEveryKind(t *testing.T) {
 }
 
 func TestReferencesResolve(t *testing.T) {
-	h, err := New()
+	h, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path := range h.docs {
+	for path := range h.builtin {
 		data, _ := h.Document(path)
 		s := load(t, h, path)
 		for _, part := range strings.Split(string(data), `"#/components/schemas/`)[1:] {
@@ -75,7 +75,7 @@ func TestReferencesResolve(t *testing.T) {
 }
 
 func TestServe(t *testing.T) {
-	h, err := New()
+	h, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

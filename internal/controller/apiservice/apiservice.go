@@ -17,7 +17,7 @@ func Controller(served func() []Served) reconcile.Controller {
 	one := func(*view.Snapshot, view.Change) []reconcile.Key { return []reconcile.Key{{}} }
 	return reconcile.Controller{
 		Name:    "apiservice-registration-controller",
-		Watches: []reconcile.Watch{{Kind: kinds.APIService, Keys: one}},
+		Watches: []reconcile.Watch{{Kind: kinds.APIService, Keys: one}, {Kind: kinds.CustomResourceDefinition, Keys: one}},
 		Writes:  []reconcile.Write{{Kind: kinds.APIService, Verbs: []plan.Verb{plan.Create, plan.Update, plan.Delete}}},
 		Plan: reconcile.Pair(func(in reconcile.Input) (Observed, bool) {
 			return Observed{served(), slices.Collect(view.List[*apiregistrationv1.APIService](in.View, kinds.APIService, ""))}, true

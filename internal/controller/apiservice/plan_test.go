@@ -67,7 +67,7 @@ func TestSettles(t *testing.T) {
 			t.Errorf("%s: %v", a.Name, errs)
 		}
 	}
-	w := reconciletest.New([]*kinds.Kind{kinds.APIService})
+	w := reconciletest.New([]*kinds.Kind{kinds.APIService, kinds.CustomResourceDefinition})
 	c := Controller(func() []Served { return served })
 	if _, err := w.Drive(1, 200, 0, c); err != nil {
 		t.Fatal(err)

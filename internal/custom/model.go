@@ -1,0 +1,19 @@
+package custom
+
+import (
+	"encoding/json"
+
+	openapiv2 "k8s.io/apiextensions-apiserver/pkg/controller/openapi/v2"
+)
+
+// model is the version's schema for OpenAPI documents.
+func (v *version) model(v2 bool) ([]byte, error) {
+	s := v.schema
+	switch {
+	case s == nil || v.preserve:
+		return []byte(`{"type":"object","x-kubernetes-preserve-unknown-fields":true}`), nil
+	case v2:
+		s = openapiv2.ToStructuralOpenAPIV2(s)
+	}
+	return json.Marshal(s.ToKubeOpenAPI())
+}
