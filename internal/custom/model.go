@@ -10,6 +10,8 @@ import (
 func (v *version) model(v2 bool) ([]byte, error) {
 	s := v.schema
 	switch {
+	case v2 && (s == nil || v.preserve || s.XPreserveUnknownFields): // version 2 cannot say what may be there besides
+		return []byte(`{"type":"object"}`), nil
 	case s == nil || v.preserve:
 		return []byte(`{"type":"object","x-kubernetes-preserve-unknown-fields":true}`), nil
 	case v2:
