@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X kn
 KUBECTL_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 export CGO_ENABLED = 0
 
-.PHONY: run build images deps check test scenario bench sim fuzz generate clean
+.PHONY: run build images deps check test scenario conformance bench sim fuzz generate clean
 
 ## run: install what is missing, build, start a one-node cluster with the demo
 run: deps build
@@ -34,6 +34,12 @@ check:
 test: deps build
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) test -tags $(TAGS) -timeout 40m ./...
+
+## conformance: upstream's tests: make conformance FOCUS='sig-auth' SKIP='Webhook'
+FOCUS ?=
+SKIP  ?=
+conformance: deps build
+	cd test/conformance && $(GO) run . -focus '$(FOCUS)' -skip '$(SKIP)' $(ARGS)
 
 ## bench: the figures of docs/performance.md on this machine
 bench: deps build
