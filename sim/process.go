@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/internal/controller/deployment"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/namespace"
 	"knarr.dev/knarr/internal/controller/nodeipam"
@@ -96,7 +97,7 @@ func (w *world) controllers() []reconcile.Controller {
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
-		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam,
+		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam, flowcontrol.Controller(),
 	}
 }
 

@@ -408,6 +408,7 @@ func Builtin() *Table {
 		storageKinds,
 		resourceKinds,
 		migrationKinds,
+		flowcontrol,
 	))
 }
 

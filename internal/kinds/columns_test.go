@@ -90,6 +90,9 @@ func TestHeadings(t *testing.T) {
 		PodTemplate:               "Name Containers Images Pod Labels",
 		APIService:                "Name Service Available Age",
 		CustomResourceDefinition:  "Name Created At",
+
+		FlowSchema:                 "Name PriorityLevel MatchingPrecedence DistinguisherMethod Age MissingPL",
+		PriorityLevelConfiguration: "Name Type NominalConcurrencyShares Queues HandSize QueueLengthLimit Age",
 	}
 	for _, k := range Builtin().All() {
 		if k.New == nil {

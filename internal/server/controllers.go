@@ -12,6 +12,7 @@ import (
 	"knarr.dev/knarr/internal/controller/deployment"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/kubernetesservice"
 	"knarr.dev/knarr/internal/controller/namespace"
@@ -61,6 +62,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		replicaset.ReplicationController(),
 		endpointslice.Controller(),
 		endpoints.Controller(),
+		flowcontrol.Controller(),
 	}, nil
 }
 
