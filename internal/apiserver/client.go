@@ -52,6 +52,10 @@ func (c *Client) run(call *call, in *info, run func(*call) (runtime.Object, erro
 	if !serves(call.ref.Kind, call.ref.Sub, call.verb) {
 		return nil, methodNotAllowed()
 	}
+	defer c.s.leave(in)
+	if err := c.s.enter(call.ctx, in, c.user, 1); err != nil {
+		return nil, err
+	}
 	if err := c.s.authorize(call.ctx, in.attributes(c.user)); err != nil {
 		return nil, err
 	}

@@ -8,8 +8,6 @@ import (
 // AllowLoopback lets tests run a pod's server on this machine.
 func AllowLoopback(s *Server) { s.kubelet.allowed = func(netip.Addr) bool { return true } }
 
-const MaxWriting = maxWriting
-
 // SetBodyTimeout shortens how long a body may take.
 func SetBodyTimeout(s *Server, d time.Duration) { s.bodyTimeout = d }
 

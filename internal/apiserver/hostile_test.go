@@ -17,7 +17,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -106,55 +105,6 @@ func TestHostileBodies(t *testing.T) {
 func raced() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
-}
-
-// gate lets requests wait until it opens.
-type gate struct {
-	arrived chan struct{}
-	open    chan struct{}
-}
-
-func (g *gate) Name() string { return "Gate" }
-func (g *gate) Mutate(context.Context, *admission.Request) error {
-	g.arrived <- struct{}{}
-	<-g.open
-	return nil
-}
-func (g *gate) Validate(context.Context, *admission.Request) error { return nil }
-
-// TestLimits: more writes than there is room for are told to come again; reads,
-// watches and health checks are not held up by them.
-func TestLimits(t *testing.T) {
-	g := &gate{arrived: make(chan struct{}, 1000), open: make(chan struct{})}
-	w := newWorld(t, func(c *apiserver.Config) { c.Admission = []admission.Plugin{g} })
-	w.http.Client().Transport.(*http.Transport).MaxConnsPerHost = 0
-	var wg sync.WaitGroup
-	for i := range apiserver.MaxWriting {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if a := w.do(t, "POST", cmURL, fmt.Sprintf(`{"metadata":{"name":"c%d"}}`, i)); a.code != 201 {
-				t.Errorf("%d %s", a.code, a.raw)
-			}
-		}()
-		<-g.arrived
-	}
-	a := w.do(t, "POST", cmURL, `{"metadata":{"name":"x"}}`)
-	if a.code != 429 || a.at("reason") != "TooManyRequests" || a.header.Get("Retry-After") != "1" {
-		t.Errorf("%d %v %s", a.code, a.header, a.raw)
-	}
-	w.must(t, 200, "GET", cmURL, "")
-	w.must(t, 200, "GET", "/livez", "")
-	if a := w.must(t, 200, "GET", "/metrics", ""); !strings.Contains(a.raw, fmt.Sprintf("apiserver_current_inflight_requests{request_kind=\"mutating\"} %d\n", apiserver.MaxWriting)) {
-		t.Error("requests in flight are not counted")
-	}
-	watch := w.watch(t, cmURL+"?watch=1")
-	close(g.open)
-	wg.Wait()
-	if e, _ := watch.next(); e.Type != "ADDED" {
-		t.Errorf("%v", e)
-	}
-	w.must(t, 201, "POST", cmURL, `{"metadata":{"name":"x"}}`)
 }
 
 type panicking struct{}

@@ -138,36 +138,18 @@ func (s *Server) identify(r *http.Request) (user.Info, error) {
 	return s.cfg.Impersonate(r.Context(), resp.User, r.Header)
 }
 
-// limit takes a place among the requests of its sort, or says try later.
-func (s *Server) limit(in *info) (release func(), err error) {
-	slots := s.writing
-	switch {
-	case in.longRunning():
-		slots = s.streams
-	case !in.resource: // health, discovery: what tells how busy we are must answer
-		return func() {}, nil
-	case in.verb == "get" || in.verb == "list":
-		slots = s.reading
-	}
-	select {
-	case slots <- struct{}{}:
-		return func() { <-slots }, nil
-	default:
-		return nil, apierrors.NewTooManyRequests("The server is currently unable to handle the request: too many requests in flight, please try again later", 1)
-	}
-}
-
 // serve runs an authenticated request.
 func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) error {
-	release, err := s.limit(in)
+	r, cancel, err := timed(r, in)
 	if err != nil {
 		return err
 	}
-	defer release()
-	if !in.longRunning() {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-		defer cancel()
-		r = r.WithContext(ctx)
+	defer cancel()
+	defer s.leave(in)
+	err = s.enter(r.Context(), in, u, s.width(in, r.URL.Query()))
+	in.ticket.Headers(w.Header())
+	if err != nil {
+		return err
 	}
 	if err := s.authorize(r.Context(), in.attributes(u)); err != nil {
 		return err

@@ -26,15 +26,8 @@ func newMetrics(s *Server) *metrics {
 		[]string{"verb", "group", "version", "resource", "subresource", "code"})
 	m.duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_request_duration_seconds", Help: "Time to answer, without watches and streams.",
 		Buckets: []float64{0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}}, []string{"verb", "group", "version", "resource", "subresource"})
-	m.registry.MustRegister(m.requests, m.duration, objectCounts{s.cfg.Cache, s.cfg.Kinds},
+	m.registry.MustRegister(m.requests, m.duration, objectCounts{s.cfg.Cache, s.cfg.Kinds}, s.fair,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	inFlight := func(kind string, slots chan struct{}) {
-		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "apiserver_current_inflight_requests",
-			Help: "Requests that are being answered, without watches and streams.", ConstLabels: prometheus.Labels{"request_kind": kind}},
-			func() float64 { return float64(len(slots)) }))
-	}
-	inFlight("readOnly", s.reading)
-	inFlight("mutating", s.writing)
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests",
 		Help: "Watches and streams that are open."}, func() float64 { return float64(len(s.streams)) }))
 	return m

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"knarr.dev/knarr/internal/apiserver/fair"
 	"knarr.dev/knarr/internal/kinds"
 )
 
@@ -30,6 +31,9 @@ type info struct {
 	fieldErr error
 	labels   labels.Selector
 	labelErr error
+
+	ticket  fair.Ticket // the right to run
+	streams bool        // it holds a place among the streams
 }
 
 var verbOf = map[string]string{
@@ -158,7 +162,7 @@ func serves(k *kinds.Kind, sub, verb string) bool {
 	return ok && slices.Contains(s.Verbs, verb)
 }
 
-// longRunning requests are neither limited nor timed.
+// longRunning requests are counted apart and not timed.
 func (in *info) longRunning() bool {
 	return in.verb == "watch" || slices.Contains([]string{"log", "exec", "attach", "portforward", "proxy"}, in.sub)
 }

@@ -25,6 +25,7 @@ import (
 
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/apiserver/aggregate"
+	"knarr.dev/knarr/internal/apiserver/fair"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
@@ -34,8 +35,9 @@ import (
 const (
 	maxBody        = 3 << 20 // upstream's limit of a request body
 	maxHeaderBytes = 64 << 10
-	// Upstream's --max-requests-inflight and --max-mutating-requests-inflight.
-	maxReading, maxWriting = 400, 200
+	// defaultSeats is the sum of upstream's --max-requests-inflight and
+	// --max-mutating-requests-inflight.
+	defaultSeats = 400 + 200
 	// maxLongRunning bounds watches and streams: 5,000 nodes with a dozen watches
 	// each would fit, their goroutines take some 20 KB apiece.
 	maxLongRunning = 65536
@@ -82,6 +84,10 @@ type Config struct {
 	ServiceCIDR netip.Prefix
 	NodePorts   [2]int // first and last; zero: 30000 to 32767
 
+	// Seats are shared by the requests that are being answered, by priority and
+	// fairness. 0: 600.
+	Seats int
+
 	// Audit is told about every finished request; may be nil.
 	Audit func(AuditRecord)
 	Log   *slog.Logger
@@ -111,9 +117,8 @@ type Server struct {
 	metrics *metrics
 	alloc   *allocator
 	pages   *pageSet
-	reading chan struct{} // one element per request that is being answered
-	writing chan struct{}
-	streams chan struct{}
+	fair    *fair.Dispatcher
+	streams chan struct{} // one element per watch or stream that is open
 	kubelet *kubeletProxy
 	buffers sync.Pool // of *[]byte with room for a chunk
 
@@ -129,7 +134,6 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: the service CIDR %s is not an IPv4 network of 8 to 27 bits", c)
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, now: cfg.Now, uid: cfg.UID,
-		reading: make(chan struct{}, maxReading), writing: make(chan struct{}, maxWriting),
 		streams: make(chan struct{}, maxLongRunning), pages: newPageSet(), bodyTimeout: bodyTimeout}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -145,6 +149,13 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.NodePorts == [2]int{} {
 		s.cfg.NodePorts = [2]int{30000, 32767}
+	}
+	if s.cfg.Seats == 0 {
+		s.cfg.Seats = defaultSeats
+	}
+	var err error
+	if s.fair, err = fair.New(fair.Config{Seats: s.cfg.Seats, View: cfg.View, Now: s.now}); err != nil {
+		return nil, err
 	}
 	s.metrics = newMetrics(s)
 	s.alloc = newAllocator(s.cfg)

@@ -71,7 +71,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 		_ = st.fail(expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev()))
 		return nil
 	}
-	if err := st.begin(ctx, initial, o); err != nil {
+	err = st.begin(ctx, initial, o)
+	in.ticket.Done() // from here on it only waits
+	if err != nil {
 		_ = st.fail(err)
 		return nil
 	}
@@ -79,12 +81,17 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	return nil
 }
 
+// sendsInitial: without a version to go on from a watch begins with what is there.
+func sendsInitial(o metav1.ListOptions) bool {
+	if o.SendInitialEvents != nil {
+		return *o.SendInitialEvents
+	}
+	return o.ResourceVersion == "" || o.ResourceVersion == "0"
+}
+
 // watchStart finds where a watch begins, and the objects that come before it.
 func (s *Server) watchStart(ctx context.Context, k *kinds.Kind, ns string, o metav1.ListOptions) (*cache.List, int64, error) {
-	send := o.ResourceVersion == "" || o.ResourceVersion == "0"
-	if o.SendInitialEvents != nil {
-		send = *o.SendInitialEvents
-	}
+	send := sendsInitial(o)
 	if !send && o.ResourceVersion != "" && o.ResourceVersion != "0" {
 		rev, err := parseRevision(o.ResourceVersion)
 		if err != nil {
