@@ -103,6 +103,8 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f.StringVar(&o.cfg.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
 	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "domain of the cluster's DNS names (default cluster.local)")
 	f.StringSliceVar(&o.cfg.TLSSANs, "tls-san", nil, "further names and addresses that clients use for the API server")
+	f.IntVar(&o.cfg.MaxRequestsInFlight, "max-requests-inflight", 0, "with the next one, the requests that are answered at once, shared by priority and fairness (default 400)")
+	f.IntVar(&o.cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", 0, "see --max-requests-inflight (default 200)")
 }
 
 func (o *startOptions) nodeFlags(cmd *cobra.Command) {

@@ -44,6 +44,10 @@ type Config struct {
 	ClusterDomain string // default cluster.local
 	TLSSANs       []string
 
+	// MaxRequestsInFlight and MaxMutatingRequestsInFlight together are the seats
+	// that priority and fairness shares; defaults 400 and 200.
+	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
+
 	// Join: where an agent without a server of its own finds the cluster.
 	JoinServer string // https://host:port
 	JoinToken  string // knarr1.<CA hash>.<id>.<secret>; only needed the first time
@@ -91,6 +95,11 @@ func (c *Config) Complete() error {
 		if net.ParseIP(san) == nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(san, "*."))) > 0 {
 			return fmt.Errorf("--tls-san %q is neither an address nor a DNS name", san)
 		}
+	}
+	defaultTo(&c.MaxRequestsInFlight, 400)
+	defaultTo(&c.MaxMutatingRequestsInFlight, 200)
+	if c.MaxRequestsInFlight < 0 || c.MaxMutatingRequestsInFlight < 0 {
+		return errors.New("--max-requests-inflight and --max-mutating-requests-inflight cannot be negative")
 	}
 	return c.completeNetworks()
 }

@@ -35,6 +35,7 @@ func TestComplete(t *testing.T) {
 		{name: "no port", cfg: Config{APIPort: 70000}, want: "--api-port 70000"},
 		{name: "negative port", cfg: Config{KubeletPort: -1}, want: "--kubelet-port -1"},
 		{name: "one port for two", cfg: Config{Agent: true, APIPort: 7000, KubeletPort: 7000}, want: "both 7000"},
+		{name: "negative seats", cfg: Config{MaxRequestsInFlight: -1}, want: "--max-requests-inflight"},
 		{name: "no name", cfg: Config{TLSSANs: []string{"*.example.com", "192.0.2.9", "a b"}}, want: `--tls-san "a b"`},
 		{name: "registry with a scheme", cfg: Config{Registries: containerd.Registries{Insecure: []string{"http://r:5000"}}}, want: "insecure registry"},
 	} {

@@ -177,6 +177,7 @@ func (s *control) wireAPI() error {
 		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
 		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
+		Seats: s.cfg.MaxRequestsInFlight + s.cfg.MaxMutatingRequestsInFlight,
 		Ready: map[string]func(context.Context) error{"disk": func(context.Context) error { return s.etcd.DiskRoom() }},
 	})
 	if err != nil {
