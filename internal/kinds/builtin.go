@@ -403,6 +403,7 @@ func Builtin() *Table {
 	return NewTable(slices.Concat(
 		basic,
 		apiextensions,
+		admissionregistration,
 		apiregistration,
 		asked,
 		storageKinds,
