@@ -38,8 +38,33 @@ type Request struct {
 	Old    runtime.Object
 	DryRun bool
 	Delete *metav1.DeleteOptions
+	// FieldManager is who the client says that it is, for a create or update.
+	FieldManager string
 	// Warn adds a Warning header to the answer.
 	Warn func(text string)
+	// Patched says after Mutate that a webhook or policy has changed Object: it
+	// may hold what no client could have written.
+	Patched bool
+
+	rounds *rounds // of mutating webhooks; nil: none was asked
+	second bool    // the plugins run once more
+}
+
+// Mutate runs the plugins over a request, and once more if a webhook or policy
+// changed what the first ones saw.
+func Mutate(ctx context.Context, plugins []Plugin, r *Request) error {
+	for range 2 {
+		for _, p := range plugins {
+			if err := p.Mutate(ctx, r); err != nil {
+				return err
+			}
+		}
+		if !r.Patched {
+			return nil
+		}
+		r.second = true
+	}
+	return nil
 }
 
 // Plugin is one step. Errors are *apierrors.StatusError, as the client will

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
+	registrationv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -14,6 +16,7 @@ import (
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
+	"knarr.dev/knarr/internal/webhook"
 )
 
 // accountPatience is how long a new pod waits for its namespace's default
@@ -47,6 +50,12 @@ type Config struct {
 	// from crypto/rand. The simulation seeds it.
 	Suffix func() string
 	Now    func() time.Time
+
+	// Webhooks calls users' servers; nil: there are none. With it the view
+	// holds the configurations, and Table has all kinds.
+	Webhooks *webhook.Caller
+	Table    *kinds.Table
+	Log      *slog.Logger // nil: nowhere
 }
 
 // Default is the built-in plugins in the order in which they run. What
@@ -69,8 +78,11 @@ func Default(cfg Config) ([]Plugin, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	c := &cfg
-	return []Plugin{
+	plugins := []Plugin{
 		namespaceLifecycle{c},
 		limitRanger{c},
 		serviceAccount{c},
@@ -84,7 +96,19 @@ func Default(cfg Config) ([]Plugin, error) {
 		certificateSubject{},
 		denyExternalIPs{},
 		deviceClaims{c},
-	}, nil
+	}
+	if cfg.Webhooks == nil {
+		return plugins, nil
+	}
+	for _, k := range []*kinds.Kind{kinds.MutatingWebhookConfiguration, kinds.ValidatingWebhookConfiguration} {
+		if !cfg.View.Has(k) {
+			return nil, fmt.Errorf("admission: the view does not hold %s", k)
+		}
+	}
+	return append(plugins,
+		mutatingWebhooks{c, &hookSet{read: reading[*registrationv1.MutatingWebhookConfiguration](cfg.View, kinds.MutatingWebhookConfiguration)}},
+		validatingWebhooks{c, &hookSet{read: reading[*registrationv1.ValidatingWebhookConfiguration](cfg.View, kinds.ValidatingWebhookConfiguration)}},
+	), nil
 }
 
 // find returns an object of the view, or nil. It looks twice if the view may

@@ -69,7 +69,7 @@ func (s *Server) admitAsked(c *call, obj runtime.Object) error {
 	if sub.DefaultBody != nil {
 		sub.DefaultBody(obj)
 	}
-	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, Warn: c.warn}
+	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, FieldManager: c.manager, Warn: c.warn}
 	if err := s.mutate(c.ctx, req); err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func scaleOf(sc *kinds.Scale, o kinds.Object) *autoscalingv1.Scale {
 func (s *Server) updateScale(c *call, sc *kinds.Scale, next func(old runtime.Object) (runtime.Object, error)) (runtime.Object, error) {
 	whole := *c
 	whole.ref.Sub = ""
-	whole.verb = "patch"
+	whole.verb, whole.scale = "patch", sc
 	obj, err := s.update(&whole, func(old kinds.Object) (kinds.Object, error) {
 		o, err := next(scaleOf(sc, old))
 		if err != nil {

@@ -260,7 +260,7 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 		}
 	}
 	q := r.URL.Query()
-	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warn}
+	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, manager: q.Get("fieldManager"), warn: warn}
 	if c.dryRun, err = dryRun(q); err != nil {
 		return err
 	}

@@ -20,7 +20,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 
-	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/kinds"
 )
 
@@ -62,11 +61,7 @@ func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Ki
 		}
 	}
 	ref := in.ref(k)
-	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref, Warn: warner(w)}
-	if err := p.s.mutate(r.Context(), req); err != nil {
-		return err
-	}
-	if err := p.s.validate(r.Context(), req); err != nil {
+	if err := p.admit(w, r, in, ref, u); err != nil {
 		return err
 	}
 	switch k {

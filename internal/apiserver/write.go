@@ -34,12 +34,14 @@ const (
 // call is one authorized request on its way to the store, from HTTP or from a
 // component.
 type call struct {
-	ctx    context.Context
-	user   user.Info
-	ref    kinds.Ref
-	dryRun bool
-	warn   func(string)
-	verb   string
+	ctx     context.Context
+	user    user.Info
+	ref     kinds.Ref
+	dryRun  bool
+	warn    func(string)
+	verb    string
+	manager string       // who the client says that it is
+	scale   *kinds.Scale // the update is one of the scale, and admitted as such
 }
 
 func randomUID() string { return string(uuid.NewUUID()) }
@@ -101,12 +103,9 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
-	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, Warn: c.warn}
-	if err := s.mutate(c.ctx, req); err != nil {
+	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, FieldManager: c.manager, Warn: c.warn}
+	if err := s.admitCreated(c, k, obj, req); err != nil {
 		return nil, err
-	}
-	if k.Default != nil {
-		k.Default(obj)
 	}
 	if k.Validate != nil {
 		if err := invalid(k, obj.GetName(), k.Validate(obj)); err != nil {
@@ -206,12 +205,7 @@ func checkScope(ref kinds.Ref, obj kinds.Object) error {
 }
 
 func (s *Server) mutate(ctx context.Context, r *admission.Request) error {
-	for _, p := range s.cfg.Admission {
-		if err := p.Mutate(ctx, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return admission.Mutate(ctx, s.cfg.Admission, r)
 }
 
 func (s *Server) validate(ctx context.Context, r *admission.Request) error {
@@ -305,7 +299,10 @@ func (s *Server) modify(c *call, plan func(old kinds.Object) (change, error)) (o
 			if cur.live {
 				return nil, false, perr
 			}
-			cur, err = s.lookup(c.ctx, c.ref, true)
+			seen := cur.rev
+			if cur, err = s.lookup(c.ctx, c.ref, true); err == nil && cur.rev == seen {
+				return nil, false, perr // the news was not old: nobody is asked twice
+			}
 			continue
 		}
 		obj, removed, err = s.commit(c, k, cur, ch)
@@ -410,12 +407,9 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		if k.Stamp != nil {
 			k.Stamp(obj, old, metav1.NewTime(s.now().Truncate(time.Second)))
 		}
-		req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, Warn: c.warn}
-		if err := s.mutate(c.ctx, req); err != nil {
+		req := c.updateRequest(obj, old)
+		if err := s.admitUpdated(c, k, obj, old, req, prepare); err != nil {
 			return change{}, err
-		}
-		if k.Default != nil {
-			k.Default(obj)
 		}
 		if check != nil {
 			if err := invalid(k, obj.GetName(), check(obj, old)); err != nil {

@@ -149,7 +149,10 @@ func (s *control) wireAPI() error {
 	if err != nil {
 		return err
 	}
-	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh})
+	webhooks := webhook.New(func(namespace, name string, port int32) (string, error) {
+		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
+	})
+	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table, Log: s.log})
 	if err != nil {
 		return err
 	}

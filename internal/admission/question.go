@@ -1,0 +1,273 @@
+package admission
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	reviewv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	upstream "k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"knarr.dev/knarr/internal/codec"
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// Bounds of a patch: a copy can double the document, so there may be few of
+// them and its size is looked at after each.
+const (
+	maxPatchOps    = 10000
+	maxPatchCopies = 100
+	maxPatched     = 3 << 20 // bytes, as a request's body
+)
+
+var (
+	errReviewVersions = errors.New("webhook does not accept known AdmissionReview versions (v1, v1beta1)")
+	errPatchTooLong   = errors.New("the patch has too many operations, or what it makes is too long")
+)
+
+// question is a request as webhooks and policies see it. What they are shown is
+// made once for each kind, as a copy that says what it is.
+type question struct {
+	c         *Config
+	r         *Request
+	namespace string // of a namespace: its own name
+	forms     map[*kinds.Kind]form
+}
+
+type form struct{ object, old runtime.Object }
+
+func (c *Config) question(r *Request) *question {
+	q := &question{c: c, r: r, namespace: r.Ref.Namespace, forms: map[*kinds.Kind]form{}}
+	if r.Ref.Kind == kinds.Namespace {
+		q.namespace = r.Ref.Name
+	}
+	return q
+}
+
+// gvk of the body, which a subresource may have of its own.
+func (q *question) gvk(k *kinds.Kind) schema.GroupVersionKind {
+	if sub := k.Subresources[q.r.Ref.Sub]; !sub.GVK.Empty() {
+		return sub.GVK
+	}
+	return k.GVK
+}
+
+// whole: the request is about the object itself or a part that has its form.
+func (q *question) whole(k *kinds.Kind) bool { return q.gvk(k) == k.GVK }
+
+func (q *question) shown(k *kinds.Kind) form {
+	f, ok := q.forms[k]
+	if !ok {
+		f = form{q.show(k, q.r.Object), q.show(k, q.r.Old)}
+		q.forms[k] = f
+	}
+	return f
+}
+
+func (q *question) show(k *kinds.Kind, o runtime.Object) runtime.Object {
+	if o == nil {
+		return nil
+	}
+	if obj, ok := o.(kinds.Object); ok && k.FromStored != nil && q.whole(k) {
+		rv := obj.GetResourceVersion()
+		obj = k.FromStored(obj)
+		obj.SetResourceVersion(rv)
+		o = obj
+	} else {
+		o = o.DeepCopyObject()
+	}
+	o.GetObjectKind().SetGroupVersionKind(q.gvk(k))
+	return o
+}
+
+// options of the request, in the form of its operation.
+func (q *question) options() runtime.Object {
+	var dry []string
+	if q.r.DryRun {
+		dry = []string{metav1.DryRunAll}
+	}
+	named := func(kind string) metav1.TypeMeta {
+		return metav1.TypeMeta{APIVersion: metav1.SchemeGroupVersion.String(), Kind: kind}
+	}
+	switch q.r.Operation {
+	case Create:
+		return &metav1.CreateOptions{TypeMeta: named("CreateOptions"), DryRun: dry, FieldManager: q.r.FieldManager}
+	case Update:
+		return &metav1.UpdateOptions{TypeMeta: named("UpdateOptions"), DryRun: dry, FieldManager: q.r.FieldManager}
+	case Delete:
+		out := &metav1.DeleteOptions{}
+		if q.r.Delete != nil {
+			out = q.r.Delete.DeepCopy()
+		}
+		out.TypeMeta = named("DeleteOptions")
+		return out
+	}
+	return nil
+}
+
+// attributes are what expressions look at.
+func (q *question) attributes(k *kinds.Kind) *upstream.VersionedAttributes {
+	f, own := q.shown(k), q.r.Ref.Kind
+	return &upstream.VersionedAttributes{
+		Attributes: upstream.NewAttributesRecord(f.object, f.old, q.gvk(own), q.namespace, q.r.Ref.Name, own.GroupVersionResource(), q.r.Ref.Sub,
+			upstream.Operation(q.r.Operation), q.options(), q.r.DryRun, q.r.User),
+		VersionedObject: upstream.NewLazyObject(f.object), VersionedOldObject: upstream.NewLazyObject(f.old), VersionedKind: q.gvk(k),
+	}
+}
+
+// review is what a webhook is sent, in the first version that both know.
+func (q *question) review(k *kinds.Kind, versions []string) (body []byte, uid types.UID, version string, err error) {
+	i := slices.IndexFunc(versions, func(v string) bool { return v == "v1" || v == "v1beta1" })
+	if i < 0 {
+		return nil, "", "", errReviewVersions
+	}
+	version, uid = versions[i], uuid.NewUUID()
+	own, f := q.r.Ref.Kind, q.shown(k)
+	ownKind, kind := metav1.GroupVersionKind(q.gvk(own)), metav1.GroupVersionKind(q.gvk(k))
+	ownResource, resource := metav1.GroupVersionResource(own.GroupVersionResource()), metav1.GroupVersionResource(k.GroupVersionResource())
+	body, err = json.Marshal(reviewv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: reviewv1.GroupName + "/" + version, Kind: "AdmissionReview"},
+		Request: &reviewv1.AdmissionRequest{
+			UID: uid, Kind: kind, Resource: resource, SubResource: q.r.Ref.Sub,
+			RequestKind: &ownKind, RequestResource: &ownResource, RequestSubResource: q.r.Ref.Sub,
+			Name: q.r.Ref.Name, Namespace: q.namespace, Operation: reviewv1.Operation(q.r.Operation), UserInfo: userInfo(q.r.User),
+			Object: runtime.RawExtension{Object: f.object}, OldObject: runtime.RawExtension{Object: f.old},
+			DryRun: &q.r.DryRun, Options: runtime.RawExtension{Object: q.options()},
+		},
+	})
+	return body, uid, version, err
+}
+
+func userInfo(u user.Info) authenticationv1.UserInfo {
+	out := authenticationv1.UserInfo{Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups(), Extra: map[string]authenticationv1.ExtraValue{}}
+	for k, v := range u.GetExtra() {
+		out.Extra[k] = v
+	}
+	return out
+}
+
+// reply is what a webhook said.
+type reply struct {
+	allowed   bool
+	result    *metav1.Status
+	patch     []byte
+	patchType string
+	warnings  []string
+}
+
+func readReply(data []byte, uid types.UID, version string, mutating bool) (*reply, error) {
+	var review reviewv1.AdmissionReview
+	if err := json.Unmarshal(data, &review); err != nil {
+		return nil, err
+	}
+	a := review.Response
+	if a == nil {
+		return nil, errors.New("webhook response was absent")
+	}
+	out := &reply{allowed: a.Allowed, result: a.Result, patch: a.Patch, warnings: a.Warnings}
+	if a.PatchType != nil {
+		out.patchType = string(*a.PatchType)
+	}
+	if version == "v1beta1" { // which never was strict
+		if !mutating {
+			out.patch = nil
+		}
+		out.patchType = string(reviewv1.PatchTypeJSONPatch)
+		return out, nil
+	}
+	want := reviewv1.SchemeGroupVersion.WithKind("AdmissionReview")
+	switch got := review.GroupVersionKind(); {
+	case a.UID != uid:
+		return nil, fmt.Errorf("expected response.uid=%q, got %q", uid, a.UID)
+	case got != want:
+		return nil, fmt.Errorf("expected webhook response of %v, got %v", want, got)
+	case !mutating && len(a.Patch) > 0:
+		return nil, errors.New("validating webhook may not return response.patch")
+	case !mutating && a.PatchType != nil:
+		return nil, errors.New("validating webhook may not return response.patchType")
+	case len(a.Patch) > 0 && a.PatchType == nil:
+		return nil, errors.New("webhook returned response.patch but not response.patchType")
+	case len(a.Patch) == 0 && a.PatchType != nil:
+		return nil, errors.New("webhook returned response.patchType but not response.patch")
+	case a.PatchType != nil && *a.PatchType == "":
+		return nil, fmt.Errorf("webhook returned invalid response.patchType of %q", *a.PatchType)
+	}
+	return out, nil
+}
+
+func decodePatch(data []byte) (jsonpatch.Patch, error) {
+	ops, err := jsonpatch.DecodePatch(data)
+	if err == nil && len(ops) > maxPatchOps {
+		err = errPatchTooLong
+	}
+	return ops, err
+}
+
+// patch changes the request's object, in place, so that whoever made the
+// request sees it; fields that nobody knows are dropped, as upstream does.
+func (q *question) patch(k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err error) {
+	before := q.shown(k).object
+	doc, err := json.Marshal(before)
+	if err != nil {
+		return false, err
+	}
+	for copies := 0; len(ops) > 0; {
+		n := 1 + slices.IndexFunc(ops, func(o jsonpatch.Operation) bool { return o.Kind() == "copy" })
+		if n == 0 {
+			n = len(ops)
+		} else if copies++; copies > maxPatchCopies {
+			return false, errPatchTooLong
+		}
+		if doc, err = ops[:n].Apply(doc); err != nil {
+			return false, err
+		}
+		if len(doc) > maxPatched {
+			return false, errPatchTooLong
+		}
+		ops = ops[n:]
+	}
+	after := reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
+	if u, ok := after.(*unstructured.Unstructured); ok {
+		err = u.UnmarshalJSON(doc)
+	} else {
+		_, err = codec.DecodeBody(codec.JSON, doc, after)
+	}
+	if err != nil {
+		return false, err
+	}
+	if changed = !equality.Semantic.DeepEqual(before, after); changed {
+		q.replace(k, after)
+	}
+	return changed, nil
+}
+
+// replace makes after, in the form of k, the request's object, with defaults.
+func (q *question) replace(k *kinds.Kind, after runtime.Object) {
+	own := q.r.Ref.Kind
+	if q.whole(k) {
+		if k.ToStored != nil {
+			after = k.ToStored(after.(kinds.Object))
+		}
+		if d := stored(own).Default; d != nil {
+			d(after.(kinds.Object))
+		}
+	} else if d := own.Subresources[q.r.Ref.Sub].DefaultBody; d != nil {
+		d(after)
+	}
+	gvk := q.r.Object.GetObjectKind().GroupVersionKind()
+	reflect.ValueOf(q.r.Object).Elem().Set(reflect.ValueOf(after).Elem())
+	q.r.Object.GetObjectKind().SetGroupVersionKind(gvk)
+	clear(q.forms)
+}

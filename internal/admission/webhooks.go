@@ -1,0 +1,505 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	registrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	"k8s.io/apiserver/pkg/cel/environment"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/expression"
+	"knarr.dev/knarr/internal/kinds/validate"
+	"knarr.dev/knarr/internal/view"
+	"knarr.dev/knarr/internal/webhook"
+)
+
+// hook is one webhook of a configuration, ready to be asked.
+type hook struct {
+	registrationv1.MutatingWebhook // a validating one looks the same but for a field
+	id                             string
+	namespaces, objects            labels.Selector
+	conditions                     func() matchconditions.Matcher // nil: none
+}
+
+// hookSet is the webhooks of all configurations of a kind, made anew only for
+// what has changed.
+type hookSet struct {
+	read func() []kinds.Object
+
+	mu      sync.Mutex
+	configs []kinds.Object
+	hooks   [][]*hook // of each of configs
+}
+
+// now is all webhooks by the names of their configurations.
+func (s *hookSet) now() ([]*hook, error) {
+	configs := s.read()
+	if len(configs) == 0 {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(configs, s.configs) {
+		all := make([][]*hook, len(configs))
+		for i, c := range configs {
+			if j := slices.Index(s.configs, c); j >= 0 {
+				all[i] = s.hooks[j]
+				continue
+			}
+			var err error
+			if all[i], err = hooksOf(c); err != nil {
+				return nil, apierrors.NewInternalError(err)
+			}
+		}
+		s.configs, s.hooks = configs, all
+	}
+	return slices.Concat(s.hooks...), nil
+}
+
+// reading returns the configurations of one kind as they stand.
+func reading[T kinds.Object](v *view.View, k *kinds.Kind) func() []kinds.Object {
+	return func() []kinds.Object {
+		list := view.NowList[T](v, k, "")
+		if len(list) == 0 {
+			return nil
+		}
+		out := make([]kinds.Object, len(list))
+		for i, o := range list {
+			out[i] = o
+		}
+		return out
+	}
+}
+
+func hooksOf(config kinds.Object) ([]*hook, error) {
+	var list []registrationv1.MutatingWebhook
+	switch c := config.(type) {
+	case *registrationv1.MutatingWebhookConfiguration:
+		list = c.Webhooks
+	case *registrationv1.ValidatingWebhookConfiguration:
+		for i := range c.Webhooks {
+			list = append(list, validate.Mutating(&c.Webhooks[i]))
+		}
+	}
+	out := make([]*hook, len(list))
+	for i, w := range list {
+		h := &hook{MutatingWebhook: w, id: config.GetName() + "/" + w.Name + "/" + strconv.Itoa(i)}
+		var err error
+		if h.namespaces, err = metav1.LabelSelectorAsSelector(w.NamespaceSelector); err != nil {
+			return nil, err
+		}
+		if h.objects, err = metav1.LabelSelectorAsSelector(w.ObjectSelector); err != nil {
+			return nil, err
+		}
+		if len(w.MatchConditions) > 0 {
+			h.conditions = sync.OnceValue(func() matchconditions.Matcher { return matcher(w.MatchConditions, w.FailurePolicy, "webhook", w.Name) })
+		}
+		out[i] = h
+	}
+	return out, nil
+}
+
+func matcher(list []registrationv1.MatchCondition, failure *registrationv1.FailurePolicyType, of, name string) matchconditions.Matcher {
+	var all []plugincel.ExpressionAccessor
+	for i := range list {
+		all = append(all, (*matchconditions.MatchCondition)(&list[i]))
+	}
+	vars := plugincel.OptionalVariableDeclarations{HasParams: of == "policy", HasAuthorizer: true}
+	compiled := plugincel.NewConditionCompiler(expression.Env()).CompileCondition(all, vars, environment.StoredExpressions)
+	return matchconditions.NewMatcher(compiled, failure, of, "admit", name)
+}
+
+// exempt requests are shown to nobody: by the configurations of webhooks and
+// policies the cluster is freed from a bad one, and reviews decide whether
+// anybody may do anything.
+func exempt(r *Request) bool {
+	switch g := r.Ref.Kind.GVK.Group; g {
+	case registrationv1.GroupName:
+		return true
+	case "authentication.k8s.io", "authorization.k8s.io":
+		return !r.Ref.Kind.Stored()
+	}
+	return false
+}
+
+// match says as which kind a webhook is to see the request, or nil: not at all.
+func (c *Config) match(ctx context.Context, h *hook, q *question) (*kinds.Kind, error) {
+	if !q.objectsMatch(h.objects) {
+		return nil, nil
+	}
+	k := q.kindFor(h.MatchPolicy, func(k *kinds.Kind) bool {
+		return slices.ContainsFunc(h.Rules, func(r registrationv1.RuleWithOperations) bool { return q.ruleMatches(&r, k) })
+	})
+	if k == nil {
+		return nil, nil
+	}
+	if ok, err := q.namespaceMatches(ctx, h.namespaces); !ok || err != nil {
+		return nil, err
+	}
+	if h.conditions == nil {
+		return k, nil
+	}
+	switch m := h.conditions().Match(ctx, q.attributes(k), nil, c.Authz); {
+	case m.Error != nil:
+		return nil, forbid(q.r, m.Error)
+	case !m.Matches:
+		return nil, nil
+	}
+	return k, nil
+}
+
+// callError: a webhook was not reached, or said nothing that can be understood.
+type callError struct {
+	name string
+	err  error
+}
+
+func (e *callError) Error() string {
+	return fmt.Sprintf("failed calling webhook %q: %v", e.name, e.err)
+}
+func (e *callError) Unwrap() error { return e.err }
+
+// ask calls one webhook. Errors are *callError, or what the client is told.
+func (c *Config) ask(ctx context.Context, h *hook, q *question, k *kinds.Kind, mutating bool) (*reply, error) {
+	if s := h.SideEffects; q.r.DryRun && (s == nil || *s != registrationv1.SideEffectClassNone && *s != registrationv1.SideEffectClassNoneOnDryRun) {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("admission webhook %q does not support dry run", h.Name))
+	}
+	failed := func(format string, err error) (*reply, error) {
+		return nil, &callError{h.Name, fmt.Errorf(format, err)}
+	}
+	body, uid, version, err := q.review(k, h.AdmissionReviewVersions)
+	if err != nil {
+		return failed("could not create admission objects: %w", err)
+	}
+	to := webhook.Hook{CABundle: h.ClientConfig.CABundle}
+	if h.ClientConfig.URL != nil {
+		to.URL = *h.ClientConfig.URL
+	}
+	if s := h.ClientConfig.Service; s != nil {
+		to.Service = &webhook.Service{Namespace: s.Namespace, Name: s.Name}
+		if s.Path != nil {
+			to.Service.Path = *s.Path
+		}
+		if s.Port != nil {
+			to.Service.Port = *s.Port
+		}
+	}
+	timeout := defaultTimeout
+	if h.TimeoutSeconds != nil {
+		timeout = time.Duration(*h.TimeoutSeconds) * time.Second
+	}
+	answer, err := c.Webhooks.Call(ctx, to, timeout, body)
+	if err != nil {
+		return failed("failed to call webhook: %w", err)
+	}
+	out, err := readReply(answer, uid, version, mutating)
+	if err != nil {
+		return failed("received invalid webhook response: %w", err)
+	}
+	return out, nil
+}
+
+// defaultTimeout is what defaulting gives to a webhook that names none.
+const defaultTimeout = 10 * time.Second
+
+// settle decides what the failure of a call means; nil: go on without it.
+func (c *Config) settle(ctx context.Context, h *hook, err error) error {
+	var call *callError
+	if !errors.As(err, &call) {
+		return err
+	}
+	if h.FailurePolicy == nil || *h.FailurePolicy != registrationv1.Ignore {
+		return apierrors.NewInternalError(call)
+	}
+	c.Log.Warn("a webhook failed and is passed over", "webhook", h.Name, "error", call.err)
+	if ctx.Err() != nil {
+		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
+	}
+	return nil
+}
+
+// denied is what the client is told when a webhook says no.
+func denied(name string, s *metav1.Status) error {
+	out := metav1.Status{}
+	if s != nil {
+		out = *s
+	}
+	if out.Code < http.StatusBadRequest {
+		out.Code = http.StatusBadRequest
+	}
+	if out.Status == "" || out.Status == metav1.StatusSuccess {
+		out.Status = metav1.StatusFailure
+	}
+	by := fmt.Sprintf("admission webhook %q denied the request", name)
+	switch {
+	case out.Message != "":
+		out.Message = by + ": " + out.Message
+	case out.Reason != "":
+		out.Message = by + ": " + string(out.Reason)
+	default:
+		out.Message = by + " without explanation"
+	}
+	return &apierrors.StatusError{ErrStatus: out}
+}
+
+// rounds remembers what webhooks did to one request: one that asks for it sees
+// the object again if another has changed it since.
+type rounds struct {
+	invoked, again map[string]bool // by id
+	last           runtime.Object
+}
+
+// changed: whoever was asked before is to be asked again.
+func (s *rounds) changed() {
+	for id := range s.invoked {
+		s.again[id] = true
+	}
+	clear(s.invoked)
+}
+
+// mutatingWebhooks lets users' servers complete objects, one after the other.
+type mutatingWebhooks struct {
+	c *Config
+	*hookSet
+}
+
+func (mutatingWebhooks) Name() string { return "MutatingAdmissionWebhook" }
+
+func (mutatingWebhooks) Validate(context.Context, *Request) error { return nil }
+
+func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
+	hooks, err := p.now()
+	if err != nil || len(hooks) == 0 || exempt(r) {
+		return err
+	}
+	if r.rounds == nil {
+		r.rounds = &rounds{invoked: map[string]bool{}, again: map[string]bool{}}
+	}
+	s := r.rounds
+	if r.second && s.last != nil && !equality.Semantic.DeepEqual(s.last, r.Object) {
+		s.changed()
+	}
+	q := p.c.question(r)
+	for _, h := range hooks {
+		if r.second && !s.again[h.id] {
+			continue // who was not asked is not asked now
+		}
+		k, err := p.c.match(ctx, h, q)
+		if err != nil {
+			return err
+		}
+		if k == nil {
+			continue
+		}
+		changed, err := p.apply(ctx, h, q, k)
+		if err = p.c.settle(ctx, h, err); err != nil {
+			return err
+		}
+		if changed {
+			s.changed()
+			r.Patched = true
+		}
+		if h.ReinvocationPolicy != nil && *h.ReinvocationPolicy == registrationv1.IfNeededReinvocationPolicy {
+			s.invoked[h.id] = true
+		}
+	}
+	if r.Patched && r.Object != nil {
+		s.last = r.Object.DeepCopyObject()
+	}
+	return nil
+}
+
+// apply asks one webhook and does what it says.
+func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *kinds.Kind) (changed bool, err error) {
+	a, err := p.c.ask(ctx, h, q, k, true)
+	if err != nil {
+		return false, err
+	}
+	warnAll(q.r, a.warnings)
+	if !a.allowed {
+		return false, denied(h.Name, a.result)
+	}
+	if len(a.patch) == 0 {
+		return false, nil
+	}
+	ops, err := decodePatch(a.patch)
+	if err != nil {
+		return false, &callError{h.Name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
+	}
+	switch {
+	case len(ops) == 0:
+		return false, nil
+	case q.r.Object == nil:
+		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.Name))
+	case a.patchType != "JSONPatch":
+		return false, &callError{h.Name, fmt.Errorf("unsupported patch type %q", a.patchType)}
+	}
+	if changed, err = q.patch(k, ops); err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	return changed, nil
+}
+
+// validatingWebhooks lets users' servers judge objects, all at once.
+type validatingWebhooks struct {
+	c *Config
+	*hookSet
+}
+
+func (validatingWebhooks) Name() string { return "ValidatingAdmissionWebhook" }
+
+func (validatingWebhooks) Mutate(context.Context, *Request) error { return nil }
+
+func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
+	hooks, err := p.now()
+	if err != nil || len(hooks) == 0 || exempt(r) {
+		return err
+	}
+	q := p.c.question(r)
+	type asked struct {
+		h     *hook
+		k     *kinds.Kind
+		reply *reply
+		err   error
+	}
+	var all []*asked
+	for _, h := range hooks {
+		k, err := p.c.match(ctx, h, q)
+		if err != nil {
+			return err
+		}
+		if k != nil {
+			q.shown(k) // while nobody else looks
+			all = append(all, &asked{h: h, k: k})
+		}
+	}
+	var wg sync.WaitGroup
+	for _, a := range all {
+		wg.Go(func() { a.reply, a.err = p.c.ask(ctx, a.h, q, a.k, false) })
+	}
+	wg.Wait()
+	for _, a := range all {
+		if a.reply != nil {
+			warnAll(r, a.reply.warnings)
+		}
+	}
+	for _, a := range all {
+		switch {
+		case a.err != nil:
+			if err := p.c.settle(ctx, a.h, a.err); err != nil {
+				return err
+			}
+		case !a.reply.allowed:
+			return denied(a.h.Name, a.reply.result)
+		}
+	}
+	return nil
+}
+
+func warnAll(r *Request, texts []string) {
+	if r.Warn == nil {
+		return
+	}
+	for _, t := range texts {
+		r.Warn(t)
+	}
+}
+
+// objectsMatch: the new state or the old one has the labels.
+func (q *question) objectsMatch(s labels.Selector) bool {
+	if s.Empty() {
+		return true
+	}
+	has := func(o runtime.Object) bool {
+		m, ok := o.(metav1.Object)
+		return ok && s.Matches(labels.Set(m.GetLabels()))
+	}
+	return q.r.Object != nil && has(q.r.Object) || q.r.Old != nil && has(q.r.Old)
+}
+
+// namespaceMatches: the labels are those of the object's namespace, or of the
+// object if it is one. What lies in none always matches.
+func (q *question) namespaceMatches(ctx context.Context, s labels.Selector) (bool, error) {
+	if s.Empty() || q.namespace == "" && q.r.Ref.Kind != kinds.Namespace {
+		return true, nil
+	}
+	var ns metav1.Object
+	if q.r.Ref.Kind == kinds.Namespace && q.r.Ref.Sub == "" {
+		o := q.r.Object
+		if o == nil {
+			o = q.r.Old
+		}
+		ns, _ = o.(metav1.Object)
+	} else {
+		found, err := find[*corev1.Namespace](ctx, q.c, kinds.Namespace, "", q.namespace)
+		if err != nil {
+			return false, apierrors.NewInternalError(err)
+		}
+		if found == nil {
+			return false, apierrors.NewNotFound(kinds.Namespace.GroupResource(), q.namespace)
+		}
+		ns = found
+	}
+	return ns != nil && s.Matches(labels.Set(ns.GetLabels())), nil
+}
+
+// kindFor is the kind of the request if it matches, else one that is the same
+// objects in another form.
+func (q *question) kindFor(policy *registrationv1.MatchPolicyType, matches func(*kinds.Kind) bool) *kinds.Kind {
+	own := q.r.Ref.Kind
+	if matches(own) {
+		return own
+	}
+	if policy == nil || *policy != registrationv1.Equivalent || q.c.Table == nil || !own.Stored() && own.StoredAs == nil {
+		return nil
+	}
+	for _, k := range q.c.Table.All() {
+		if k != own && stored(k) == stored(own) && matches(k) {
+			return k
+		}
+	}
+	return nil
+}
+
+func stored(k *kinds.Kind) *kinds.Kind {
+	if k.StoredAs != nil {
+		return k.StoredAs
+	}
+	return k
+}
+
+func (q *question) ruleMatches(r *registrationv1.RuleWithOperations, k *kinds.Kind) bool {
+	if !anyOf(r.APIGroups, k.GVK.Group) || !anyOf(r.APIVersions, k.GVK.Version) || !anyOf(r.Operations, registrationv1.OperationType(q.r.Operation)) {
+		return false
+	}
+	if r.Scope != nil {
+		clusterWide := k == kinds.Namespace || q.namespace == ""
+		if *r.Scope == registrationv1.NamespacedScope && clusterWide || *r.Scope == registrationv1.ClusterScope && !clusterWide {
+			return false
+		}
+	}
+	return slices.ContainsFunc(r.Resources, func(name string) bool {
+		resource, sub, _ := strings.Cut(name, "/")
+		return (resource == "*" || resource == k.Resource) && (sub == "*" || sub == q.r.Ref.Sub)
+	})
+}
+
+func anyOf[T ~string](list []T, want T) bool {
+	return slices.Contains(list, "*") || slices.Contains(list, want)
+}
