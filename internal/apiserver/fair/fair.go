@@ -284,7 +284,7 @@ func (d *Dispatcher) Enter(ctx context.Context, r *Request, patience time.Durati
 		d.waiting[t.mutating].Add(1)
 		u.queued.Add(1)
 		u.queuedSeats.Add(int64(t.seats))
-		u.lengths.Observe(float64(length))
+		d.metrics.length.WithLabelValues(s.levelName, s.name).Observe(float64(length))
 	})
 	began := now
 	if queued {
@@ -295,8 +295,8 @@ func (d *Dispatcher) Enter(ctx context.Context, r *Request, patience time.Durati
 	}
 	u.estimated.Observe(float64(t.seats))
 	if how != entered {
-		u.waitedInVain.Observe(began.Sub(now).Seconds())
-		u.rejected[how].Inc()
+		d.metrics.waited.WithLabelValues(s.levelName, s.name, "false").Observe(began.Sub(now).Seconds())
+		d.metrics.rejected.WithLabelValues(s.levelName, s.name, reasons[how]).Inc()
 		return Ticket{schema: s}, &ErrRejected{Schema: s.name, Level: s.levelName, Reason: reasons[how], RetryAfter: lv.dropped(now)}
 	}
 	t.queue, t.began = q, began
@@ -344,7 +344,7 @@ func (t *Ticket) Done() {
 	u.runningSeats.Add(int64(-t.seats))
 	d.running[t.mutating].Add(-1)
 	if t.watch {
-		u.watches.Observe(took.Seconds())
+		d.metrics.lasted.WithLabelValues(t.schema.levelName, t.schema.name, "watch").Observe(took.Seconds())
 	} else {
 		u.lasted.Observe(took.Seconds())
 	}

@@ -24,12 +24,12 @@ type metrics struct {
 	fraction                         atomic.Uint64
 }
 
-// usage is what one schema has of its level, and where it is told.
+// usage is what one schema has of its level, and where it is told. What is
+// rare is looked up when it happens.
 type usage struct {
-	queued, queuedSeats, running, runningSeats                atomic.Int64
-	dispatched                                                prometheus.Counter
-	rejected                                                  [len(reasons)]prometheus.Counter
-	waited, waitedInVain, lasted, watches, lengths, estimated prometheus.Observer
+	queued, queuedSeats, running, runningSeats atomic.Int64
+	dispatched                                 prometheus.Counter
+	waited, lasted, estimated                  prometheus.Observer
 }
 
 func newMetrics() *metrics {
@@ -57,17 +57,8 @@ func (m *metrics) usageOf(old *state, s *schema) *usage {
 		}
 	}
 	l, f := s.levelName, s.name
-	u := &usage{
-		dispatched: m.dispatched.WithLabelValues(l, f), estimated: m.estimate.WithLabelValues(l, f), lengths: m.length.WithLabelValues(l, f),
-		waited: m.waited.WithLabelValues(l, f, "true"), waitedInVain: m.waited.WithLabelValues(l, f, "false"),
-		lasted: m.lasted.WithLabelValues(l, f, "regular"), watches: m.lasted.WithLabelValues(l, f, "watch"),
-	}
-	for i, reason := range reasons {
-		if reason != "" {
-			u.rejected[i] = m.rejected.WithLabelValues(l, f, reason)
-		}
-	}
-	return u
+	return &usage{dispatched: m.dispatched.WithLabelValues(l, f), estimated: m.estimate.WithLabelValues(l, f),
+		waited: m.waited.WithLabelValues(l, f, "true"), lasted: m.lasted.WithLabelValues(l, f, "regular")}
 }
 
 // forget what is no longer there.
