@@ -93,6 +93,9 @@ func (r result) String() string {
 	return s
 }
 
+// gaveUp is what the suite logs where it returns from a test without failing it.
+const gaveUp = "Unexpected error while creating CustomResourceDefinition"
+
 // readResults finds what became of each of the names in ginkgo's report.
 func readResults(file string, names []string) ([]result, error) {
 	data, err := os.ReadFile(file)
@@ -122,6 +125,8 @@ func readResults(file string, names []string) ([]result, error) {
 			r.state, r.reason = "missing", "the suite has no test of this name"
 		case spec.Failed():
 			r.state = "failed"
+		case spec.State == types.SpecStatePassed && strings.Contains(spec.CapturedGinkgoWriterOutput, gaveUp):
+			r.state, r.reason = "failed", "the suite passes it, but could not create its CustomResourceDefinition and tested nothing"
 		case spec.State == types.SpecStatePassed:
 			r.state = "passed"
 		default:
@@ -160,6 +165,9 @@ func summarize(w io.Writer, results []result, expected map[string]string) (unexp
 	return unexpected
 }
 
+// nodeType stands in the names of tests that failed.
+var nodeType = regexp.MustCompile(`\[(It|(Just)?(Before|After)Each|DeferCleanup[^]]*)\] `)
+
 // follow prints a line for every test that ends: ginkgo writes a line with
 // a dot and the time, and the name with labels on the next.
 func follow(r io.Reader, names []string, w io.Writer) error {
@@ -167,7 +175,7 @@ func follow(r io.Reader, names []string, w io.Writer) error {
 	s.Buffer(nil, 64<<20)
 	state, done := "", 0
 	for s.Scan() {
-		line := s.Text()
+		line := nodeType.ReplaceAllString(s.Text(), "")
 		if state != "" {
 			if i := slices.IndexFunc(names, func(n string) bool { return strings.HasPrefix(line, n) }); i >= 0 {
 				done++
