@@ -246,18 +246,16 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	case sub.Connect:
 		return s.kubelet.serve(w, r, in, k, u)
 	}
-	a, err := negotiate(r)
+	a, err := negotiate(r, func(a accepted) bool {
+		return a.shape == asTable && len(k.Columns) == 0 || // a question has no rows
+			a.shape == whole && a.format == codec.Protobuf && k.Load != nil && sub.Scale == nil // custom kinds have no such form
+	})
 	if err != nil {
 		return err
 	}
 	warn := warner(w)
 	if k.Deprecation != "" {
 		warn(k.Deprecation)
-	}
-	if k.Load != nil && a.format == codec.Protobuf && a.shape == whole && sub.Scale == nil {
-		if a, err = a.withoutProtobuf(r); err != nil {
-			return err
-		}
 	}
 	q := r.URL.Query()
 	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, manager: q.Get("fieldManager"), warn: warn}
@@ -375,7 +373,7 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(st.Details.RetryAfterSeconds)))
 	}
-	a, nerr := negotiate(r)
+	a, nerr := negotiate(r, func(accepted) bool { return false })
 	if nerr != nil {
 		a = accepted{}
 	}

@@ -125,6 +125,8 @@ func TestRefusals(t *testing.T) {
 		{"content type", "POST", podURL, podBody, []string{"Content-Type", "text/x-nope"}, 415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		{"compressed body", "POST", podURL, podBody, []string{"Content-Encoding", "gzip"}, 415, "UnsupportedMediaType", ""},
 		{"accept", "GET", podURL, "", []string{"Accept", "image/png"}, 406, "NotAcceptable", "only the following media types are accepted"},
+		{"a question has no table", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}`,
+			[]string{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"}, 406, "NotAcceptable", "only the following media types are accepted"},
 		{"strict", "POST", podURL + "?fieldValidation=Strict", `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"b"},"spec":{"nope":1}}`, nil, 400, "BadRequest", `Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.nope"`},
 		{"strict, twice", "POST", podURL + "?fieldValidation=Strict", `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"b","name":"c"}}`, nil, 400, "BadRequest", `strict decoding error: duplicate field "metadata.name"`},
 		{"field validation of nobody", "POST", podURL + "?fieldValidation=Maybe", podBody, nil, 400, "BadRequest", "fieldValidation"},

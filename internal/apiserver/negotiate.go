@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -40,17 +39,9 @@ var formatOfType = map[string]codec.Format{
 	typeJSON: codec.JSON, typeYAML: codec.YAML, typeProtobuf: codec.Protobuf, "*/*": codec.JSON, "application/*": codec.JSON, "text/*": codec.JSON,
 }
 
-// negotiate takes the first entry of Accept that can be served.
-func negotiate(r *http.Request) (accepted, error) { return negotiateAmong(r, formatOfType) }
-
-// withoutProtobuf negotiates again, for objects that have no such form.
-func (accepted) withoutProtobuf(r *http.Request) (accepted, error) {
-	rest := maps.Clone(formatOfType)
-	delete(rest, typeProtobuf)
-	return negotiateAmong(r, rest)
-}
-
-func negotiateAmong(r *http.Request, types map[string]codec.Format) (accepted, error) {
+// negotiate takes the first entry of Accept that can be served; what refuses
+// says what cannot.
+func negotiate(r *http.Request, refuses func(accepted) bool) (accepted, error) {
 	header := strings.Join(r.Header.Values("Accept"), ",")
 	if header == "" {
 		header = typeJSON
@@ -60,7 +51,7 @@ func negotiateAmong(r *http.Request, types map[string]codec.Format) (accepted, e
 		if err != nil {
 			continue
 		}
-		f, ok := types[t]
+		f, ok := formatOfType[t]
 		if !ok {
 			continue
 		}
@@ -76,6 +67,9 @@ func negotiateAmong(r *http.Request, types map[string]codec.Format) (accepted, e
 		case as == "PartialObjectMetadata" || as == "PartialObjectMetadataList":
 			a.shape = asPartial
 		default:
+			continue
+		}
+		if refuses(a) {
 			continue
 		}
 		return a, nil
