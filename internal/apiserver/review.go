@@ -1,7 +1,10 @@
 package apiserver
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -23,9 +26,8 @@ func (s *Server) review(c *call, obj runtime.Object) (runtime.Object, error) {
 		}
 		return o, s.cfg.ReviewToken(c.ctx, o)
 	case *authenticationv1.SelfSubjectReview:
-		o.CreationTimestamp = metav1.NewTime(s.now())
-		o.Status.UserInfo = userInfo(c.user)
-		return o, nil
+		return &authenticationv1.SelfSubjectReview{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(s.now())},
+			Status: authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(c.user)}}, nil
 	case *authorizationv1.SubjectAccessReview:
 		s.decide(c, reviewed(subject(&o.Spec), o.Spec.ResourceAttributes, o.Spec.NonResourceAttributes), &o.Status)
 		return o, nil
@@ -63,11 +65,14 @@ func subject(spec *authorizationv1.SubjectAccessReviewSpec) user.Info {
 
 // reviewed turns the question into what the authorizer is asked for a request.
 func reviewed(u user.Info, r *authorizationv1.ResourceAttributes, n *authorizationv1.NonResourceAttributes) authorizer.AttributesRecord {
-	if n != nil {
+	if r == nil {
 		return authorizer.AttributesRecord{User: u, Verb: n.Verb, Path: n.Path}
 	}
 	a := authorizer.AttributesRecord{User: u, Verb: r.Verb, Namespace: r.Namespace, APIGroup: r.Group, APIVersion: r.Version,
 		Resource: r.Resource, Subresource: r.Subresource, Name: r.Name, ResourceRequest: true}
+	if a.APIVersion == "" {
+		a.APIVersion = "*"
+	}
 	if f := r.FieldSelector; f != nil {
 		a.FieldSelectorRequirements, a.FieldSelectorParsingErr = fieldRequirements(f)
 	}
@@ -89,42 +94,83 @@ func fieldRequirements(f *authorizationv1.FieldSelectorAttributes) (fields.Requi
 		return sel.Requirements(), nil
 	}
 	var out fields.Requirements
+	var errs []error
 	for _, r := range f.Requirements {
 		switch {
-		case r.Operator == metav1.FieldSelectorOpIn && len(r.Values) == 1:
+		case len(r.Values) == 1 && r.Operator == metav1.FieldSelectorOpIn:
 			out = append(out, fields.Requirement{Field: r.Key, Operator: operator.Equals, Value: r.Values[0]})
-		case r.Operator == metav1.FieldSelectorOpNotIn && len(r.Values) == 1:
+		case len(r.Values) == 1 && r.Operator == metav1.FieldSelectorOpNotIn:
 			out = append(out, fields.Requirement{Field: r.Key, Operator: operator.NotEquals, Value: r.Values[0]})
+		default:
+			errs = append(errs, fmt.Errorf("fieldSelectors do not yet support %v of %d values", r.Operator, len(r.Values)))
 		}
 	}
-	return out, nil
+	return out, errors.Join(errs...)
+}
+
+var labelOperators = map[metav1.LabelSelectorOperator]operator.Operator{
+	metav1.LabelSelectorOpIn: operator.In, metav1.LabelSelectorOpNotIn: operator.NotIn,
+	metav1.LabelSelectorOpExists: operator.Exists, metav1.LabelSelectorOpDoesNotExist: operator.DoesNotExist,
 }
 
 func labelRequirements(l *authorizationv1.LabelSelectorAttributes) (labels.Requirements, error) {
 	if l.RawSelector != "" {
-		return labels.ParseToRequirements(l.RawSelector)
+		sel, err := labels.Parse(l.RawSelector)
+		if err != nil {
+			return nil, err
+		}
+		out, _ := sel.Requirements()
+		return out, nil
 	}
-	sel, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: l.Requirements})
-	if err != nil {
-		return nil, err
+	var out labels.Requirements
+	var errs []error
+	for _, r := range l.Requirements {
+		op, ok := labelOperators[r.Operator]
+		if !ok {
+			errs = append(errs, fmt.Errorf("%q is not a valid label selector operator", r.Operator))
+			continue
+		}
+		one, err := labels.NewRequirement(r.Key, op, r.Values)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, *one)
 	}
-	out, _ := sel.Requirements()
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 func (s *Server) decide(c *call, a authorizer.AttributesRecord, status *authorizationv1.SubjectAccessReviewStatus) {
 	decision, reason, err := s.cfg.Authz.Authorize(c.ctx, a)
 	*status = authorizationv1.SubjectAccessReviewStatus{Allowed: decision == authorizer.DecisionAllow, Denied: decision == authorizer.DecisionDeny, Reason: reason}
+	var errs []string
 	if err != nil {
-		status.EvaluationError = err.Error()
+		errs = append(errs, err.Error())
 	}
+	for _, sel := range []struct {
+		name string
+		kept int
+		err  error
+	}{{"fieldSelector", len(a.FieldSelectorRequirements), a.FieldSelectorParsingErr}, {"labelSelector", len(a.LabelSelectorRequirements), a.LabelSelectorParsingErr}} {
+		switch {
+		case sel.err != nil && sel.kept > 0:
+			errs = append(errs, "spec.resourceAttributes."+sel.name+" partially ignored due to parse error")
+		case sel.err != nil:
+			errs = append(errs, "spec.resourceAttributes."+sel.name+" ignored due to parse error")
+		}
+	}
+	status.EvaluationError = strings.Join(errs, "; ")
 }
 
 func (s *Server) rules(c *call, o *authorizationv1.SelfSubjectRulesReview) (runtime.Object, error) {
 	if s.cfg.Rules == nil {
 		return nil, statusError(http.StatusNotImplemented, metav1.StatusReasonInternalError, "this server lists no rules")
 	}
+	if o.Spec.Namespace == "" {
+		return nil, badRequest("no namespace on request")
+	}
 	resources, others, incomplete, err := s.cfg.Rules.RulesFor(c.ctx, c.user, o.Spec.Namespace)
+	o = &authorizationv1.SelfSubjectRulesReview{}
 	o.Status = authorizationv1.SubjectRulesReviewStatus{Incomplete: incomplete, ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}}
 	for _, r := range resources {
 		o.Status.ResourceRules = append(o.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: r.GetVerbs(), APIGroups: r.GetAPIGroups(), Resources: r.GetResources(), ResourceNames: r.GetResourceNames()})

@@ -20,15 +20,13 @@ var (
 	}
 	TokenReview = &Kind{
 		GVK: authenticationv1.SchemeGroupVersion.WithKind("TokenReview"), Resource: "tokenreviews", Singular: "tokenreview",
-		Verbs:    []string{"create"},
-		NewBody:  func() runtime.Object { return &authenticationv1.TokenReview{} },
-		Validate: check(validate.TokenReview),
+		Verbs:   []string{"create"},
+		NewBody: func() runtime.Object { return &authenticationv1.TokenReview{} },
 	}
 	SelfSubjectReview = &Kind{
 		GVK: authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), Resource: "selfsubjectreviews", Singular: "selfsubjectreview",
-		Verbs:    []string{"create"},
-		NewBody:  func() runtime.Object { return &authenticationv1.SelfSubjectReview{} },
-		Validate: check(validate.SelfSubjectReview),
+		Verbs:   []string{"create"},
+		NewBody: func() runtime.Object { return &authenticationv1.SelfSubjectReview{} },
 	}
 	SubjectAccessReview = &Kind{
 		GVK: authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"), Resource: "subjectaccessreviews", Singular: "subjectaccessreview",
@@ -50,9 +48,8 @@ var (
 	}
 	SelfSubjectRulesReview = &Kind{
 		GVK: authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectRulesReview"), Resource: "selfsubjectrulesreviews", Singular: "selfsubjectrulesreview",
-		Verbs:    []string{"create"},
-		NewBody:  func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} },
-		Validate: check(validate.SelfSubjectRulesReview),
+		Verbs:   []string{"create"},
+		NewBody: func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} },
 	}
 )
 

@@ -392,11 +392,28 @@ func TestReviews(t *testing.T) {
 	creates(t, sar, nothing, SubjectAccessReview, []change[*authorizationv1.SubjectAccessReview]{
 		{"good", nil, nil},
 		{"nobody", func(r *authorizationv1.SubjectAccessReview) { r.Spec.User = "" }, []string{"spec.user Invalid: at least one of user or group must be specified"}},
-		{"nothing", func(r *authorizationv1.SubjectAccessReview) { r.Spec.ResourceAttributes = nil }, []string{"spec.resourceAttributes Invalid: exactly one of nonResourceAttributes or resourceAttributes must be specified"}},
+		{"nothing", func(r *authorizationv1.SubjectAccessReview) { r.Spec.ResourceAttributes = nil }, []string{"spec Invalid: exactly one of nonResourceAttributes or resourceAttributes must be specified"}},
 		{"both", func(r *authorizationv1.SubjectAccessReview) {
 			r.Spec.NonResourceAttributes = &authorizationv1.NonResourceAttributes{}
-		}, []string{"spec.nonResourceAttributes Invalid: cannot be specified in combination with resourceAttributes"}},
+		}, []string{"spec Invalid: exactly one of nonResourceAttributes or resourceAttributes must be specified"}},
 		{"named", func(r *authorizationv1.SubjectAccessReview) { r.Name = "x" }, []string{"metadata Invalid: must be empty"}},
+		{"selectors in both forms", func(r *authorizationv1.SubjectAccessReview) {
+			a := *attrs
+			a.FieldSelector = &authorizationv1.FieldSelectorAttributes{RawSelector: "a=b", Requirements: []metav1.FieldSelectorRequirement{{Key: "a", Operator: "In", Values: []string{"b"}}}}
+			a.LabelSelector = &authorizationv1.LabelSelectorAttributes{RawSelector: "a=b", Requirements: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Exists"}}}
+			r.Spec.ResourceAttributes = &a
+		}, []string{"spec.resourceAttributes.fieldSelector.rawSelector Invalid: may not specified at the same time as requirements", "spec.resourceAttributes.labelSelector.rawSelector Invalid: may not specified at the same time as requirements"}},
+		{"selectors in none", func(r *authorizationv1.SubjectAccessReview) {
+			a := *attrs
+			a.FieldSelector, a.LabelSelector = &authorizationv1.FieldSelectorAttributes{}, &authorizationv1.LabelSelectorAttributes{}
+			r.Spec.ResourceAttributes = &a
+		}, []string{"spec.resourceAttributes.fieldSelector.requirements Required: when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector is required",
+			"spec.resourceAttributes.labelSelector.requirements Required: when spec.resourceAttributes.labelSelector is specified, requirements or rawSelector is required"}},
+		{"requirements that say nothing", func(r *authorizationv1.SubjectAccessReview) {
+			a := *attrs
+			a.FieldSelector = &authorizationv1.FieldSelectorAttributes{Requirements: []metav1.FieldSelectorRequirement{{Operator: "In"}, {Key: "a", Operator: "OfTheFuture"}}}
+			r.Spec.ResourceAttributes = &a
+		}, []string{"spec.resourceAttributes.fieldSelector.requirements[0].key Required: must be specified", "spec.resourceAttributes.fieldSelector.requirements[0].values Required"}},
 	})
 	local := func() *authorizationv1.LocalSubjectAccessReview {
 		return &authorizationv1.LocalSubjectAccessReview{ObjectMeta: metav1.ObjectMeta{Namespace: "default"}, Spec: sar().Spec}
@@ -404,10 +421,14 @@ func TestReviews(t *testing.T) {
 	creates(t, local, nothing, LocalSubjectAccessReview, []change[*authorizationv1.LocalSubjectAccessReview]{
 		{"good", nil, nil},
 		{"elsewhere", func(r *authorizationv1.LocalSubjectAccessReview) { r.Namespace = "other" }, []string{"spec.resourceAttributes.namespace Invalid: must match metadata.namespace"}},
+		{"named", func(r *authorizationv1.LocalSubjectAccessReview) { r.Name = "x" }, []string{"metadata Invalid: must be empty except for namespace"}},
+		{"about no resource", func(r *authorizationv1.LocalSubjectAccessReview) {
+			r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes = nil, &authorizationv1.NonResourceAttributes{Path: "/"}
+		}, []string{"spec.nonResourceAttributes Invalid: disallowed on this kind of request"}},
 	})
-	compare(t, TokenReview(&authenticationv1.TokenReview{}), []string{"spec.token Required: token is required for TokenReview in authentication"})
-	compare(t, SelfSubjectRulesReview(&authorizationv1.SelfSubjectRulesReview{}), []string{"spec.namespace Required: no namespace on request"})
-	compare(t, SelfSubjectAccessReview(&authorizationv1.SelfSubjectAccessReview{}), []string{"spec.resourceAttributes Invalid"})
+	compare(t, SelfSubjectAccessReview(&authorizationv1.SelfSubjectAccessReview{}), []string{"spec Invalid: exactly one of"})
+	compare(t, TokenRequest(&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr(int64(600)), Attestations: map[string]authenticationv1.AttestationValue{"a": nil}}}),
+		[]string{"spec.attestations Invalid: attestations may only be specified with a webhook bound object reference"})
 	compare(t, TokenRequest(&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr(int64(10))}}), []string{"spec.expirationSeconds Invalid: may not specify a duration less than 10 minutes"})
 	compare(t, Binding(&corev1.Binding{Target: corev1.ObjectReference{Kind: "Pod"}}), []string{`target.kind NotSupported: "Node", "<empty>"`, "target.name Required"})
 	compare(t, Scale(&autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: -1}}), []string{"spec.replicas Invalid: must be greater than or equal to 0"})

@@ -1,37 +1,29 @@
 package validate
 
 import (
+	"fmt"
+
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // noMeta: what is only asked for has no identity. The namespace comes with the
 // URL, managed fields with every write.
 func (e *errors) noMeta(o metav1.ObjectMeta, namespaced bool) {
-	o.ManagedFields = nil
+	rest, why := o, "must be empty"
+	rest.ManagedFields = nil
 	if namespaced {
-		o.Namespace = ""
+		rest.Namespace, why = "", "must be empty except for namespace"
 	}
-	if !same(o, metav1.ObjectMeta{}) {
-		e.invalid(metaPath, "<metadata>", "must be empty")
+	if !same(rest, metav1.ObjectMeta{}) {
+		e.invalid(metaPath, o, why)
 	}
 }
-
-// TokenReview judges a request to tell whose token it is.
-func TokenReview(r *authenticationv1.TokenReview) field.ErrorList {
-	e := &errors{}
-	if r.Spec.Token == "" {
-		e.add(field.Required(specPath.Child("token"), "token is required for TokenReview in authentication"))
-	}
-	return e.list
-}
-
-// SelfSubjectReview asks who one is; nothing can be wrong with it.
-func SelfSubjectReview(*authenticationv1.SelfSubjectReview) field.ErrorList { return nil }
 
 // SubjectAccessReview judges a question about somebody's rights.
 func SubjectAccessReview(r *authorizationv1.SubjectAccessReview) field.ErrorList {
@@ -46,12 +38,11 @@ func LocalSubjectAccessReview(r *authorizationv1.LocalSubjectAccessReview) field
 	e := &errors{}
 	e.accessSpec(&r.Spec)
 	e.noMeta(r.ObjectMeta, true)
-	p := specPath.Child("resourceAttributes")
 	if a := r.Spec.ResourceAttributes; a != nil && a.Namespace != r.Namespace {
-		e.invalid(p.Child("namespace"), a.Namespace, "must match metadata.namespace")
+		e.invalid(specPath.Child("resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace")
 	}
-	if r.Spec.NonResourceAttributes != nil {
-		e.invalid(specPath.Child("nonResourceAttributes"), "<attributes>", "disallowed on this kind of request")
+	if n := r.Spec.NonResourceAttributes; n != nil {
+		e.invalid(specPath.Child("nonResourceAttributes"), n, "disallowed on this kind of request")
 	}
 	return e.list
 }
@@ -59,43 +50,54 @@ func LocalSubjectAccessReview(r *authorizationv1.LocalSubjectAccessReview) field
 // SelfSubjectAccessReview judges a question about one's own rights.
 func SelfSubjectAccessReview(r *authorizationv1.SelfSubjectAccessReview) field.ErrorList {
 	e := &errors{}
-	e.attributes(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	e.oneAttributes(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	e.attributes(r.Spec.ResourceAttributes)
 	e.noMeta(r.ObjectMeta, false)
 	return e.list
 }
 
-// SelfSubjectRulesReview judges a question about all of one's rights.
-func SelfSubjectRulesReview(r *authorizationv1.SelfSubjectRulesReview) field.ErrorList {
-	e := &errors{}
-	if r.Spec.Namespace == "" {
-		e.add(field.Required(specPath.Child("namespace"), "no namespace on request"))
-	}
-	return e.list
-}
-
 func (e *errors) accessSpec(spec *authorizationv1.SubjectAccessReviewSpec) {
-	e.attributes(spec.ResourceAttributes, spec.NonResourceAttributes)
+	e.oneAttributes(spec.ResourceAttributes, spec.NonResourceAttributes)
 	if spec.User == "" && len(spec.Groups) == 0 {
 		e.invalid(specPath.Child("user"), spec.User, "at least one of user or group must be specified")
 	}
+	e.attributes(spec.ResourceAttributes)
 }
 
-func (e *errors) attributes(r *authorizationv1.ResourceAttributes, n *authorizationv1.NonResourceAttributes) {
-	switch {
-	case r != nil && n != nil:
-		e.invalid(specPath.Child("nonResourceAttributes"), "<attributes>", "cannot be specified in combination with resourceAttributes")
-	case r == nil && n == nil:
-		e.invalid(specPath.Child("resourceAttributes"), "<attributes>", "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+func (e *errors) oneAttributes(r *authorizationv1.ResourceAttributes, n *authorizationv1.NonResourceAttributes) {
+	if (r == nil) == (n == nil) {
+		e.invalid(specPath, n, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
 	}
+}
+
+// attributes: operators that are not known yet are let pass, because what a
+// selector leaves out makes the question wider, not narrower.
+func (e *errors) attributes(r *authorizationv1.ResourceAttributes) {
 	if r == nil {
 		return
 	}
-	p := specPath.Child("resourceAttributes")
-	if f := r.FieldSelector; f != nil && f.RawSelector != "" && len(f.Requirements) > 0 {
-		e.invalid(p.Child("fieldSelector", "rawSelector"), f.RawSelector, "may not specified at the same time as requirements")
+	if f := r.FieldSelector; f != nil {
+		p := specPath.Child("resourceAttributes", "fieldSelector")
+		e.selectorForm(p, f.RawSelector, len(f.Requirements))
+		for i, r := range f.Requirements {
+			e.all(metavalidation.ValidateFieldSelectorRequirement(r, metavalidation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, p.Child("requirements").Index(i)))
+		}
 	}
-	if l := r.LabelSelector; l != nil && l.RawSelector != "" && len(l.Requirements) > 0 {
-		e.invalid(p.Child("labelSelector", "rawSelector"), l.RawSelector, "may not specified at the same time as requirements")
+	if l := r.LabelSelector; l != nil {
+		p := specPath.Child("resourceAttributes", "labelSelector")
+		e.selectorForm(p, l.RawSelector, len(l.Requirements))
+		for i, r := range l.Requirements {
+			e.all(metavalidation.ValidateLabelSelectorRequirement(r, metavalidation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, p.Child("requirements").Index(i)))
+		}
+	}
+}
+
+func (e *errors) selectorForm(p *field.Path, raw string, requirements int) {
+	switch {
+	case raw != "" && requirements > 0:
+		e.invalid(p.Child("rawSelector"), raw, "may not specified at the same time as requirements")
+	case raw == "" && requirements == 0:
+		e.add(field.Required(p.Child("requirements"), fmt.Sprintf("when %s is specified, requirements or rawSelector is required", p)))
 	}
 }
 
@@ -111,6 +113,9 @@ func TokenRequest(r *authenticationv1.TokenRequest) field.ErrorList {
 		e.invalid(p, *s, "may not specify a duration less than 10 minutes")
 	case *s > longest:
 		e.invalid(p, *s, "may not specify a duration larger than 2^32 seconds")
+	}
+	if a := r.Spec.Attestations; len(a) > 0 { // of webhooks' tokens, which upstream issues behind a gate that is off
+		e.invalid(specPath.Child("attestations"), a, "attestations may only be specified with a webhook bound object reference")
 	}
 	return e.list
 }
