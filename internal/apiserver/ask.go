@@ -63,6 +63,9 @@ func (s *Server) admitAsked(c *call, obj runtime.Object) error {
 		m.SetNamespace(c.ref.Namespace)
 		m.SetManagedFields(nil)
 		if c.ref.Sub != "" && m.GetName() != "" && m.GetName() != c.ref.Name {
+			if gvk.Kind == "TokenRequest" {
+				return apierrors.NewInvalid(gvk.GroupKind(), c.ref.Name, field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), m.GetName(), "must match the service account name if specified")})
+			}
 			return badRequest("name in URL does not match name in %s object", gvk.Kind)
 		}
 	}
@@ -158,6 +161,7 @@ func (s *Server) issueToken(c *call, r *authenticationv1.TokenRequest) (runtime.
 	if _, err := s.lookup(c.ctx, c.ref, false); err != nil {
 		return nil, err
 	}
+	r.Status = authenticationv1.TokenRequestStatus{}
 	r.Name, r.Namespace, r.CreationTimestamp = c.ref.Name, c.ref.Namespace, metav1.NewTime(s.now())
 	if c.dryRun {
 		return r, nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -23,7 +22,9 @@ import (
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/warning"
 
+	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -53,7 +54,7 @@ func (s *Server) Handler() http.Handler {
 			return
 		}
 		var err error
-		if u, err = s.identify(r); err == nil {
+		if u, err = s.identify(rec, r, in); err == nil {
 			err = s.serve(rec, r, in, u)
 		}
 		if err != nil {
@@ -114,29 +115,34 @@ func (r *recorder) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController flush and hijack.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// identify finds out who asks. Credentials that do not hold are refused, never
-// taken for nobody's.
-func (s *Server) identify(r *http.Request) (user.Info, error) {
+// identify finds out who asks, and as whom. Credentials that do not hold are
+// refused, never taken for nobody's.
+func (s *Server) identify(w http.ResponseWriter, r *http.Request, in *info) (user.Info, error) {
+	if r.Header.Get("Authorization") != "" {
+		r = r.WithContext(warning.WithWarningRecorder(r.Context(), tokenWarner(warner(w))))
+	}
 	resp, ok, err := s.cfg.Authn.AuthenticateRequest(r)
 	if err != nil || !ok {
 		return nil, apierrors.NewUnauthorized("Unauthorized")
 	}
 	r.Header.Del("Authorization")
-	if s.cfg.Impersonate != nil && r.Header.Get("Impersonate-User") == "" {
-		for h := range r.Header {
-			if strings.HasPrefix(h, "Impersonate-") {
-				return nil, badRequest("requested %s without impersonating a user", h)
-			}
+	if s.cfg.Impersonate == nil {
+		if r.Header.Get("Impersonate-User") != "" {
+			return nil, badRequest("impersonation is not supported by this server")
 		}
-	}
-	if r.Header.Get("Impersonate-User") == "" {
 		return resp.User, nil
 	}
-	if s.cfg.Impersonate == nil {
-		return nil, badRequest("impersonation is not supported by this server")
+	u, _, err := s.cfg.Impersonate(r.Context(), in.attributes(resp.User), r.Header)
+	if u == nil && err == nil {
+		u = resp.User
 	}
-	return s.cfg.Impersonate(r.Context(), resp.User, r.Header)
+	return u, err
 }
+
+// tokenWarner passes on what a token's owner should know about it.
+type tokenWarner func(string)
+
+func (warn tokenWarner) AddWarning(_, text string) { warn(text) }
 
 // serve runs an authenticated request.
 func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) error {
@@ -197,32 +203,7 @@ func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) e
 	if err != nil {
 		s.log.Warn("authorization failed", "user", a.User.GetName(), "error", err)
 	}
-	return forbidden(a, reason)
-}
-
-// forbidden says who may not do what, in the words that clients know.
-func forbidden(a authorizer.AttributesRecord, reason string) error {
-	if !a.ResourceRequest {
-		msg := fmt.Sprintf("forbidden: User %q cannot %s path %q", a.User.GetName(), a.Verb, a.Path)
-		if reason != "" {
-			msg += ": " + reason
-		}
-		return statusError(http.StatusForbidden, metav1.StatusReasonForbidden, "%s", msg)
-	}
-	res := a.Resource
-	if a.Subresource != "" {
-		res += "/" + a.Subresource
-	}
-	msg := fmt.Sprintf("User %q cannot %s resource %q in API group %q", a.User.GetName(), a.Verb, res, a.APIGroup)
-	if a.Namespace != "" {
-		msg += fmt.Sprintf(" in the namespace %q", a.Namespace)
-	} else {
-		msg += " at the cluster scope"
-	}
-	if reason != "" {
-		msg += ": " + reason
-	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(msg))
+	return authz.Forbidden(a, reason)
 }
 
 // serveKind decodes what the request carries and calls the operation.

@@ -60,8 +60,9 @@ type Config struct {
 	// IssueToken answers serviceaccounts/token, ReviewToken TokenReview.
 	IssueToken  func(ctx context.Context, namespace, serviceAccount string, r *authenticationv1.TokenRequest) error
 	ReviewToken func(ctx context.Context, r *authenticationv1.TokenReview) error
-	// Impersonate turns Impersonate-* headers into the user to act as.
-	Impersonate func(ctx context.Context, u user.Info, h http.Header) (user.Info, error)
+	// Impersonate turns Impersonate-* headers into the user to act as and the
+	// verb that allowed it; nobody if the headers ask for none.
+	Impersonate func(ctx context.Context, at authorizer.AttributesRecord, h http.Header) (u user.Info, constraint string, err error)
 
 	// Extra handlers by exact path, or by prefix if the path ends in a slash:
 	// discovery, OpenAPI, OIDC documents. They run authorized.

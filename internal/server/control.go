@@ -137,15 +137,7 @@ func (s *control) fresh(ctx context.Context, k *kinds.Kind) error {
 }
 
 func (s *control) wireAPI() error {
-	key, err := pki.OpenSigningKey(s.cfg.Dir("server", "pki", "service-account.key"))
-	if err != nil {
-		return err
-	}
-	tokens, err := authn.NewTokens(authn.TokensConfig{Key: key, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain, View: s.view, Fresh: s.fresh})
-	if err != nil {
-		return err
-	}
-	who, err := authn.New(authn.Config{Roots: s.authority.Pool, View: s.view, Tokens: tokens})
+	access, err := s.wireAccess()
 	if err != nil {
 		return err
 	}
@@ -156,10 +148,7 @@ func (s *control) wireAPI() error {
 	if err != nil {
 		return err
 	}
-	extra, err := tokens.Discovery()
-	if err != nil {
-		return err
-	}
+	extra := access.tokens.Discovery()
 	groups, err := discovery.New(s.table, s.remotes, net.JoinHostPort(s.cfg.NodeIP, fmt.Sprint(s.cfg.APIPort)))
 	if err != nil {
 		return err
@@ -174,8 +163,8 @@ func (s *control) wireAPI() error {
 	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = docs, docs, docs
 	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
 	s.api, err = apiserver.New(apiserver.Config{
-		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: who, Authz: s.authz, Rules: s.authz, Admission: plugins,
-		IssueToken: tokens.Issue, ReviewToken: who.Review, Impersonate: authn.Impersonate(s.authz),
+		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins,
+		IssueToken: access.tokens.Issue, ReviewToken: access.authn.Review, Impersonate: authn.Impersonate(s.authz),
 		Backend: func(gv schema.GroupVersion) *aggregate.Backend { return s.aggregate.Backend(gv) },
 		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
@@ -187,10 +176,7 @@ func (s *control) wireAPI() error {
 		return err
 	}
 	toAPIs := s.front.Renewing(pki.Leaf{CommonName: frontProxyClient}, time.Now)
-	hooks := webhook.New(func(namespace, name string, port int32) (string, error) {
-		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
-	})
-	s.custom = custom.NewRegistrar(custom.Config{Table: s.table, Cache: s.cache, View: s.view, Convert: custom.ByWebhook(hooks), Log: s.log,
+	s.custom = custom.NewRegistrar(custom.Config{Table: s.table, Cache: s.cache, View: s.view, Convert: custom.ByWebhook(webhooks), Log: s.log,
 		Client: s.as("system:apiserver", user.SystemPrivilegedGroup)})
 	s.aggregate, err = aggregate.New(aggregate.Config{View: s.view, Client: s.as("system:kube-aggregator"), Certificate: toAPIs.GetClientCertificate, Log: s.log})
 	return err

@@ -1,18 +1,20 @@
-// Package authn finds out who sent a request: client certificates, service
-// account tokens, bootstrap tokens. Credentials that do not hold are refused;
-// only a request without any is anonymous, and may then do next to nothing.
+// Package authn finds out who sent a request: a front proxy's word, client
+// certificates, service account tokens, bootstrap tokens, and what others who
+// are asked about tokens say. Credentials that do not hold are refused; only a
+// request without any is anonymous, and only where that is allowed.
 package authn
 
 import (
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
+	"context"
+	"encoding/base64"
 	"errors"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -27,25 +29,37 @@ const (
 
 	maxToken = 16 << 10 // a header's worth
 
-	credentialID = "authentication.kubernetes.io/credential-id"
+	credentialID = user.CredentialIDKey
+
+	// tokenProtocol is how a browser, which can set no header, sends its token
+	// when it opens a WebSocket.
+	tokenProtocol = "base64url.bearer.authorization.k8s.io."
+	protocols     = "Sec-Websocket-Protocol"
 )
 
 var (
 	errConfig      = errors.New("authn: roots, view and tokens are needed")
 	errCredentials = errors.New("invalid bearer token")
-	errCertificate = errors.New("the client certificate has no common name")
+	errNobody      = errors.New("no credentials, and anonymous requests are not allowed here")
 )
 
 // Config of an Authenticator.
 type Config struct {
-	// Roots that client certificates are checked against, now: another pool
-	// takes effect at once. The TLS layer only asks for a certificate, it does
-	// not verify it.
-	Roots func() *x509.CertPool
+	// Roots that client certificates are checked against; nil pool: none is
+	// accepted.
+	Roots CertPool
+	// Front is a proxy that says for whom it asks; nil: there is none.
+	Front *Front
 	// View holds secrets, service accounts, pods and nodes.
 	View   *view.View
 	Tokens *Tokens
-	Now    func() time.Time // nil: time.Now
+	// Others know of tokens that are none of ours, in this order: OIDC issuers,
+	// webhooks. They find the audiences in the context.
+	Others []authenticator.Token
+	// Anonymous says where requests need no credentials; nil: at the health
+	// checks.
+	Anonymous func(path string) bool
+	Now       func() time.Time // nil: time.Now
 }
 
 // Authenticator implements authenticator.Request.
@@ -58,17 +72,13 @@ type Authenticator struct {
 
 var _ authenticator.Request = (*Authenticator)(nil)
 
-// certificate is a verified one.
-type certificate struct {
-	user        user.Info
-	roots       *x509.CertPool // that it was verified against
-	from, until time.Time
-}
-
 // New checks the configuration.
 func New(cfg Config) (*Authenticator, error) {
 	if cfg.Roots == nil || cfg.View == nil || cfg.Tokens == nil {
 		return nil, errConfig
+	}
+	if cfg.Anonymous == nil {
+		cfg.Anonymous = Health
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -76,8 +86,14 @@ func New(cfg Config) (*Authenticator, error) {
 	return &Authenticator{cfg: cfg, certificates: newRemembered[certificate]()}, nil
 }
 
+// Health are the paths that load balancers and probes ask without credentials.
+func Health(path string) bool {
+	return path == "/livez" || path == "/readyz" || path == "/healthz"
+}
+
 // AuthenticateRequest implements authenticator.Request. It says false never:
-// who shows nothing is Anonymous, and bad credentials are an error.
+// bad credentials, or none where some are needed, are an error. What was used
+// of the request is taken out of it.
 func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
 	u, err := a.identify(r)
 	if err != nil {
@@ -86,89 +102,143 @@ func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Res
 	return &authenticator.Response{User: u}, true, nil
 }
 
-// identify takes the certificate if it holds, else the token.
+// identify takes the first credentials that hold.
 func (a *Authenticator) identify(r *http.Request) (user.Info, error) {
-	token, hasToken, tokenErr := bearer(r)
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		u, err := a.certificate(r.TLS.PeerCertificates)
-		if err == nil || !hasToken {
-			return u, err
+	var errs []error
+	for _, try := range []func(*http.Request) (user.Info, error){a.front, a.certificate, a.bearer, a.webSocket} {
+		u, err := try(r)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case u != nil:
+			return u, nil
 		}
 	}
-	switch {
-	case tokenErr != nil:
-		return nil, tokenErr
-	case hasToken:
-		return a.token(token)
+	if len(errs) > 0 {
+		return nil, utilerrors.NewAggregate(errs)
+	}
+	if !a.cfg.Anonymous(r.URL.Path) {
+		return nil, errNobody
 	}
 	return &user.DefaultInfo{Name: Anonymous, Groups: []string{unauthenticated}}, nil
 }
 
-// certificate is the identity of x509: the common name and the organizations.
-func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error) {
-	leaf, now, roots := chain[0], a.cfg.Now(), a.cfg.Roots()
-	key := sha256.Sum256(leaf.Raw)
-	if c, ok := a.certificates.get(key); ok && c.roots.Equal(roots) && !now.Before(c.from) && !now.After(c.until) {
-		return c.user, nil
-	}
-	intermediates := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		intermediates.AddCert(c)
-	}
-	verified, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	if err != nil {
-		return nil, err
-	}
-	if leaf.Subject.CommonName == "" {
-		return nil, errCertificate
-	}
-	c := certificate{roots: roots, from: leaf.NotBefore, until: leaf.NotAfter, user: known(&user.DefaultInfo{
-		Name: leaf.Subject.CommonName, Groups: leaf.Subject.Organization,
-		Extra: map[string][]string{credentialID: {"X509SHA256=" + hex.EncodeToString(key[:])}},
-	})}
-	for _, link := range verified[0] {
-		if link.NotAfter.Before(c.until) {
-			c.until = link.NotAfter
-		}
-		if link.NotBefore.After(c.from) {
-			c.from = link.NotBefore
-		}
-	}
-	a.certificates.put(key, c)
-	return c.user, nil
-}
-
 // known adds the group that every authenticated user is in.
-func known(u *user.DefaultInfo) user.Info {
-	if !slices.Contains(u.Groups, authenticated) {
-		u.Groups = append(slices.Clone(u.Groups), authenticated)
+func known(u user.Info) user.Info {
+	if slices.Contains(u.GetGroups(), authenticated) || slices.Contains(u.GetGroups(), unauthenticated) {
+		return u
 	}
-	return u
+	return &user.DefaultInfo{Name: u.GetName(), UID: u.GetUID(), Groups: append(slices.Clone(u.GetGroups()), authenticated), Extra: u.GetExtra()}
 }
 
 // bearer reads the Authorization header. Anything else in it is refused.
-func bearer(r *http.Request) (string, bool, error) {
+func (a *Authenticator) bearer(r *http.Request) (user.Info, error) {
 	header := strings.TrimSpace(r.Header.Get("Authorization"))
 	if header == "" {
-		return "", false, nil
+		return nil, nil
 	}
 	scheme, token, _ := strings.Cut(header, " ")
-	token = strings.TrimSpace(token)
-	if !strings.EqualFold(scheme, "Bearer") || token == "" || len(token) > maxToken {
-		return "", false, errCredentials
+	if !strings.EqualFold(scheme, "Bearer") {
+		return nil, errCredentials
 	}
-	return token, true, nil
+	u, err := a.user(r.Context(), strings.TrimSpace(token))
+	if err == nil {
+		r.Header.Del("Authorization")
+	}
+	return u, err
 }
 
-// token tells the two sorts apart by their form.
-func (a *Authenticator) token(token string) (user.Info, error) {
-	if id, secret, ok := bootstrapToken(token); ok {
-		return a.bootstrap(id, secret)
+// webSocket reads the token that stands among the protocols of a WebSocket.
+func (a *Authenticator) webSocket(r *http.Request) (user.Info, error) {
+	if len(r.Header[protocols]) == 0 || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return nil, nil
 	}
-	u, _, err := a.cfg.Tokens.verify(token, nil)
+	var tokens, rest []string
+	for p := range strings.SplitSeq(strings.Join(r.Header[protocols], ","), ",") {
+		p = strings.TrimSpace(p)
+		if token, ok := strings.CutPrefix(p, tokenProtocol); ok {
+			tokens = append(tokens, token)
+		} else if p != "" {
+			rest = append(rest, p)
+		}
+	}
+	if len(tokens) == 0 {
+		return nil, nil
+	}
+	token, err := base64.RawURLEncoding.DecodeString(tokens[0])
+	switch {
+	case len(tokens) > 1:
+		return nil, errors.New("multiple base64.bearer.authorization tokens specified")
+	case err != nil || !utf8.Valid(token):
+		return nil, errors.New("invalid base64.bearer.authorization token encoding")
+	case len(rest) == 0:
+		return nil, errors.New("missing additional subprotocol") // one has to be answered with
+	}
+	u, err := a.user(r.Context(), string(token))
+	if err == nil {
+		r.Header.Set(protocols, strings.Join(rest, ","))
+	}
+	return u, err
+}
+
+func (a *Authenticator) user(ctx context.Context, token string) (user.Info, error) {
+	resp, err := a.token(ctx, token, nil)
 	if err != nil {
 		return nil, err
 	}
-	return known(u), nil
+	return resp.User, nil
+}
+
+// token asks everybody who may know the token whose it is; audiences nil means
+// the API's own.
+func (a *Authenticator) token(ctx context.Context, token string, audiences []string) (*authenticator.Response, error) {
+	if token == "" || len(token) > maxToken {
+		return nil, errCredentials
+	}
+	own := a.cfg.Tokens.Audiences()
+	if len(audiences) == 0 {
+		audiences = own
+	}
+	if id, secret, ok := bootstrapToken(token); ok {
+		// It is for the API and for nobody else.
+		if audiences = intersect(own, audiences); len(audiences) == 0 {
+			return nil, errCredentials
+		}
+		u, err := a.bootstrap(id, secret)
+		if err == nil {
+			return &authenticator.Response{User: known(u), Audiences: audiences}, nil
+		}
+	}
+	var errs []error
+	u, matching, err := a.cfg.Tokens.verify(ctx, token, audiences)
+	if err == nil {
+		return &authenticator.Response{User: known(u), Audiences: matching}, nil
+	}
+	if !errors.Is(err, errForeign) {
+		errs = append(errs, err)
+	}
+	ctx = authenticator.WithAudiences(ctx, audiences)
+	for _, o := range a.cfg.Others {
+		resp, ok, err := o.AuthenticateToken(ctx, token)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case ok:
+			return &authenticator.Response{User: known(resp.User), Audiences: resp.Audiences}, nil
+		}
+	}
+	if len(errs) == 0 {
+		return nil, errCredentials
+	}
+	return nil, utilerrors.NewAggregate(errs)
+}
+
+func intersect(a, b []string) []string {
+	var out []string
+	for _, x := range a {
+		if slices.Contains(b, x) {
+			out = append(out, x)
+		}
+	}
+	return out
 }

@@ -7,10 +7,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +27,15 @@ const issuer = "https://kubernetes.default.svc.cluster.local"
 
 // start of the tests' clock.
 var start = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+func keysOf(t testing.TB, keys ...any) *Keys {
+	t.Helper()
+	ks, err := NewKeys(keys...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ks
+}
 
 type world struct {
 	*view.View
@@ -51,7 +60,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 func newWorld(t testing.TB, change func(*TokensConfig)) *world {
 	t.Helper()
 	w := &world{t: t, now: start, key: newKey(t), View: view.New([]*kinds.Kind{kinds.Secret, kinds.ServiceAccount, kinds.Pod, kinds.Node})}
-	cfg := TokensConfig{Key: w.key, Issuer: issuer, View: w.View, Now: func() time.Time { return w.now }}
+	cfg := TokensConfig{Keys: keysOf(t, w.key), Issuers: []string{issuer}, KeysURI: "https://192.0.2.1:6443" + KeysPath, View: w.View, Now: func() time.Time { return w.now }}
 	if change != nil {
 		change(&cfg)
 	}
@@ -59,7 +68,8 @@ func newWorld(t testing.TB, change func(*TokensConfig)) *world {
 	if w.tokens, err = NewTokens(cfg); err != nil {
 		t.Fatal(err)
 	}
-	w.authn, err = New(Config{View: w.View, Tokens: w.tokens, Roots: func() *x509.CertPool { return w.roots }, Now: cfg.Now})
+	w.authn, err = New(Config{View: w.View, Tokens: w.tokens, Roots: func() *x509.CertPool { return w.roots }, Now: cfg.Now,
+		Anonymous: func(string) bool { return true }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,8 +132,23 @@ func (c *ca) leaf(t testing.TB, cn string, orgs []string, usage x509.ExtKeyUsage
 	return cert
 }
 
+// subject signs a certificate for a whole subject.
+func (c *ca) subject(t testing.TB, name pkix.Name) *x509.Certificate {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(3), Subject: name, NotBefore: start.Add(-time.Minute), NotAfter: start.Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, c.cert, newKey(t).Public(), c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
 func request(header string, certs ...*x509.Certificate) *http.Request {
-	r := &http.Request{Header: http.Header{}, TLS: &tls.ConnectionState{PeerCertificates: certs}}
+	r := &http.Request{Header: http.Header{}, URL: &url.URL{Path: "/api"}, TLS: &tls.ConnectionState{PeerCertificates: certs}}
 	if header != "" {
 		r.Header.Set("Authorization", header)
 	}
@@ -133,7 +158,7 @@ func request(header string, certs ...*x509.Certificate) *http.Request {
 // as is who the request is of: "name [groups]", or "" if it is refused.
 func (w *world) as(r *http.Request) string {
 	w.t.Helper()
-	resp, ok, err := w.authn.AuthenticateRequest(r)
+	resp, ok, err := w.authn.AuthenticateRequest(r.Clone(w.t.Context())) // which takes away what it used
 	if err != nil {
 		if ok || resp != nil {
 			w.t.Error("an error with an answer")
@@ -319,7 +344,7 @@ func TestErrorsHoldNoToken(t *testing.T) {
 	good := w.token(nil, "a", "robot")
 	for _, token := range []string{good + "x", good[:len(good)-4], "abc123.0123456789abcdef", "supersecret"} {
 		_, _, err := w.authn.AuthenticateRequest(request("Bearer " + token))
-		if !errors.Is(err, errCredentials) || strings.Contains(err.Error(), token) {
+		if err == nil || strings.Contains(err.Error(), token) || strings.Contains(err.Error(), token[strings.LastIndex(token, ".")+1:]) {
 			t.Errorf("error %v", err)
 		}
 	}
@@ -329,13 +354,17 @@ func TestNewNeeds(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("an authenticator of nothing")
 	}
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := view.New(nil)
-	for i, c := range []TokensConfig{{}, {Key: p384, Issuer: issuer, View: v}, {Key: newKey(t), View: v}, {Key: newKey(t), Issuer: issuer},
-		{Key: newKey(t), Issuer: issuer, View: v, Accepted: []*ecdsa.PublicKey{&p384.PublicKey}}} {
+	for i, keys := range [][]any{{}, {p224}, {&newKey(t).PublicKey}, {newKey(t), &p224.PublicKey}, {newKey(t), "x"}} {
+		if _, err := NewKeys(keys...); err == nil {
+			t.Errorf("keys %d were accepted", i)
+		}
+	}
+	v, ks := view.New(nil), keysOf(t, newKey(t))
+	for i, c := range []TokensConfig{{}, {Keys: ks, View: v}, {Keys: ks, Issuers: []string{issuer, ""}, View: v}, {Keys: ks, Issuers: []string{issuer}}, {Issuers: []string{issuer}, View: v}} {
 		if _, err := NewTokens(c); err == nil {
 			t.Errorf("config %d was accepted", i)
 		}

@@ -2,14 +2,10 @@ package authn
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -17,21 +13,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 )
 
 const (
-	// minTokenLife and maxTokenLife are upstream's bounds of expirationSeconds.
-	minTokenLife     = 10 * time.Minute
-	maxTokenLife     = time.Duration(1<<32) * time.Second
 	defaultTokenLife = time.Hour
-	// longestTokenLife is what is given at most, whatever is asked for.
-	longestTokenLife = 365 * 24 * time.Hour
 
 	// mountedTokenLife is asked for the token that every pod gets. A pod's
 	// program may have read it once and never again: such a token works for
@@ -40,85 +31,79 @@ const (
 	mountedTokenLife  = 3607 * time.Second
 	extendedTokenLife = 365 * 24 * time.Hour
 
-	// tokenLeeway allows for clocks that differ a little.
-	tokenLeeway = 10 * time.Second
+	// tokenLeeway allows for clocks that differ; upstream's figure.
+	tokenLeeway = time.Minute
 
 	serviceAccountPrefix = "system:serviceaccount:"
 )
 
-var errTokensConfig = errors.New("authn: a P-256 key, an issuer and a view are needed")
+var errTokensConfig = errors.New("authn: keys, an issuer and a view are needed")
 
 // TokensConfig of the issuer.
 type TokensConfig struct {
-	Key *ecdsa.PrivateKey // P-256
-	// Accepted are the public keys of former signing keys whose tokens are
-	// still good.
-	Accepted []*ecdsa.PublicKey
-	Issuer   string // https://kubernetes.default.svc.cluster.local
+	Keys *Keys
+	// Issuers of tokens: the first one's name stands in what is issued, the
+	// tokens of all are accepted. https://kubernetes.default.svc.cluster.local
+	Issuers []string
+	// KeysURI is where others find the keys, as the OIDC document tells them.
+	KeysURI string
 	// Audiences of tokens that ask for none, and that the API accepts; default:
-	// the issuer.
+	// the issuers.
 	Audiences []string
 	// View holds service accounts, pods, secrets and nodes.
 	View *view.View
 	// Fresh waits until the view knows everything of the kind that was written
 	// before the call; nil: the view is taken as it is.
 	Fresh func(ctx context.Context, k *kinds.Kind) error
+	// Used notes on a Secret the day when its token was used last (label
+	// LastUsed); nil: it is not noted.
+	Used func(ctx context.Context, s *corev1.Secret, day string)
 	// Strict gives pods' own tokens no longer life than they ask for.
 	Strict bool
 	Now    func() time.Time // nil: time.Now
 }
 
-// Tokens issues and checks service account tokens (JWT, ES256).
+// Tokens issues and checks service account tokens (JWT).
 type Tokens struct {
-	cfg   TokensConfig
-	keyID string
-	keys  map[string]*ecdsa.PublicKey // by key id
-	// verified tokens by their hash.
+	cfg  TokensConfig
+	keys atomic.Pointer[keyring]
+}
+
+// keyring is one set of keys, and which tokens it was seen to have signed.
+type keyring struct {
+	keys     *Keys
 	verified *remembered[*claims]
 }
 
 // NewTokens checks the configuration.
 func NewTokens(cfg TokensConfig) (*Tokens, error) {
-	if cfg.Key == nil || cfg.Key.Curve != elliptic.P256() || cfg.Issuer == "" || cfg.View == nil {
+	if cfg.Keys == nil || len(cfg.Issuers) == 0 || slices.Contains(cfg.Issuers, "") || cfg.View == nil {
 		return nil, errTokensConfig
 	}
 	if len(cfg.Audiences) == 0 {
-		cfg.Audiences = []string{cfg.Issuer}
+		cfg.Audiences = cfg.Issuers
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	t := &Tokens{cfg: cfg, keys: map[string]*ecdsa.PublicKey{}, verified: newRemembered[*claims]()}
-	for _, k := range append([]*ecdsa.PublicKey{&cfg.Key.PublicKey}, cfg.Accepted...) {
-		if k.Curve != elliptic.P256() {
-			return nil, errTokensConfig
-		}
-		id, err := keyID(k)
-		if err != nil {
-			return nil, err
-		}
-		if t.keyID == "" {
-			t.keyID = id
-		}
-		t.keys[id] = k
-	}
+	t := &Tokens{cfg: cfg}
+	t.Rotate(cfg.Keys)
 	return t, nil
 }
 
-// keyID is the hash of the public key, as upstream's.
-func keyID(k *ecdsa.PublicKey) (string, error) {
-	der, err := x509.MarshalPKIXPublicKey(k)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(der)
-	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
+// Rotate takes other keys, at once: what they have not signed is refused.
+func (t *Tokens) Rotate(keys *Keys) {
+	t.keys.Store(&keyring{keys, newRemembered[*claims]()})
 }
+
+// Audiences that the API accepts.
+func (t *Tokens) Audiences() []string { return t.cfg.Audiences }
 
 // claims of a token, in upstream's form.
 type claims struct {
 	jwt.RegisteredClaims
-	Kubernetes bound `json:"kubernetes.io"`
+	Kubernetes *bound `json:"kubernetes.io,omitempty"`
+	legacy
 }
 
 type bound struct {
@@ -135,7 +120,7 @@ type reference struct {
 	UID  types.UID `json:"uid"`
 }
 
-// Issue completes a TokenRequest.
+// Issue completes a TokenRequest that has been defaulted and validated.
 func (t *Tokens) Issue(ctx context.Context, namespace, name string, r *authenticationv1.TokenRequest) error {
 	sa, err := look[*corev1.ServiceAccount](ctx, t, kinds.ServiceAccount, namespace, name)
 	if err != nil {
@@ -144,63 +129,47 @@ func (t *Tokens) Issue(ctx context.Context, namespace, name string, r *authentic
 	if sa == nil {
 		return apierrors.NewNotFound(kinds.ServiceAccount.GroupResource(), name)
 	}
-	life, err := lifeOf(r)
-	if err != nil {
-		return err
+	if r.UID != "" && r.UID != sa.UID {
+		return apierrors.NewConflict(schema.GroupResource{Group: authenticationv1.GroupName, Resource: "TokenRequest"}, name,
+			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", r.UID, sa.UID))
 	}
-	c := &claims{Kubernetes: bound{Namespace: namespace, ServiceAccount: reference{sa.Name, sa.UID}}}
+	r.Name, r.Namespace, r.UID = sa.Name, sa.Namespace, sa.UID
+	b := &bound{Namespace: namespace, ServiceAccount: reference{sa.Name, sa.UID}}
 	if ref := r.Spec.BoundObjectRef; ref != nil {
-		if err := t.bind(ctx, &c.Kubernetes, sa, ref); err != nil {
+		if err := t.bind(ctx, b, sa, ref); err != nil {
 			return err
 		}
 	}
 	if len(r.Spec.Audiences) == 0 {
 		r.Spec.Audiences = slices.Clone(t.cfg.Audiences)
 	}
+	life := defaultTokenLife
+	if s := r.Spec.ExpirationSeconds; s != nil {
+		life = time.Duration(*s) * time.Second
+	}
 	now := t.cfg.Now()
 	until := now.Add(life)
 	r.Status.ExpirationTimestamp = metav1.NewTime(until)
-	if !t.cfg.Strict && c.Kubernetes.Pod != nil && life == mountedTokenLife && slices.Equal(r.Spec.Audiences, t.cfg.Audiences) {
-		c.Kubernetes.WarnAfter, until = jwt.NewNumericDate(until), now.Add(extendedTokenLife)
+	if !t.cfg.Strict && b.Pod != nil && life == mountedTokenLife && sameElements(r.Spec.Audiences, t.cfg.Audiences) {
+		b.WarnAfter, until = jwt.NewNumericDate(until), now.Add(extendedTokenLife)
 	}
-	c.RegisteredClaims = jwt.RegisteredClaims{
-		Issuer: t.cfg.Issuer, Subject: serviceAccountPrefix + namespace + ":" + name, Audience: r.Spec.Audiences,
+	r.Status.Token, err = t.keys.Load().keys.sign(&claims{Kubernetes: b, RegisteredClaims: jwt.RegisteredClaims{
+		Issuer: t.cfg.Issuers[0], Subject: serviceAccountPrefix + namespace + ":" + name, Audience: r.Spec.Audiences,
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(until), ID: string(uuid.NewUUID()),
-	}
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, c)
-	token.Header["kid"] = t.keyID
-	r.Status.Token, err = token.SignedString(t.cfg.Key)
+	}})
 	return err
 }
 
-func lifeOf(r *authenticationv1.TokenRequest) (time.Duration, error) {
-	path := field.NewPath("spec", "expirationSeconds")
-	if r.Spec.ExpirationSeconds == nil {
-		n := int64(defaultTokenLife / time.Second)
-		r.Spec.ExpirationSeconds = &n
-	}
-	n := *r.Spec.ExpirationSeconds
-	var why string
-	switch {
-	case n < int64(minTokenLife/time.Second):
-		why = "may not specify a duration less than 10 minutes"
-	case n > int64(maxTokenLife/time.Second):
-		why = "may not specify a duration larger than 2^32 seconds"
-	case n > int64(longestTokenLife/time.Second):
-		n = int64(longestTokenLife / time.Second)
-		r.Spec.ExpirationSeconds = &n
-	}
-	if why == "" {
-		return time.Duration(n) * time.Second, nil
-	}
-	return 0, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), r.Name, field.ErrorList{field.Invalid(path, n, why)})
+func sameElements(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // bind ties the token to the life of an object.
 func (t *Tokens) bind(ctx context.Context, b *bound, sa *corev1.ServiceAccount, ref *authenticationv1.BoundObjectReference) error {
-	k := map[string]*kinds.Kind{"v1/Pod": kinds.Pod, "v1/Secret": kinds.Secret, "v1/Node": kinds.Node}[ref.APIVersion+"/"+ref.Kind]
+	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
+	k := map[schema.GroupKind]*kinds.Kind{{Kind: "Pod"}: kinds.Pod, {Kind: "Secret"}: kinds.Secret, {Kind: "Node"}: kinds.Node}[gvk.GroupKind()]
 	if k == nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to object of type %q %q: must be v1 Pod, Secret or Node", sa.Name, ref.APIVersion, ref.Kind))
+		return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk))
 	}
 	namespace := sa.Namespace
 	if !k.Namespaced {
@@ -214,7 +183,7 @@ func (t *Tokens) bind(ctx context.Context, b *bound, sa *corev1.ServiceAccount, 
 		return apierrors.NewNotFound(k.GroupResource(), ref.Name)
 	}
 	if ref.UID != "" && ref.UID != obj.GetUID() {
-		return apierrors.NewConflict(k.GroupResource(), ref.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
+		return apierrors.NewConflict(schema.GroupResource{Group: gvk.Group, Resource: gvk.Kind}, ref.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
 	}
 	to := &reference{obj.GetName(), obj.GetUID()}
 	switch o := obj.(type) {

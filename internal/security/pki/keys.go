@@ -95,6 +95,22 @@ func EncodeKey(key crypto.Signer) ([]byte, error) {
 // ReadKey reads what WriteKey wrote, and the older forms that other tools
 // write. The file must be its owner's alone.
 func ReadKey(file string) (crypto.Signer, error) {
+	data, err := readPrivate(file)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(data)
+	if err != nil {
+		return nil, broken(file, err)
+	}
+	return key, nil
+}
+
+func broken(file string, err error) error {
+	return fmt.Errorf("%s is broken: restore it from a backup: %w", file, err)
+}
+
+func readPrivate(file string) ([]byte, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -106,11 +122,7 @@ func ReadKey(file string) (crypto.Signer, error) {
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s can be read by others (mode %04o): make sure that nobody has copied it, then run chmod 600 %s", file, st.Mode().Perm(), file)
 	}
-	key, err := parseKey(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s is broken: restore it from a backup: %w", file, err)
-	}
-	return key, nil
+	return data, nil
 }
 
 func parseKey(data []byte) (crypto.Signer, error) {
@@ -118,16 +130,7 @@ func parseKey(data []byte) (crypto.Signer, error) {
 	if block == nil {
 		return nil, errEmptyKey
 	}
-	var key any
-	var err error
-	switch block.Type {
-	case "EC PRIVATE KEY":
-		key, err = x509.ParseECPrivateKey(block.Bytes)
-	case "RSA PRIVATE KEY":
-		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-	default:
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	}
+	key, err := parseBlock(block)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +138,29 @@ func parseKey(data []byte) (crypto.Signer, error) {
 	if !ok {
 		return nil, errEmptyKey
 	}
-	return signer, checkStrength(signer.Public())
+	return signer, nil
+}
+
+// parseBlock reads a key, private or public.
+func parseBlock(block *pem.Block) (key any, err error) {
+	switch block.Type {
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "PUBLIC KEY":
+		key, err = x509.ParsePKIXPublicKey(block.Bytes)
+	default:
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	public := key
+	if signer, ok := key.(crypto.Signer); ok {
+		public = signer.Public()
+	}
+	return key, checkStrength(public)
 }
 
 // WriteKey stores a key that only root may read.
@@ -147,24 +172,43 @@ func WriteKey(file string, key crypto.Signer) error {
 	return writeFile(file, data, 0o600)
 }
 
-// OpenSigningKey reads the key of service account tokens, or makes it.
-func OpenSigningKey(file string) (*ecdsa.PrivateKey, error) {
-	key, err := ReadKey(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		return k, WriteKey(file, k)
+// OpenSigningKeys reads the keys of service account tokens, or makes one. The
+// file holds them in PEM: the first, a private one, signs; those that follow,
+// private or public, only check what they have signed.
+func OpenSigningKeys(file string) ([]any, error) {
+	keys, err := ReadSigningKeys(file)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return keys, err
 	}
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	k, ok := key.(*ecdsa.PrivateKey)
-	if !ok || k.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%s does not hold an ECDSA P-256 key: restore it from a backup, or remove it; then all service account tokens are issued anew", file)
+	return []any{k}, WriteKey(file, k)
+}
+
+// ReadSigningKeys reads what OpenSigningKeys has made or somebody has added to.
+func ReadSigningKeys(file string) ([]any, error) {
+	data, err := readPrivate(file)
+	if err != nil {
+		return nil, err
 	}
-	return k, nil
+	var keys []any
+	for len(bytes.TrimSpace(data)) > 0 {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			return nil, broken(file, errEmptyKey)
+		}
+		k, err := parseBlock(block)
+		if err != nil {
+			return nil, broken(file, err)
+		}
+		keys, data = append(keys, k), rest
+	}
+	if len(keys) == 0 {
+		return nil, broken(file, errEmptyKey)
+	}
+	return keys, nil
 }
 
 // writeFile is atomic: what was there stays until the new content is on disk.

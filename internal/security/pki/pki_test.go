@@ -310,33 +310,60 @@ func TestRequestSigner(t *testing.T) {
 	}
 }
 
-func TestSigningKey(t *testing.T) {
+func TestSigningKeys(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pki", "service-account.key")
-	a, err := OpenSigningKey(file)
-	if err != nil {
-		t.Fatal(err)
+	a, err := OpenSigningKeys(file)
+	if err != nil || len(a) != 1 {
+		t.Fatalf("%v %v", a, err)
 	}
-	if b, err := OpenSigningKey(file); err != nil || !a.Equal(b) {
+	first := a[0].(*ecdsa.PrivateKey)
+	if b, err := OpenSigningKeys(file); err != nil || len(b) != 1 || !first.Equal(b[0]) {
 		t.Errorf("another key: %v", err)
 	}
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v %v", st.Mode(), err)
 	}
-	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenSigningKey(file); err == nil || !strings.Contains(err.Error(), file) {
-		t.Errorf("broken: %v", err)
-	}
-	big, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	// A key to come, announced before it signs.
+	next, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteKey(file, big); err != nil {
+	der, err := x509.MarshalPKIXPublicKey(&next.PublicKey)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenSigningKey(file); err == nil || !strings.Contains(err.Error(), "P-256") {
-		t.Errorf("another curve: %v", err)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = append(data, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})...)
+	if err := os.WriteFile(file, append(data, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if two, err := OpenSigningKeys(file); err != nil || len(two) != 2 || !first.Equal(two[0]) || !next.PublicKey.Equal(two[1]) {
+		t.Errorf("two: %v %v", two, err)
+	}
+	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weakPEM, err := EncodeKey(weak)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"nothing": nil, "text": []byte("x"), "a key and text": append(slices.Clone(data), "x"...), "a weak key": weakPEM} {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenSigningKeys(file); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSigningKeys(file); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("readable: %v", err)
 	}
 }
 
