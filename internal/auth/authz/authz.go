@@ -1,43 +1,41 @@
-// Package authz decides who may do what: RBAC over roles and bindings, and the
-// node authorizer, which limits a kubelet to its own node and its pods. Both
-// are pure decisions over the view.
+// Package authz decides who may do what: the node authorizer, which limits a
+// kubelet to its own node and its pods, RBAC over roles and bindings, and
+// whatever else an AuthorizationConfiguration names, one asked after the other.
 package authz
 
 import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 
+	rbacv1 "k8s.io/api/rbac/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
-	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 )
 
 const (
 	masters              = user.SystemPrivilegedGroup
 	serviceAccountPrefix = "system:serviceaccount:"
-
-	// maxSpaces bounds the namespaces whose grants are kept compiled: clients
-	// choose which namespaces they ask for.
-	maxSpaces = 4096
 )
 
-// Authorizer implements authorizer.Authorizer and authorizer.RuleResolver.
-// Group system:masters may do everything, nodes what their pods need, and
-// everybody what RBAC grants; one yes is enough.
-type Authorizer struct {
-	view *view.View
+// Link is one of those that are asked.
+type Link interface {
+	authorizer.UnconditionalAuthorizer
+	authorizer.RuleResolver
+}
 
-	// Grants are compiled when they are first asked for and dropped when what
-	// they were made of changes. They are compiled outside of mu, because the
-	// view calls changed with its own lock held.
-	mu      sync.RWMutex
-	gen     int64 // changes so far
-	cluster *grants
-	spaces  map[string]*grants
+// Authorizer implements authorizer.Authorizer and authorizer.RuleResolver.
+// Group system:masters may do everything; for everybody else the first link
+// that says yes or no decides.
+type Authorizer struct {
+	view  *view.View
+	node  *Node
+	rbac  *RBAC
+	chain atomic.Pointer[[]Link]
 }
 
 var (
@@ -45,116 +43,81 @@ var (
 	_ authorizer.RuleResolver = (*Authorizer)(nil)
 )
 
-// New makes an Authorizer over a view that holds the four kinds of RBAC and
-// pods, with the index view.PodsByNode; for nodes also claims and volumes, if
-// it has them.
+// New makes an Authorizer that asks Node and RBAC, over a view that holds the
+// four kinds of RBAC and pods, with the index view.PodsByNode; for nodes also
+// claims, volumes and devices, if it has them.
 func New(v *view.View) *Authorizer {
-	a := &Authorizer{view: v, spaces: map[string]*grants{}}
-	v.Subscribe(a.changed)
+	a := &Authorizer{view: v, node: newNode(v), rbac: newRBAC(v)}
+	a.Use(a.node, a.rbac)
 	return a
 }
 
-// changed drops what the change makes stale.
-func (a *Authorizer) changed(c view.Change) {
-	switch c.Kind {
-	case kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding:
-	default:
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.gen++
-	switch c.Kind {
-	case kinds.ClusterRole:
-		a.cluster = nil
-		clear(a.spaces)
-	case kinds.ClusterRoleBinding:
-		a.cluster = nil
-	default:
-		delete(a.spaces, c.Object().GetNamespace())
-	}
-}
+// Node is the authorizer of kubelets.
+func (a *Authorizer) Node() *Node { return a.node }
 
-// grants that hold in a namespace: the cluster's, and, if namespace is not
-// empty, its own.
-func (a *Authorizer) grants(namespace string) (cluster, space *grants) {
-	a.mu.RLock()
-	cluster, space = a.cluster, a.spaces[namespace]
-	gen := a.gen
-	a.mu.RUnlock()
-	if cluster != nil && (space != nil || namespace == "") {
-		return cluster, space
-	}
-	s := a.view.Snapshot() // not older than gen
-	if cluster == nil {
-		cluster = compileCluster(s)
-	}
-	if space == nil && namespace != "" {
-		space = compileSpace(s, namespace)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.gen != gen {
-		return cluster, space // right when it was asked for, but not to be kept
-	}
-	a.cluster = cluster
-	if namespace != "" {
-		if len(a.spaces) >= maxSpaces {
-			clear(a.spaces)
-		}
-		a.spaces[namespace] = space
-	}
-	return cluster, space
-}
+// RBAC is the authorizer of roles.
+func (a *Authorizer) RBAC() *RBAC { return a.rbac }
 
-// Authorize implements authorizer.Authorizer. It never returns an error: a role
-// that is missing grants nothing, and the reason says so.
-func (a *Authorizer) Authorize(_ context.Context, at authorizer.Attributes) (authorizer.Decision, string, error) {
+// Use asks these from now on, in this order.
+func (a *Authorizer) Use(links ...Link) { a.chain.Store(&links) }
+
+// Authorize implements authorizer.Authorizer.
+func (a *Authorizer) Authorize(ctx context.Context, at authorizer.Attributes) (authorizer.Decision, string, error) {
 	u := at.GetUser()
-	if u == nil {
-		return authorizer.DecisionNoOpinion, "no user on request.", nil
-	}
-	if slices.Contains(u.GetGroups(), masters) {
+	if u != nil && slices.Contains(u.GetGroups(), masters) {
 		return authorizer.DecisionAllow, "", nil
 	}
-	nodeReason := ""
-	if node, ok := NodeOf(u); ok {
-		allowed, why := nodeAllows(a.view, node, at)
-		if allowed {
-			return authorizer.DecisionAllow, "", nil
+	var reasons []string
+	var errs []error
+	for _, l := range *a.chain.Load() {
+		decision, reason, err := l.Authorize(ctx, at)
+		if decision == authorizer.DecisionAllow || decision == authorizer.DecisionDeny {
+			return decision, reason, err
 		}
-		nodeReason = why
+		if reason != "" {
+			reasons = append(reasons, reason)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
-	allowed, reason := a.rbac(u, at)
-	if allowed {
-		return authorizer.DecisionAllow, reason, nil
-	}
-	if nodeReason != "" && reason != "" {
-		return authorizer.DecisionNoOpinion, nodeReason + "\n" + reason, nil
-	}
-	return authorizer.DecisionNoOpinion, nodeReason + reason, nil
+	return authorizer.DecisionNoOpinion, strings.Join(reasons, "\n"), utilerrors.NewAggregate(errs)
 }
 
-func (a *Authorizer) rbac(u user.Info, at authorizer.Attributes) (bool, string) {
-	namespace := ""
-	if at.IsResourceRequest() {
-		namespace = at.GetNamespace()
+// RulesFor implements authorizer.RuleResolver.
+func (a *Authorizer) RulesFor(ctx context.Context, u user.Info, namespace string) (resources []authorizer.ResourceRuleInfo, others []authorizer.NonResourceRuleInfo, incomplete bool, _ error) {
+	var errs []error
+	for _, l := range *a.chain.Load() {
+		r, o, open, err := l.RulesFor(ctx, u, namespace)
+		resources, others, incomplete = append(resources, r...), append(others, o...), incomplete || open
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
-	cluster, space := a.grants(namespace)
-	if reason, ok := cluster.allows(u, at); ok {
-		return true, reason
+	return resources, others, incomplete, utilerrors.NewAggregate(errs)
+}
+
+// everything is what group system:masters holds.
+var everything = []rbacv1.PolicyRule{
+	{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
+	{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}},
+}
+
+// Rules are all rules that RBAC gives a user in a namespace, cluster-wide ones
+// included; with an empty namespace only those. Do not change them.
+func (a *Authorizer) Rules(u user.Info, namespace string) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	if slices.Contains(u.GetGroups(), masters) {
+		out = append(out, everything...)
 	}
-	if reason, ok := space.allows(u, at); ok {
-		return true, reason
-	}
-	missing := append(cluster.missing(u), space.missing(u)...)
-	switch len(missing) {
-	case 0:
-		return false, ""
-	case 1:
-		return false, "RBAC: " + missing[0]
-	}
-	return false, "RBAC: [" + strings.Join(missing, ", ") + "]"
+	a.rbac.visit(u, namespace, func(rules []rbacv1.PolicyRule) { out = append(out, rules...) })
+	return out
+}
+
+// RoleRules are the rules of the role that a binding in namespace refers to; ok
+// is false if there is no such role.
+func (a *Authorizer) RoleRules(ref rbacv1.RoleRef, namespace string) (rules []rbacv1.PolicyRule, ok bool) {
+	return rulesOf(a.view.Snapshot(), ref, namespace)
 }
 
 // ConditionsAwareAuthorize implements authorizer.Authorizer: no decision of

@@ -1,6 +1,8 @@
 package authz
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,8 +11,10 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -20,6 +24,8 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 )
+
+var errNodeRules = errors.New("node authorizer does not support user rule resolution")
 
 // NodeUserPrefix is what the user names of nodes start with.
 const NodeUserPrefix = "system:node:"
@@ -33,35 +39,53 @@ func NodeOf(u user.Info) (string, bool) {
 	return name, true
 }
 
-var (
-	readVerbs  = []string{"get", "list", "watch"}
-	writeEvent = []string{"create", "update", "patch"}
-)
-
-// nodeRules are what every node may do, whichever it is: what its services and
-// routes are made of, and asking who a caller of its kubelet is.
-var nodeRules = []struct {
-	group, resource string
-	verbs           []string
-}{
-	{"", "services", readVerbs},
-	{"", "endpoints", readVerbs},
-	{discoveryv1.GroupName, "endpointslices", readVerbs},
-	{"", "namespaces", readVerbs}, // the cluster's DNS tells an empty name from none
-	{"", "events", writeEvent},
-	{eventsv1.GroupName, "events", writeEvent},
-	{certificatesv1.GroupName, "certificatesigningrequests", []string{"create", "get", "list", "watch"}},
-	{"authentication.k8s.io", "tokenreviews", []string{"create"}},
-	{"authorization.k8s.io", "subjectaccessreviews", []string{"create"}},
-	{"authorization.k8s.io", "localsubjectaccessreviews", []string{"create"}},
+// Node is the authorizer of kubelets: each may read what its pods need and
+// write what is its own. What it may write of an object is NodeRestriction's to
+// judge. It implements Link.
+type Node struct {
+	view  *view.View
+	rules *role // what is the same for all nodes
 }
 
-// nodeAllows decides what a kubelet may do; the text says why not. What it may
-// write of an object is NodeRestriction's to judge.
-func nodeAllows(v *view.View, node string, at authorizer.Attributes) (bool, string) {
+func newNode(v *view.View) *Node {
+	return &Node{view: v, rules: compileRole(NodeRules())}
+}
+
+// Authorize implements Link.
+func (n *Node) Authorize(_ context.Context, at authorizer.Attributes) (authorizer.Decision, string, error) {
+	u := at.GetUser()
+	if u == nil || !slices.Contains(u.GetGroups(), user.NodesGroup) || !strings.HasPrefix(u.GetName(), NodeUserPrefix) {
+		return authorizer.DecisionNoOpinion, "", nil
+	}
+	node, ok := NodeOf(u)
+	if !ok {
+		return authorizer.DecisionNoOpinion, fmt.Sprintf("unknown node for user %q", u.GetName()), nil
+	}
+	allowed, why := n.allows(node, at)
+	if allowed {
+		return authorizer.DecisionAllow, "", nil
+	}
+	return authorizer.DecisionNoOpinion, why, nil
+}
+
+// RulesFor implements Link: what a node may do is no list of
+// rules.
+func (n *Node) RulesFor(_ context.Context, u user.Info, _ string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
+	if _, ok := NodeOf(u); ok {
+		return nil, nil, true, errNodeRules
+	}
+	return nil, nil, false, nil
+}
+
+// certificateAsked is found by name, because not every server has the kind.
+var certificateAsked = schema.GroupResource{Group: certificatesv1.GroupName, Resource: "podcertificaterequests"}
+
+// allows decides what a kubelet may do; the text says why not.
+func (n *Node) allows(node string, at authorizer.Attributes) (bool, string) {
 	if !at.IsResourceRequest() {
 		return false, ""
 	}
+	v := n.view
 	switch (schema.GroupResource{Group: at.GetAPIGroup(), Resource: at.GetResource()}) {
 	case kinds.Node.GroupResource():
 		return nodesAllowed(node, at)
@@ -72,32 +96,83 @@ func nodeAllows(v *view.View, node string, at authorizer.Attributes) (bool, stri
 	case kinds.ConfigMap.GroupResource():
 		return namedRead(v, node, at, kinds.ConfigMap)
 	case kinds.PersistentVolumeClaim.GroupResource():
-		return individualGet(node, at, func() bool {
+		claimed := func() bool {
 			return related(v.Snapshot(), node, kinds.PersistentVolumeClaim, at.GetNamespace(), at.GetName())
-		})
+		}
+		if at.GetSubresource() == "status" {
+			return statusUpdate(node, at, claimed)
+		}
+		return individualGet(node, at, claimed)
 	case kinds.PersistentVolume.GroupResource():
 		return individualGet(node, at, func() bool { return volumeOf(v.Snapshot(), node, at.GetName()) })
 	case kinds.ServiceAccount.GroupResource():
-		return tokenAllowed(v, node, at)
-	case schema.GroupResource{Group: coordinationv1.GroupName, Resource: kinds.Lease.Resource}:
-		return leaseAllowed(node, at)
-	}
-	for _, r := range nodeRules {
-		if r.resource == at.GetResource() && r.group == at.GetAPIGroup() && at.GetSubresource() == "" && slices.Contains(r.verbs, at.GetVerb()) {
-			return true, ""
+		if at.GetVerb() == "get" && at.GetSubresource() == "" {
+			return namedRead(v, node, at, kinds.ServiceAccount)
 		}
+		return tokenAllowed(v, node, at)
+	case kinds.Lease.GroupResource():
+		return leaseAllowed(node, at)
+	case kinds.CSINode.GroupResource():
+		return csiNodeAllowed(node, at)
+	case kinds.ResourceClaim.GroupResource():
+		return individualGet(node, at, func() bool { return claims(v.Snapshot(), node, at.GetNamespace(), at.GetName()) })
+	case kinds.ResourceSlice.GroupResource():
+		return n.sliceAllowed(node, at)
+	case kinds.VolumeAttachment.GroupResource():
+		return individualGet(node, at, func() bool {
+			va := now[*storagev1.VolumeAttachment](v, kinds.VolumeAttachment, at)
+			return va != nil && va.Spec.NodeName == node
+		})
+	case certificateAsked:
+		return n.certificateAllowed(node, at)
 	}
-	return false, ""
+	return n.rules.allows(at), ""
 }
 
-// NodeRules are the part of a node's rights that is the same for all nodes, as
-// rules: what ClusterRole system:node shows. The rest is no list of rules.
-func NodeRules() []rbacv1.PolicyRule {
-	out := make([]rbacv1.PolicyRule, 0, len(nodeRules))
-	for _, r := range nodeRules {
-		out = append(out, rbacv1.PolicyRule{Verbs: slices.Clone(r.verbs), APIGroups: []string{r.group}, Resources: []string{r.resource}})
+// now is the object that is asked for; nil also if the view does not hold its
+// kind.
+func now[T kinds.Object](v *view.View, k *kinds.Kind, at authorizer.Attributes) (none T) {
+	if !v.Has(k) {
+		return none
 	}
-	return out
+	return view.Now[T](v, k, at.GetNamespace(), at.GetName())
+}
+
+// NodeRules are the rights of nodes as rules, which ClusterRole system:node
+// shows. Most of them hold only for what is the node's own.
+func NodeRules() []rbacv1.PolicyRule {
+	rule := func(group, resources, verbs string) rbacv1.PolicyRule {
+		return rbacv1.PolicyRule{Verbs: strings.Split(verbs, " "), APIGroups: strings.Split(group, " "), Resources: strings.Split(resources, " ")}
+	}
+	return []rbacv1.PolicyRule{
+		rule("authentication.k8s.io", "tokenreviews", "create"),
+		rule("authorization.k8s.io", "subjectaccessreviews localsubjectaccessreviews", "create"),
+		// What services and routes are made of; the cluster's DNS, which runs on
+		// nodes, tells an empty name from none by the namespaces.
+		rule("", "services endpoints namespaces", "get list watch"),
+		rule(discoveryv1.GroupName, "endpointslices", "get list watch"),
+		rule("", "nodes", "create get list watch update patch"),
+		rule("", "nodes/status", "update patch"),
+		rule(" events.k8s.io", "events", "create update patch"),
+		rule("", "pods", "get list watch create delete"),
+		rule("", "pods/status", "update patch"),
+		rule("", "pods/eviction", "create"),
+		rule("", "secrets configmaps", "get list watch"),
+		rule("", "persistentvolumeclaims persistentvolumes", "get"),
+		rule("", "persistentvolumeclaims/status", "get update patch"),
+		rule("", "serviceaccounts", "get"),
+		rule("", "serviceaccounts/token", "create"),
+		rule(certificatesv1.GroupName, "certificatesigningrequests", "create get list watch"),
+		rule(certificatesv1.GroupName, "clustertrustbundles", "get list watch"),
+		rule(certificatesv1.GroupName, "podcertificaterequests", "get list watch create"),
+		rule(coordinationv1.GroupName, "leases", "get create update patch delete"),
+		rule(storagev1.GroupName, "volumeattachments", "get"),
+		rule(storagev1.GroupName, "csidrivers", "get watch list"),
+		rule(storagev1.GroupName, "csinodes", "get create update patch delete"),
+		rule("node.k8s.io", "runtimeclasses", "get list watch"),
+		rule(resourcev1.GroupName, "resourceclaims", "get"),
+		rule(resourcev1.GroupName, "resourceslices", "deletecollection"),
+	}
 }
 
 func isRead(verb string) bool { return verb == "get" || verb == "list" || verb == "watch" }
@@ -144,11 +219,8 @@ func podsAllowed(v *view.View, node string, at authorizer.Attributes) (bool, str
 	case "get":
 		return boundTo(v, node, at)
 	case "list", "watch":
-		requirements, err := at.GetFieldSelector()
-		for _, r := range requirements {
-			if err == nil && r.Field == "spec.nodeName" && r.Value == node && (r.Operator == selection.Equals || r.Operator == selection.DoubleEquals) {
-				return true, ""
-			}
+		if selects(at, "spec.nodeName", node) {
+			return true, ""
 		}
 		if at.GetName() != "" && at.GetNamespace() != "" {
 			return boundTo(v, node, at)
@@ -200,13 +272,95 @@ func individualGet(node string, at authorizer.Attributes, ok func() bool) (bool,
 	return false, unrelated(node)
 }
 
+func statusUpdate(node string, at authorizer.Attributes, ok func() bool) (bool, string) {
+	switch {
+	case at.GetVerb() != "update" && at.GetVerb() != "patch":
+		return false, "can only get/update/patch this type"
+	case at.GetName() == "":
+		return false, "No Object name found"
+	case ok():
+		return true, ""
+	}
+	return false, unrelated(node)
+}
+
+// csiNodeAllowed: its own, which has its name.
+func csiNodeAllowed(node string, at authorizer.Attributes) (bool, string) {
+	switch verb := at.GetVerb(); {
+	case at.GetSubresource() != "":
+		return false, "cannot authorize CSINode subresources"
+	case !slices.Contains([]string{"get", "create", "update", "patch", "delete"}, verb):
+		return false, "can only get, create, update, patch, or delete a CSINode"
+	case at.GetName() != node && verb != "create": // then NodeRestriction sees the name
+		return false, "can only access CSINode with the same name as the requesting node"
+	}
+	return true, ""
+}
+
+// sliceAllowed: those that say that they are the node's.
+func (n *Node) sliceAllowed(node string, at authorizer.Attributes) (bool, string) {
+	if at.GetSubresource() != "" {
+		return false, "cannot authorize ResourceSlice subresources"
+	}
+	switch at.GetVerb() {
+	case "create": // NodeRestriction sees whose it is
+		return true, ""
+	case "get", "update", "patch", "delete":
+		if at.GetName() == "" {
+			return false, "No Object name found"
+		}
+		if s := now[*resourcev1.ResourceSlice](n.view, kinds.ResourceSlice, at); s != nil && s.Spec.NodeName != nil && *s.Spec.NodeName == node {
+			return true, ""
+		}
+		return false, unrelated(node)
+	case "watch", "list", "deletecollection":
+		return selects(at, resourcev1.ResourceSliceSelectorNodeName, node), "can only list/watch/deletecollection resourceslices with nodeName field selector"
+	}
+	return false, "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"
+}
+
+// certificateAllowed: what is asked for the node's own pods.
+func (n *Node) certificateAllowed(node string, at authorizer.Attributes) (bool, string) {
+	if at.GetSubresource() != "" {
+		return false, "nodes may not access the status subresource of PodCertificateRequests"
+	}
+	switch at.GetVerb() {
+	case "create": // NodeRestriction sees for which pod
+		return true, ""
+	case "get":
+		if at.GetName() == "" {
+			return false, "No Object name found"
+		}
+		for _, k := range n.view.Kinds() {
+			if k.GroupResource() != certificateAsked {
+				continue
+			}
+			if r := now[*certificatesv1.PodCertificateRequest](n.view, k, at); r != nil && string(r.Spec.NodeName) == node {
+				return true, ""
+			}
+		}
+		return false, unrelated(node)
+	case "list", "watch":
+		return selects(at, "spec.nodeName", node), "can only list/watch podcertificaterequests with nodeName field selector"
+	}
+	return false, fmt.Sprintf("nodes may not %s podcertificaterequests", at.GetVerb())
+}
+
+// selects: the request asks for nothing but what has this value in the field.
+func selects(at authorizer.Attributes, field, value string) bool {
+	requirements, err := at.GetFieldSelector()
+	return err == nil && slices.ContainsFunc(requirements, func(r fields.Requirement) bool {
+		return r.Field == field && r.Value == value && (r.Operator == selection.Equals || r.Operator == selection.DoubleEquals)
+	})
+}
+
 // tokenAllowed: tokens for the accounts that its pods run as.
 func tokenAllowed(v *view.View, node string, at authorizer.Attributes) (bool, string) {
 	switch {
 	case at.GetVerb() != "create" || at.GetName() == "":
 		return false, "can only create tokens for individual service accounts"
 	case at.GetSubresource() != "token":
-		return false, "can only create token subresource of service account"
+		return false, "can only create token subresource of serviceaccount"
 	case related(v.Snapshot(), node, kinds.ServiceAccount, at.GetNamespace(), at.GetName()):
 		return true, ""
 	}
@@ -252,6 +406,21 @@ func related(s *view.Snapshot, node string, k *kinds.Kind, namespace, name strin
 				if ns == namespace && secret == name {
 					return true
 				}
+			}
+		}
+	}
+	return false
+}
+
+// claims: a pod on the node has the devices of that claim.
+func claims(s *view.Snapshot, node, namespace, name string) bool {
+	for p := range pods(s, node) {
+		if p.Namespace != namespace {
+			continue
+		}
+		for claim := range podrefs.ResourceClaims(p) {
+			if claim == name {
+				return true
 			}
 		}
 	}

@@ -5,10 +5,13 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/utils/ptr"
 )
 
 func pod(ns, name, node string, change func(*corev1.Pod)) *corev1.Pod {
@@ -36,6 +39,9 @@ func references(p *corev1.Pod) {
 			{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: config}}}}
 	}
 	p.Spec.ServiceAccountName = "robot"
+	p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "d", ResourceClaimName: ptr.To("gpu")}, {Name: "t", ResourceClaimTemplateName: ptr.To("template")}}
+	p.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "t", ResourceClaimName: ptr.To("made-for-mine")}, {Name: "n"}}
+	p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "extended"}
 	p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "s-pull"}}
 	p.Spec.InitContainers = []corev1.Container{{Name: "i", Env: env("s-init-env", "c-init-env"), EnvFrom: from("s-init-from", "c-init-from")}}
 	p.Spec.Containers = []corev1.Container{{Name: "c", Env: env("s-env", "c-env"), EnvFrom: from("s-from", "c-from")}}
@@ -58,6 +64,12 @@ func references(p *corev1.Pod) {
 }
 
 func nodeWorld(t testing.TB) *Authorizer {
+	slice := func(name string, node *string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: resourcev1.ResourceSliceSpec{NodeName: node}}
+	}
+	attachment := func(name, node string) *storagev1.VolumeAttachment {
+		return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagev1.VolumeAttachmentSpec{NodeName: node}}
+	}
 	claim := func(name, volume string) *corev1.PersistentVolumeClaim {
 		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, UID: types.UID(name)}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: volume}}
 	}
@@ -73,13 +85,15 @@ func nodeWorld(t testing.TB) *Authorizer {
 		p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
 		p.Spec.Volumes = append(p.Spec.Volumes, volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s-mirror"}}))
 		p.Spec.ServiceAccountName = "mirrored"
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "d", ResourceClaimName: ptr.To("gpu-of-a-mirror")}}
 	}
 	return New(newWorld(t, pod("a", "mine", "n1", references), pod("a", "fake", "n1", mirror), pod("a", "theirs", "n2", func(p *corev1.Pod) {
 		p.Spec.Volumes = []corev1.Volume{volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s-theirs"}})}
 		p.Spec.ServiceAccountName = "other"
 	}), pod("a", "unbound", "", func(p *corev1.Pod) {
 		p.Spec.Volumes = []corev1.Volume{volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s-unbound"}})}
-	}), claim("claim", "pv1"), claim("stolen", "pv2"),
+	}), slice("mine", ptr.To("n1")), slice("theirs", ptr.To("n2")), slice("everybodys", nil), attachment("va1", "n1"), attachment("va2", "n2"),
+		claim("claim", "pv1"), claim("stolen", "pv2"),
 		pv("pv1", "claim", "claim", "s-volume"), pv("pv2", "someone-elses", "other-uid", "s-stolen")).View)
 }
 
@@ -120,8 +134,38 @@ func TestNode(t *testing.T) {
 		{"create core/serviceaccounts/token a/mirrored", "", false, no},
 		{"create core/serviceaccounts/token b/robot", "", false, no},
 		{"create core/serviceaccounts/token a/", "", false, "can only create tokens for individual service accounts"},
-		{"create core/serviceaccounts a/robot", "", false, "can only create token subresource of service account"},
-		{"get core/serviceaccounts a/robot", "", false, "can only create tokens for individual service accounts"},
+		{"create core/serviceaccounts a/robot", "", false, "can only create token subresource of serviceaccount"},
+		{"get core/serviceaccounts a/robot", "", true, ""},
+		{"get core/serviceaccounts a/other", "", false, no}, {"get core/serviceaccounts a/mirrored", "", false, no},
+		{"list core/serviceaccounts a/robot", "", false, "can only create tokens for individual service accounts"},
+		{"patch core/persistentvolumeclaims/status a/claim", "", true, ""},
+		{"update core/persistentvolumeclaims/status a/else", "", false, no},
+		{"get core/persistentvolumeclaims/status a/claim", "", false, "can only get/update/patch this type"},
+		{"get resource.k8s.io/resourceclaims a/gpu", "", true, ""},
+		{"get resource.k8s.io/resourceclaims a/made-for-mine", "", true, ""},
+		{"get resource.k8s.io/resourceclaims a/extended", "", true, ""},
+		{"get resource.k8s.io/resourceclaims b/gpu", "", false, no},
+		{"get resource.k8s.io/resourceclaims a/gpu-of-a-mirror", "", false, no}, // CVE-2025-4563
+		{"list resource.k8s.io/resourceclaims a/", "", false, "can only get individual resources of this type"},
+		{"get resource.k8s.io/resourceclaims/status a/gpu", "", false, "cannot get subresource"},
+		{"update resource.k8s.io/resourceslices -/mine", "", true, ""}, {"delete resource.k8s.io/resourceslices -/mine", "", true, ""},
+		{"get resource.k8s.io/resourceslices -/theirs", "", false, no}, {"patch resource.k8s.io/resourceslices -/everybodys", "", false, no},
+		{"create resource.k8s.io/resourceslices -/", "", true, ""},
+		{"deletecollection resource.k8s.io/resourceslices -/", "spec.nodeName=n1", true, ""},
+		{"watch resource.k8s.io/resourceslices -/", "spec.nodeName=n2", false, "can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{"list resource.k8s.io/resourceslices -/", "", false, "can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{"get storage.k8s.io/volumeattachments -/va1", "", true, ""}, {"get storage.k8s.io/volumeattachments -/va2", "", false, no},
+		{"list storage.k8s.io/volumeattachments -/", "", false, "can only get individual resources of this type"},
+		{"update storage.k8s.io/csinodes -/n1", "", true, ""}, {"create storage.k8s.io/csinodes -/", "", true, ""},
+		{"get storage.k8s.io/csinodes -/n2", "", false, "can only access CSINode with the same name as the requesting node"},
+		{"list storage.k8s.io/csinodes -/", "", false, "can only get, create, update, patch, or delete a CSINode"},
+		{"list storage.k8s.io/csidrivers -/", "", true, ""}, {"watch node.k8s.io/runtimeclasses -/", "", true, ""}, {"get certificates.k8s.io/clustertrustbundles -/x", "", true, ""},
+		{"create certificates.k8s.io/podcertificaterequests a/", "", true, ""},
+		{"list certificates.k8s.io/podcertificaterequests -/", "spec.nodeName=n1", true, ""},
+		{"watch certificates.k8s.io/podcertificaterequests -/", "spec.nodeName=n2", false, "can only list/watch podcertificaterequests with nodeName field selector"},
+		{"get certificates.k8s.io/podcertificaterequests a/x", "", false, no},
+		{"update certificates.k8s.io/podcertificaterequests/status a/x", "", false, "nodes may not access the status subresource of PodCertificateRequests"},
+		{"delete certificates.k8s.io/podcertificaterequests a/x", "", false, "nodes may not delete podcertificaterequests"},
 		{"get core/persistentvolumeclaims a/claim", "", true, ""},
 		{"get core/persistentvolumeclaims a/mine-scratch", "", true, ""},
 		{"get core/persistentvolumeclaims a/else", "", false, no},

@@ -56,7 +56,7 @@ func Objects(controllers []reconcile.Controller) []Entry {
 	for _, b := range bindings() {
 		out = append(out, Entry{kinds.ClusterRoleBinding, b})
 	}
-	out = append(out, networkReader()...)
+	out = append(out, inSystem()...)
 	for _, c := range controllers {
 		r := ControllerRole(c)
 		out = append(out, Entry{kinds.ClusterRole, r}, Entry{kinds.ClusterRoleBinding, binding(r.Name, account(metav1.NamespaceSystem, c.Name))})
@@ -135,9 +135,15 @@ func tolerate(err error) error {
 }
 
 func otherRole(have, want kinds.Object) bool {
-	h, ok := have.(*rbacv1.ClusterRoleBinding)
-	w, ok2 := want.(*rbacv1.ClusterRoleBinding)
-	return ok && ok2 && h.RoleRef != w.RoleRef
+	switch w := want.(type) {
+	case *rbacv1.ClusterRoleBinding:
+		h, ok := have.(*rbacv1.ClusterRoleBinding)
+		return ok && h.RoleRef != w.RoleRef
+	case *rbacv1.RoleBinding:
+		h, ok := have.(*rbacv1.RoleBinding)
+		return ok && h.RoleRef != w.RoleRef
+	}
+	return false
 }
 
 // mended adds to what stands what it has to have, or returns nil. What others
@@ -156,11 +162,19 @@ func mended(have, want kinds.Object) kinds.Object {
 		if !ok {
 			return nil
 		}
-		for _, sub := range w.Subjects {
-			if !slices.Contains(o.Subjects, sub) {
-				o.Subjects, changed = append(o.Subjects, sub), true
-			}
+		changed = mendSubjects(&o.Subjects, w.Subjects)
+	case *rbacv1.Role:
+		o, ok := out.(*rbacv1.Role)
+		if !ok {
+			return nil
 		}
+		changed = mendRules(&o.Rules, w.Rules)
+	case *rbacv1.RoleBinding:
+		o, ok := out.(*rbacv1.RoleBinding)
+		if !ok {
+			return nil
+		}
+		changed = mendSubjects(&o.Subjects, w.Subjects)
 	default:
 		return nil // namespaces and priority classes are their owner's once they are there
 	}
@@ -189,9 +203,22 @@ func mendRole(have, want *rbacv1.ClusterRole) (changed bool) {
 		}
 		return changed
 	}
-	for _, r := range want.Rules {
-		if covered, _ := validation.Covers(have.Rules, []rbacv1.PolicyRule{r}); !covered {
-			have.Rules, changed = append(have.Rules, r), true
+	return mendRules(&have.Rules, want.Rules)
+}
+
+func mendRules(have *[]rbacv1.PolicyRule, want []rbacv1.PolicyRule) (changed bool) {
+	for _, r := range want {
+		if covered, _ := validation.Covers(*have, []rbacv1.PolicyRule{r}); !covered {
+			*have, changed = append(*have, r), true
+		}
+	}
+	return changed
+}
+
+func mendSubjects(have *[]rbacv1.Subject, want []rbacv1.Subject) (changed bool) {
+	for _, sub := range want {
+		if !slices.Contains(*have, sub) {
+			*have, changed = append(*have, sub), true
 		}
 	}
 	return changed

@@ -51,6 +51,26 @@ func Has(pod *corev1.Pod, k *kinds.Kind, name string) bool {
 	return false
 }
 
+// ResourceClaims yields the names of the claims of devices that the pod has, in
+// its own namespace: those that it names, and those that were made for it.
+func ResourceClaims(pod *corev1.Pod) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range pod.Spec.ResourceClaims {
+			if n := pod.Spec.ResourceClaims[i].ResourceClaimName; n != nil && *n != "" && !yield(*n) {
+				return
+			}
+		}
+		for i := range pod.Status.ResourceClaimStatuses {
+			if n := pod.Status.ResourceClaimStatuses[i].ResourceClaimName; n != nil && *n != "" && !yield(*n) {
+				return
+			}
+		}
+		if e := pod.Status.ExtendedResourceClaimStatus; e != nil && e.ResourceClaimName != "" {
+			yield(e.ResourceClaimName)
+		}
+	}
+}
+
 // VolumeSecrets yields the secrets that a persistent volume names, for pods of
 // the namespace of the claim.
 func VolumeSecrets(pv *corev1.PersistentVolume) iter.Seq2[string, string] {
