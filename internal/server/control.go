@@ -63,6 +63,7 @@ type control struct {
 	cache     *cache.Cache
 	view      *view.View
 	authz     *authz.Authorizer
+	access    access
 	api       *apiserver.Server
 	loops     []reconcile.Controller
 	listener  net.Listener
@@ -104,10 +105,14 @@ func (s *control) wire() (err error) {
 		return err
 	}
 	s.authz = authz.New(s.view)
+	if err := s.wireAccess(); err != nil {
+		return err
+	}
 	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now})
 	if err != nil {
 		return err
 	}
+	s.loops = append(s.loops, s.accessLoops()...)
 	if err := reconcile.Check(s.loops); err != nil {
 		return err
 	}
@@ -137,10 +142,6 @@ func (s *control) fresh(ctx context.Context, k *kinds.Kind) error {
 }
 
 func (s *control) wireAPI() error {
-	access, err := s.wireAccess()
-	if err != nil {
-		return err
-	}
 	webhooks := webhook.New(func(namespace, name string, port int32) (string, error) {
 		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
 	})
@@ -148,7 +149,7 @@ func (s *control) wireAPI() error {
 	if err != nil {
 		return err
 	}
-	extra := access.tokens.Discovery()
+	extra := s.access.tokens.Discovery()
 	groups, err := discovery.New(s.table, s.remotes, net.JoinHostPort(s.cfg.NodeIP, fmt.Sprint(s.cfg.APIPort)))
 	if err != nil {
 		return err
@@ -163,8 +164,8 @@ func (s *control) wireAPI() error {
 	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = docs, docs, docs
 	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
 	s.api, err = apiserver.New(apiserver.Config{
-		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins,
-		IssueToken: access.tokens.Issue, ReviewToken: access.authn.Review, Impersonate: authn.Impersonate(s.authz),
+		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: s.access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins,
+		IssueToken: s.access.tokens.Issue, ReviewToken: s.access.authn.Review, Impersonate: authn.Impersonate(s.authz),
 		Backend: func(gv schema.GroupVersion) *aggregate.Backend { return s.aggregate.Backend(gv) },
 		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},

@@ -33,9 +33,9 @@ const (
 	// cluster's networks.
 	NetworkMap = "knarr-network"
 
-	// AuthenticationMap is the ConfigMap of kube-system by which other API
+	// authenticationMap is the ConfigMap of kube-system by which other API
 	// servers learn how clients of this one are authenticated.
-	AuthenticationMap = "extension-apiserver-authentication"
+	authenticationMap = "extension-apiserver-authentication"
 
 	kubeletClientUser = "kube-apiserver-kubelet-client"
 )
@@ -208,7 +208,7 @@ func inSystem() []Entry {
 		out = append(out, Entry{kinds.Role, &rbacv1.Role{ObjectMeta: m, Rules: []rbacv1.PolicyRule{r}}},
 			Entry{kinds.RoleBinding, &rbacv1.RoleBinding{ObjectMeta: b, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}}})
 	}
-	add(reader, named(rule(read, "", "configmaps"), AuthenticationMap), "system::"+reader, manager, scheduler)
+	add(reader, named(rule(read, "", "configmaps"), authenticationMap), "system::"+reader, manager, scheduler)
 	add("system::leader-locking-kube-controller-manager", leases, "system::leader-locking-kube-controller-manager",
 		manager, account(metav1.NamespaceSystem, "kube-controller-manager"), account(metav1.NamespaceSystem, "leader-election-controller"))
 	add("system::leader-locking-kube-scheduler", leases, "system::leader-locking-kube-scheduler", scheduler, account(metav1.NamespaceSystem, "kube-scheduler"))
