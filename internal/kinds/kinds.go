@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -67,6 +68,11 @@ type Kind struct {
 	New     func() Object         // nil for kinds that are not stored
 	NewBody func() runtime.Object // the request and answer of a kind that is not stored
 	NewList func() runtime.Object
+
+	// TypeConverter says which fields of objects without a Go type are lists
+	// and maps by key, for managed fields and server-side apply. nil: each field
+	// is what it holds.
+	TypeConverter managedfields.TypeConverter
 
 	// Verbs served; nil means all of create, delete, deletecollection, get,
 	// list, patch, update, watch.
@@ -151,6 +157,8 @@ type Scale struct {
 	Status   func(Object) int32
 	Selector func(Object) string // in the form of metav1.FormatLabelSelector
 	Set      func(Object, int32)
+	// Path of what Set sets; nil: spec, replicas.
+	Path []string
 }
 
 // Column is one column of a Table.

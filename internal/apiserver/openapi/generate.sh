@@ -1,12 +1,12 @@
 #!/bin/sh
 # Makes internal/apiserver/openapi/docs anew from k8s.io/api and the table of
-# kinds. Run it after a change of either; the documents are committed.
+# kinds, and what field ownership must know of lists and maps. Run it after a change of either; the documents are committed.
 set -eu
 cd "$(dirname "$0")/../../.."
 defs=internal/apiserver/openapi/gen/defs
 api=k8s.io/api
 machinery=k8s.io/apimachinery/pkg
-mkdir -p $defs internal/apiserver/openapi/docs
+mkdir -p $defs internal/apiserver/openapi/docs internal/apiserver/ownership
 trap 'rm -f "$defs/zz_generated.openapi.go"' EXIT
 go tool openapi-gen --output-dir $defs --output-pkg knarr.dev/knarr/$defs \
 	--output-file zz_generated.openapi.go --report-filename /dev/null --go-header-file /dev/null \
@@ -17,4 +17,5 @@ go tool openapi-gen --output-dir $defs --output-pkg knarr.dev/knarr/$defs \
 	$api/storagemigration/v1 \
 	k8s.io/kube-aggregator/pkg/apis/apiregistration/v1 k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 \
 	$machinery/apis/meta/v1 $machinery/runtime $machinery/api/resource $machinery/util/intstr $machinery/version
-CGO_ENABLED=0 go run -tags openapigen ./internal/apiserver/openapi/gen -out internal/apiserver/openapi/docs
+CGO_ENABLED=0 go run -tags openapigen ./internal/apiserver/openapi/gen -out internal/apiserver/openapi/docs \
+	-relations internal/apiserver/ownership/relations.txt

@@ -145,7 +145,7 @@ func (g *pathMaker) operation(k *kinds.Kind, action string, gvk schema.GroupVers
 	if in != nil {
 		types := []string{"*/*"}
 		if action == "patch" {
-			types = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"}
+			types = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
 		}
 		content := object{}
 		for _, t := range types {

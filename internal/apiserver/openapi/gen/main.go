@@ -33,8 +33,12 @@ import (
 
 func main() {
 	out := flag.String("out", "", "directory of the documents")
+	owned := flag.String("relations", "", "file of the relations of lists and objects")
 	flag.Parse()
 	if err := run(*out); err != nil {
+		log.Fatal(err)
+	}
+	if err := relations(*owned); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,0 +1,226 @@
+package ownership
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+// updateByLibrary is Update for everything.
+func (f *Fields) updateByLibrary(w Write, live, obj kinds.Object) error {
+	if live == nil {
+		live = w.Kind.New()
+	}
+	base, given := live.GetManagedFields(), obj.GetManagedFields()
+	fm, err := f.manager(w, base, given)
+	if err != nil {
+		return err
+	}
+	out := named(obj, w.gvk())
+	if _, err := fm.Update(named(live, w.gvk()), out, w.Manager); err != nil {
+		obj.SetManagedFields(base)
+		return fmt.Errorf("cannot keep the managed fields: %w", err)
+	}
+	obj.SetManagedFields(w.stamped(out.GetManagedFields(), base, given))
+	return nil
+}
+
+// Apply is what live becomes by the configuration; live is nil if there is
+// none yet. Conflicts are a Status 409 with their causes.
+func (f *Fields) Apply(w Write, live kinds.Object, config *unstructured.Unstructured, force bool) (kinds.Object, error) {
+	if live == nil {
+		live = w.Kind.New()
+	}
+	base := live.GetManagedFields()
+	fm, err := f.manager(w, base, nil)
+	if err != nil {
+		return nil, err
+	}
+	out, err := fm.Apply(named(live, w.gvk()), config, w.Manager, force)
+	if err != nil {
+		return nil, err
+	}
+	obj, ok := out.(kinds.Object)
+	if !ok {
+		return nil, fmt.Errorf("%T has no metadata", out)
+	}
+	obj.SetManagedFields(w.stamped(obj.GetManagedFields(), base, nil))
+	return obj, nil
+}
+
+// stamped puts the write's time where the library put its own.
+func (w *Write) stamped(out []metav1.ManagedFieldsEntry, before ...[]metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
+	for i := range out {
+		if out[i].Time == nil {
+			continue
+		}
+		if !slices.ContainsFunc(before, func(es []metav1.ManagedFieldsEntry) bool {
+			return slices.ContainsFunc(es, func(e metav1.ManagedFieldsEntry) bool { return e.Time == out[i].Time })
+		}) {
+			out[i].Time = stamp(w.Now)
+		}
+	}
+	slices.SortFunc(out, compareEntries)
+	return out
+}
+
+// named returns obj if it says what it is, or a shallow copy that does: the
+// library finds its type by that.
+func named(obj kinds.Object, gvk schema.GroupVersionKind) kinds.Object {
+	if obj.GetObjectKind().GroupVersionKind() == gvk {
+		return obj
+	}
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		u = u.DeepCopy()
+		u.SetGroupVersionKind(gvk)
+		return u
+	}
+	from := reflect.ValueOf(obj).Elem()
+	to := reflect.New(from.Type())
+	to.Elem().Set(from)
+	out := to.Interface().(kinds.Object)
+	out.GetObjectKind().SetGroupVersionKind(gvk)
+	return out
+}
+
+// manager is the library's field manager for one write. It holds nothing.
+func (f *Fields) manager(w Write, entries ...[]metav1.ManagedFieldsEntry) (*managedfields.FieldManager, error) {
+	c := converter{fields: f}
+	gvk := w.gvk()
+	cut := map[fieldpath.APIVersion]fieldpath.Filter{}
+	if filter := resets(w.Kind, w.Sub).library(); filter != nil {
+		cut[fieldpath.APIVersion(gvk.GroupVersion().String())] = filter
+		for _, es := range entries {
+			for _, e := range es {
+				cut[fieldpath.APIVersion(e.APIVersion)] = filter
+			}
+		}
+	}
+	if dynamic(w.Kind) {
+		return managedfields.NewDefaultCRDFieldManager(c, c, c, c, gvk, gvk.GroupVersion(), w.Sub, cut)
+	}
+	return managedfields.NewDefaultFieldManager(c, c, c, c, gvk, gvk.GroupVersion(), w.Sub, cut)
+}
+
+// converter tells the library about types, versions and defaults.
+type converter struct {
+	fields *Fields
+}
+
+// goType of a kind or of a Scale; nil if it has none.
+func (c converter) goType(gvk schema.GroupVersionKind) reflect.Type {
+	if gvk == scaleGVK {
+		return reflect.TypeFor[autoscalingv1.Scale]()
+	}
+	k := c.fields.byGVK(gvk)
+	if k == nil || k.New == nil || dynamic(k) {
+		return nil
+	}
+	return reflect.TypeOf(k.New()).Elem()
+}
+
+var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// ObjectToTyped implements managedfields.TypeConverter.
+func (c converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return c.fields.typer().of(reflect.TypeOf(obj).Elem()).FromStructured(obj, opts...)
+	}
+	gvk := u.GroupVersionKind()
+	if t := c.goType(gvk); t != nil {
+		return c.fields.typer().of(t).FromUnstructured(u.Object, opts...)
+	}
+	k := c.fields.byGVK(gvk)
+	if k == nil {
+		return nil, runtime.NewNotRegisteredErrForKind("knarr", gvk)
+	}
+	if k.TypeConverter == nil {
+		return managedfields.NewDeducedTypeConverter().ObjectToTyped(u, opts...)
+	}
+	return k.TypeConverter.ObjectToTyped(u, opts...)
+}
+
+// TypedToObject implements managedfields.TypeConverter.
+func (c converter) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
+	m, ok := v.AsValue().Unstructured().(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("an object was expected, not %T", v.AsValue().Unstructured())
+	}
+	return &unstructured.Unstructured{Object: m}, nil
+}
+
+// ConvertToVersion implements runtime.ObjectConvertor. What has a Go type comes
+// out as that.
+func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	from := in.GetObjectKind().GroupVersionKind()
+	gv, ok := target.(schema.GroupVersion)
+	if !ok {
+		return nil, runtime.NewNotRegisteredErrForTarget("knarr", reflect.TypeOf(in), target)
+	}
+	to := gv.WithKind(from.Kind)
+	if u, ok := in.(*unstructured.Unstructured); ok {
+		if t := c.goType(from); t != nil {
+			obj := reflect.New(t).Interface().(runtime.Object)
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, obj); err != nil {
+				return nil, err
+			}
+			in = obj
+		}
+	}
+	if from == to {
+		return in, nil
+	}
+	a, b := c.fields.byGVK(from), c.fields.byGVK(to)
+	obj, ok := in.(kinds.Object)
+	if a == nil || b == nil || !ok {
+		return nil, runtime.NewNotRegisteredErrForKind("knarr", to)
+	}
+	if a.ToStored != nil {
+		obj = a.ToStored(obj)
+	}
+	if b.FromStored != nil {
+		obj = b.FromStored(obj)
+	}
+	return named(obj, to), nil
+}
+
+// Convert implements runtime.ObjectConvertor; the library does not call it.
+func (converter) Convert(in, out, _ any) error { return fmt.Errorf("cannot convert %T to %T", in, out) }
+
+// ConvertFieldLabel implements runtime.ObjectConvertor; the library does not
+// call it.
+func (converter) ConvertFieldLabel(gvk schema.GroupVersionKind, _, _ string) (string, string, error) {
+	return "", "", fmt.Errorf("%s has no field labels here", gvk)
+}
+
+// Default implements runtime.ObjectDefaulter.
+func (c converter) Default(in runtime.Object) {
+	k := c.fields.byGVK(in.GetObjectKind().GroupVersionKind())
+	if obj, ok := in.(kinds.Object); ok && k != nil && k.Default != nil {
+		k.Default(obj)
+	}
+}
+
+// New implements runtime.ObjectCreater.
+func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	if t := c.goType(gvk); t != nil {
+		return named(reflect.New(t).Interface().(kinds.Object), gvk), nil
+	}
+	k := c.fields.byGVK(gvk)
+	if k == nil {
+		return nil, runtime.NewNotRegisteredErrForKind("knarr", gvk)
+	}
+	return named(k.New(), gvk), nil
+}
