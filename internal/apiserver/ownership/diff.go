@@ -7,116 +7,118 @@ import (
 	"strings"
 )
 
-// part is what a walk found at one path: whether it belongs to the set, and
-// what below it does.
-type part struct {
-	member bool
-	kids   set
-}
-
-func (p *part) add(elem string, k part) {
-	if k.member || len(k.kids) > 0 {
-		p.kids = append(p.kids, node{elem, k.member, k.kids})
-	}
-}
-
-// differ compares objects as the library does, but Go values directly.
+// differ compares objects as the library does, but Go values directly. It
+// collects what is new or different in the second object, and what is gone.
 type differ struct {
-	foreign bool // met something that only the library can compare
+	written, removed builder
+	foreign          bool // met something that only the library can compare
 }
 
-// diff returns the paths that are new or different in b, and those that are
-// gone. Both are structs of the shape.
-func (sh *shape) diff(a, b reflect.Value) (set, removed set, err error) {
+// diff compares two structs of the shape.
+func (sh *shape) diff(a, b reflect.Value) (written, removed set, err error) {
 	var d differ
-	w, r := d.pair(sh, a, b)
+	d.pair(sh, a, b)
 	if d.foreign {
 		return nil, nil, errForeign
 	}
-	return w.kids, r.kids, nil
+	return d.written.pop(0), d.removed.pop(0), nil
 }
 
-// pair compares two values that are both shown. A null is like an object or a
-// list without content, but not equal to an empty one.
-func (d *differ) pair(sh *shape, a, b reflect.Value) (written, removed part) {
+// within runs walk, and makes of what it pushes the kids of elem. Whether elem
+// itself is written is what walk returns.
+func (d *differ) within(elem string, sh *shape, a, b reflect.Value) {
+	w, r := len(d.written.stack), len(d.removed.stack)
+	member := d.pair(sh, a, b)
+	if member || len(d.written.stack) > w {
+		d.written.push(elem, member, d.written.pop(w))
+	}
+	if len(d.removed.stack) > r {
+		d.removed.push(elem, false, d.removed.pop(r))
+	}
+}
+
+// whole adds elem, which the other side does not show, and all below it.
+func (d *differ) whole(to *builder, elem string, sh *shape, v reflect.Value) {
+	mark := len(to.stack)
+	d.all(to, sh, v)
+	to.push(elem, true, to.pop(mark))
+}
+
+// pair compares two values that are both shown, and says whether they differ
+// as such. A null is like an object or a list without content, but not equal
+// to an empty one.
+func (d *differ) pair(sh *shape, a, b reflect.Value) bool {
 	a, nullA := deref(a)
 	b, nullB := deref(b)
 	if nullA && nullB {
-		return
+		return false
 	}
-	hollow := func(v reflect.Value, null bool) bool { return null || sh.hollow(v) }
 	switch {
 	case sh.form == foreign:
 		d.foreign = true
-	case sh.form == atom, hollow(a, nullA) && hollow(b, nullB):
-		written.member = nullA != nullB || sh.form == atom && !sh.equal(a, b)
+	case sh.form == atom:
+		return nullA != nullB || !sh.equal(a, b)
+	case (nullA || sh.hollow(a)) && (nullB || sh.hollow(b)):
+		return nullA != nullB
 	case nullA:
-		written.kids = d.all(sh, b).kids
+		d.all(&d.written, sh, b)
 	case nullB:
-		removed.kids = d.all(sh, a).kids
+		d.all(&d.removed, sh, a)
 	case sh.form == record:
-		d.records(sh, a, b, &written, &removed)
+		d.records(sh, a, b)
 	case sh.form == dict:
-		d.dicts(sh, a, b, &written, &removed)
+		d.dicts(sh, a, b)
 	default:
-		d.lists(sh, a, b, &written, &removed)
+		d.lists(sh, a, b)
 	}
-	return written, removed
+	return false
 }
 
 // hollow: nothing of it would be shown inside.
 func (sh *shape) hollow(v reflect.Value) bool {
-	switch sh.form {
-	case record:
-		for i := range sh.fields {
-			if _, shown := sh.fields[i].in(v); shown {
-				return false
-			}
-		}
-		return true
-	case atom, foreign:
-		return false
-	default:
+	if sh.form != record {
 		return v.Len() == 0
 	}
+	for i := range sh.fields {
+		if _, shown := sh.fields[i].in(v); shown {
+			return false
+		}
+	}
+	return true
 }
 
-func (d *differ) records(sh *shape, a, b reflect.Value, written, removed *part) {
+func (d *differ) records(sh *shape, a, b reflect.Value) {
 	for i := range sh.fields {
 		m := &sh.fields[i]
 		x, shownX := m.in(a)
 		y, shownY := m.in(b)
 		switch {
 		case shownX && shownY:
-			w, r := d.pair(m.shape, x, y)
-			written.add(m.elem, w)
-			removed.add(m.elem, r)
+			d.within(m.elem, m.shape, x, y)
 		case shownX:
-			removed.add(m.elem, d.all(m.shape, x))
+			d.whole(&d.removed, m.elem, m.shape, x)
 		case shownY:
-			written.add(m.elem, d.all(m.shape, y))
+			d.whole(&d.written, m.elem, m.shape, y)
 		}
 	}
 }
 
-func (d *differ) dicts(sh *shape, a, b reflect.Value, written, removed *part) {
+func (d *differ) dicts(sh *shape, a, b reflect.Value) {
 	for _, k := range sortedKeys(b) {
 		y := b.MapIndex(k)
-		x := a.MapIndex(k)
-		if !x.IsValid() {
-			written.add(d.entry(k), d.all(sh.elem, y))
-			continue
+		if x := a.MapIndex(k); x.IsValid() {
+			d.within(d.entry(k), sh.elem, x, y)
+		} else {
+			d.whole(&d.written, d.entry(k), sh.elem, y)
 		}
-		w, r := d.pair(sh.elem, x, y)
-		written.add(d.entry(k), w)
-		removed.add(d.entry(k), r)
 	}
+	mark := len(d.removed.stack)
 	for it := a.MapRange(); it.Next(); {
 		if !b.MapIndex(it.Key()).IsValid() {
-			removed.add(d.entry(it.Key()), d.all(sh.elem, it.Value()))
+			d.whole(&d.removed, d.entry(it.Key()), sh.elem, it.Value())
 		}
 	}
-	removed.sort()
+	d.removed.sort(mark)
 }
 
 // entry is the element of a map's key.
@@ -133,8 +135,9 @@ func sortedKeys(m reflect.Value) []reflect.Value {
 	return keys
 }
 
-func (p *part) sort() {
-	slices.SortFunc(p.kids, func(a, b node) int { return compareElems(a.elem, b.elem) })
+// sort what was pushed since mark.
+func (b *builder) sort(mark int) {
+	slices.SortFunc(b.stack[mark:], func(a, b node) int { return compareElems(a.elem, b.elem) })
 }
 
 // item of a list, by its element in a set.
@@ -144,29 +147,30 @@ type item struct {
 }
 
 // lists compares item with item of the same element.
-func (d *differ) lists(sh *shape, a, b reflect.Value, written, removed *part) {
+func (d *differ) lists(sh *shape, a, b reflect.Value) {
 	left, right := d.items(sh, a), d.items(sh, b)
+	w, r := len(d.written.stack), len(d.removed.stack)
 	for i, y := range right {
-		// Mostly nothing moves within a list.
-		j := i
+		j := i // mostly nothing moves within a list
 		if j >= len(left) || left[j].elem != y.elem {
 			j = slices.IndexFunc(left, func(x item) bool { return x.elem == y.elem })
 		}
 		if j < 0 {
-			written.add(y.elem, d.all(sh.elem, y.v))
+			d.whole(&d.written, y.elem, sh.elem, y.v)
+		} else {
+			d.within(y.elem, sh.elem, left[j].v, y.v)
+		}
+	}
+	for i, x := range left {
+		if i < len(right) && right[i].elem == x.elem {
 			continue
 		}
-		w, r := d.pair(sh.elem, left[j].v, y.v)
-		written.add(y.elem, w)
-		removed.add(y.elem, r)
-	}
-	for _, x := range left {
 		if !slices.ContainsFunc(right, func(y item) bool { return y.elem == x.elem }) {
-			removed.add(x.elem, d.all(sh.elem, x.v))
+			d.whole(&d.removed, x.elem, sh.elem, x.v)
 		}
 	}
-	written.sort()
-	removed.sort()
+	d.written.sort(w)
+	d.removed.sort(r)
 }
 
 // items of a list of which no two have the same element; lists with such, and
@@ -239,33 +243,32 @@ func scalar(v reflect.Value) (string, error) {
 	return "", errForeign
 }
 
-// all is a value of which the other side shows nothing: the path itself, and
-// everything below that is owned for itself.
-func (d *differ) all(sh *shape, v reflect.Value) part {
-	p := part{member: true}
+// all adds everything below a value of which the other side shows nothing.
+func (d *differ) all(to *builder, sh *shape, v reflect.Value) {
 	v, null := deref(v)
-	if null || sh.form == atom {
-		return p
+	if null {
+		return
 	}
 	switch sh.form {
+	case atom:
 	case record:
 		for i := range sh.fields {
 			m := &sh.fields[i]
 			if f, shown := m.in(v); shown {
-				p.add(m.elem, d.all(m.shape, f))
+				d.whole(to, m.elem, m.shape, f)
 			}
 		}
 	case dict:
 		for _, k := range sortedKeys(v) {
-			p.add(d.entry(k), d.all(sh.elem, v.MapIndex(k)))
+			d.whole(to, d.entry(k), sh.elem, v.MapIndex(k))
 		}
 	case items, members:
+		mark := len(to.stack)
 		for _, it := range d.items(sh, v) {
-			p.add(it.elem, d.all(sh.elem, it.v))
+			d.whole(to, it.elem, sh.elem, it.v)
 		}
-		p.sort()
+		to.sort(mark)
 	default:
 		d.foreign = true
 	}
-	return p
 }

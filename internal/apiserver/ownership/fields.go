@@ -169,46 +169,71 @@ func only(s set, paths [][]string) set {
 // appendJSON writes the form of a FieldsV1.
 func (s set) appendJSON(b []byte) []byte {
 	b = append(b, '{')
-	for i, n := range s {
+	for i := range s {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = n.appendJSON(b)
+		b = s[i].appendJSON(b)
 	}
 	return append(b, '}')
 }
 
-func (n node) appendJSON(b []byte) []byte {
+func (n *node) appendJSON(b []byte) []byte {
 	b = append(b, '"')
-	for rest := n.elem; ; {
-		i := strings.IndexAny(rest, `"\`)
-		if i < 0 {
-			b = append(b, rest...)
-			break
+	if strings.IndexByte(n.elem, '"') < 0 && strings.IndexByte(n.elem, '\\') < 0 {
+		b = append(b, n.elem...)
+	} else {
+		for i := range len(n.elem) {
+			if c := n.elem[i]; c == '"' || c == '\\' {
+				b = append(b, '\\', c)
+			} else {
+				b = append(b, c)
+			}
 		}
-		b = append(append(b, rest[:i]...), '\\', rest[i])
-		rest = rest[i+1:]
 	}
-	b = append(b, '"', ':')
-	if len(n.kids) == 0 {
-		return append(b, '{', '}')
-	}
-	b = append(b, '{')
-	if n.member {
+	b = append(b, '"', ':', '{')
+	if n.member && len(n.kids) > 0 {
 		b = append(b, `".":{},`...)
 	}
-	for i, k := range n.kids {
+	for i := range n.kids {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = k.appendJSON(b)
+		b = n.kids[i].appendJSON(b)
 	}
 	return append(b, '}')
+}
+
+// builder collects the nodes of a level on a stack, so that each level is made
+// once, in its size.
+type builder struct {
+	stack []node
+	room  []node
+}
+
+func (b *builder) push(elem string, member bool, kids set) {
+	b.stack = append(b.stack, node{elem, member, kids})
+}
+
+// pop is what has been pushed since the stack had a length of mark.
+func (b *builder) pop(mark int) set {
+	n := len(b.stack) - mark
+	if n == 0 {
+		return nil
+	}
+	if len(b.room) < n {
+		b.room = make([]node, max(n, 64))
+	}
+	out := b.room[:n:n]
+	b.room = b.room[n:]
+	copy(out, b.stack[mark:])
+	b.stack = b.stack[:mark]
+	return out
 }
 
 // parseSet reads what appendJSON writes, and is sorted; anything else is
 // foreign.
-func parseSet(raw []byte) (set, error) {
+func parseSet(raw string) (set, error) {
 	p := parser{rest: raw}
 	s, dot := p.object(0)
 	if p.bad || dot || len(p.rest) > 0 {
@@ -221,8 +246,9 @@ func parseSet(raw []byte) (set, error) {
 const maxSetDepth = 100
 
 type parser struct {
-	rest []byte
+	rest string
 	bad  bool
+	builder
 }
 
 func (p *parser) take(c byte) bool {
@@ -241,6 +267,7 @@ func (p *parser) object(depth int) (s set, dot bool) {
 	if p.bad || p.take('}') {
 		return nil, false
 	}
+	mark := len(p.stack)
 	for {
 		elem := p.name()
 		if p.bad || !p.take(':') {
@@ -248,25 +275,28 @@ func (p *parser) object(depth int) (s set, dot bool) {
 			return nil, false
 		}
 		kids, member := p.object(depth + 1)
+		first := len(p.stack) == mark
 		switch {
 		case p.bad:
 			return nil, false
 		case elem == ".":
-			if dot = len(s) == 0 && !dot && len(kids) == 0; !dot {
+			if dot || !first || len(kids) > 0 {
 				p.bad = true
 				return nil, false
 			}
-		case len(elem) < 2 || elem[1] != ':' || !strings.Contains("fkv", elem[:1]) || len(s) > 0 && compareElems(s[len(s)-1].elem, elem) >= 0:
+			dot = true
+		case len(elem) < 2 || elem[1] != ':' || elem[0] != 'f' && elem[0] != 'k' && elem[0] != 'v' ||
+			!first && compareElems(p.stack[len(p.stack)-1].elem, elem) >= 0:
 			p.bad = true
 			return nil, false
 		default:
-			s = append(s, node{elem, member || len(kids) == 0, kids})
+			p.push(elem, member || len(kids) == 0, kids)
 		}
 		if p.take(',') {
 			continue
 		}
 		p.bad = p.bad || !p.take('}')
-		return s, dot
+		return p.pop(mark), dot
 	}
 }
 
@@ -283,7 +313,7 @@ func (p *parser) name() string {
 			raw := p.rest[:i]
 			p.rest = p.rest[i+1:]
 			if !escaped {
-				return string(raw)
+				return raw
 			}
 			return p.unescape(raw)
 		case c == '\\':
@@ -298,7 +328,7 @@ func (p *parser) name() string {
 	return ""
 }
 
-func (p *parser) unescape(raw []byte) string {
+func (p *parser) unescape(raw string) string {
 	out := make([]byte, 0, len(raw))
 	for i := 0; i < len(raw); i++ {
 		if raw[i] == '\\' {
@@ -310,6 +340,88 @@ func (p *parser) unescape(raw []byte) string {
 		out = append(out, raw[i])
 	}
 	return string(out)
+}
+
+// touches reports whether the set that raw holds has a member in common with s
+// or t. It reads no more than that takes.
+func touches(raw string, s, t set) bool {
+	if len(s) == 0 && len(t) == 0 {
+		return false
+	}
+	p := parser{rest: raw}
+	return p.touches(s, t, 0) || p.bad
+}
+
+func (p *parser) touches(s, t set, depth int) bool {
+	if depth > maxSetDepth || !p.take('{') {
+		p.bad = true
+		return false
+	}
+	if p.take('}') {
+		return false
+	}
+	for {
+		elem := p.name()
+		if p.bad || !p.take(':') {
+			p.bad = true
+			return false
+		}
+		a, b := s.find(elem), t.find(elem)
+		if a == nil && b == nil {
+			p.skip()
+		} else {
+			var kidsA, kidsB set
+			owned := strings.HasPrefix(p.rest, `{}`) || strings.HasPrefix(p.rest, `{".":`)
+			if a != nil {
+				kidsA = a.kids
+			}
+			if b != nil {
+				kidsB = b.kids
+			}
+			if owned && (a != nil && a.member || b != nil && b.member) || p.touches(kidsA, kidsB, depth+1) {
+				return true
+			}
+		}
+		if p.bad || p.take('}') {
+			return false
+		}
+		if !p.take(',') {
+			p.bad = true
+			return false
+		}
+	}
+}
+
+func (s set) find(elem string) *node {
+	for i := range s {
+		if s[i].elem == elem {
+			return &s[i]
+		}
+	}
+	return nil
+}
+
+// skip one object.
+func (p *parser) skip() {
+	depth := 0
+	for i := 0; i < len(p.rest); i++ {
+		switch p.rest[i] {
+		case '{':
+			depth++
+		case '}':
+			if depth--; depth == 0 {
+				p.rest = p.rest[i+1:]
+				return
+			}
+		case '"':
+			for i++; i < len(p.rest) && p.rest[i] != '"'; i++ {
+				if p.rest[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	p.bad = true
 }
 
 // jsonString is a string as the library writes it into an element.

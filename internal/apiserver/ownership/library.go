@@ -23,7 +23,7 @@ func (f *Fields) updateByLibrary(w Write, live, obj kinds.Object) error {
 		live = w.Kind.New()
 	}
 	base, given := live.GetManagedFields(), obj.GetManagedFields()
-	fm, err := f.manager(w, base, given)
+	fm, err := f.manager(w, isDynamic(obj), base, given)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (f *Fields) Apply(w Write, live kinds.Object, config *unstructured.Unstruct
 		live = w.Kind.New()
 	}
 	base := live.GetManagedFields()
-	fm, err := f.manager(w, base, nil)
+	fm, err := f.manager(w, isDynamic(live), base)
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +95,11 @@ func named(obj kinds.Object, gvk schema.GroupVersionKind) kinds.Object {
 }
 
 // manager is the library's field manager for one write. It holds nothing.
-func (f *Fields) manager(w Write, entries ...[]metav1.ManagedFieldsEntry) (*managedfields.FieldManager, error) {
+func (f *Fields) manager(w Write, dynamic bool, entries ...[]metav1.ManagedFieldsEntry) (*managedfields.FieldManager, error) {
 	c := converter{fields: f}
 	gvk := w.gvk()
 	cut := map[fieldpath.APIVersion]fieldpath.Filter{}
-	if filter := resets(w.Kind, w.Sub).library(); filter != nil {
+	if filter := resets(w.Kind, w.Sub, dynamic).library(); filter != nil {
 		cut[fieldpath.APIVersion(gvk.GroupVersion().String())] = filter
 		for _, es := range entries {
 			for _, e := range es {
@@ -107,7 +107,7 @@ func (f *Fields) manager(w Write, entries ...[]metav1.ManagedFieldsEntry) (*mana
 			}
 		}
 	}
-	if dynamic(w.Kind) {
+	if dynamic {
 		return managedfields.NewDefaultCRDFieldManager(c, c, c, c, gvk, gvk.GroupVersion(), w.Sub, cut)
 	}
 	return managedfields.NewDefaultFieldManager(c, c, c, c, gvk, gvk.GroupVersion(), w.Sub, cut)
@@ -124,10 +124,14 @@ func (c converter) goType(gvk schema.GroupVersionKind) reflect.Type {
 		return reflect.TypeFor[autoscalingv1.Scale]()
 	}
 	k := c.fields.byGVK(gvk)
-	if k == nil || k.New == nil || dynamic(k) {
+	if k == nil || k.New == nil {
 		return nil
 	}
-	return reflect.TypeOf(k.New()).Elem()
+	obj := k.New()
+	if isDynamic(obj) {
+		return nil
+	}
+	return reflect.TypeOf(obj).Elem()
 }
 
 var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -47,7 +46,7 @@ func New(builtin []*kinds.Kind, byGVK func(schema.GroupVersionKind) *kinds.Kind)
 func goTypes(ks []*kinds.Kind) []reflect.Type {
 	var out []reflect.Type
 	for _, k := range ks {
-		if k.New != nil && !dynamic(k) {
+		if k.New != nil && !isDynamic(k.New()) {
 			out = append(out, reflect.TypeOf(k.New()).Elem())
 		}
 		for _, sub := range k.Subresources {
@@ -124,7 +123,7 @@ func equalButTime(a, b metav1.ManagedFieldsEntry) bool {
 
 // update is the way without the library; errForeign if it is not for it.
 func (f *Fields) update(w Write, live, obj kinds.Object, base []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, error) {
-	if _, ok := obj.(runtime.Unstructured); ok {
+	if isDynamic(obj) {
 		return nil, errForeign
 	}
 	version := w.gvk().GroupVersion().String()
@@ -137,7 +136,7 @@ func (f *Fields) update(w Write, live, obj kinds.Object, base []metav1.ManagedFi
 	if err != nil {
 		return nil, err
 	}
-	cut := resets(w.Kind, w.Sub)
+	cut := resets(w.Kind, w.Sub, false)
 	written, removed = cut.apply(written), cut.apply(removed)
 	gained, _ := minus(written, stripped)
 	own := metav1.ManagedFieldsEntry{
@@ -152,20 +151,21 @@ func (f *Fields) update(w Write, live, obj kinds.Object, base []metav1.ManagedFi
 		if e.APIVersion != version || e.FieldsType != "FieldsV1" || e.FieldsV1 == nil {
 			return nil, errForeign
 		}
-		s, err := parseSet(e.FieldsV1.GetRawBytes())
-		if err != nil {
-			return nil, err
-		}
-		s, lostTo := minus(s, written)
-		s, lost := minus(s, removed)
-		if len(gained) > 0 && e.Manager == own.Manager && e.Operation == own.Operation && e.Subresource == own.Subresource {
-			gained = union(gained, s)
-			continue
-		}
-		if len(s) == 0 {
-			continue
-		}
-		if lost || lostTo {
+		mine := len(gained) > 0 && e.Manager == own.Manager && e.Operation == own.Operation && e.Subresource == own.Subresource
+		if raw := e.FieldsV1.GetRawString(); mine || len(raw) <= len("{}") || touches(raw, written, removed) {
+			s, err := parseSet(raw)
+			if err != nil {
+				return nil, err
+			}
+			s, _ = minus(s, written)
+			s, _ = minus(s, removed)
+			if mine {
+				gained = union(gained, s)
+				continue
+			}
+			if len(s) == 0 {
+				continue
+			}
 			e.FieldsV1 = fieldsOf(s)
 		}
 		if e.Operation == metav1.ManagedFieldsOperationUpdate {

@@ -168,6 +168,7 @@ func stored(t *rapid.T, obj kinds.Object) kinds.Object {
 	if err := json.Unmarshal(data, out); err != nil {
 		t.Fatal(err)
 	}
+	out.SetManagedFields(obj.GetManagedFields()) // the store keeps them to the byte
 	return out
 }
 

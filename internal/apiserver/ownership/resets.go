@@ -60,8 +60,9 @@ var (
 	metadata = []string{"metadata"}
 )
 
-// resets of a write to k, or to its subresource, as upstream declares them.
-func resets(k *kinds.Kind, sub string) filter {
+// resets of a write to k, or to its subresource, as upstream declares them;
+// dynamic kinds have no Go type.
+func resets(k *kinds.Kind, sub string, dynamic bool) filter {
 	id := k.GVK.Group + "/" + k.GVK.Kind + "/" + sub
 	if p, ok := resetsKept[id]; ok {
 		return filter{keep: p}
@@ -73,7 +74,7 @@ func resets(k *kinds.Kind, sub string) filter {
 	switch {
 	case sub == "" && hasStatus:
 		return filter{cut: paths(status)}
-	case sub == "status" && dynamic(k):
+	case sub == "status" && dynamic:
 		return filter{cut: paths(metadata, spec)}
 	case sub == "status":
 		return filter{cut: paths(spec)}
@@ -81,12 +82,8 @@ func resets(k *kinds.Kind, sub string) filter {
 	return filter{}
 }
 
-// dynamic kinds have no Go type.
-func dynamic(k *kinds.Kind) bool {
-	if k.New == nil {
-		return false
-	}
-	_, ok := k.New().(runtime.Unstructured)
+func isDynamic(obj runtime.Object) bool {
+	_, ok := obj.(runtime.Unstructured)
 	return ok
 }
 

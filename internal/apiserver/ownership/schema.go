@@ -25,7 +25,7 @@ const (
 
 // newTyper describes the given struct types and all that they refer to.
 func newTyper(s *shapes, roots []reflect.Type) *typer {
-	b := builder{shapes: s, done: map[string]bool{}}
+	b := describer{shapes: s, done: map[string]bool{}}
 	for _, t := range roots {
 		b.named(s.of(t))
 	}
@@ -35,15 +35,15 @@ func newTyper(s *shapes, roots []reflect.Type) *typer {
 
 func (t *typer) of(typ reflect.Type) typed.ParseableType { return t.parser.Type(modelName(typ)) }
 
-// builder of a schema.
-type builder struct {
+// describer makes a schema of shapes.
+type describer struct {
 	shapes *shapes
 	types  []schema.TypeDef
 	done   map[string]bool
 }
 
 // named refers to a struct, which is described once.
-func (b *builder) named(sh *shape) schema.TypeRef {
+func (b *describer) named(sh *shape) schema.TypeRef {
 	name := modelName(sh.typ)
 	ref := schema.TypeRef{NamedType: &name}
 	whole := b.shapes.relations[[2]string{name, "-"}].kind == "atomic"
@@ -71,7 +71,7 @@ func (b *builder) named(sh *shape) schema.TypeRef {
 	return ref
 }
 
-func (b *builder) ref(sh *shape) schema.TypeRef {
+func (b *describer) ref(sh *shape) schema.TypeRef {
 	switch {
 	case converts(sh.typ):
 		return scalarRef(sh.typ)
@@ -96,7 +96,7 @@ func (b *builder) ref(sh *shape) schema.TypeRef {
 	return schema.TypeRef{Inlined: schema.Atom{Scalar: &kind}}
 }
 
-func (b *builder) list(sh *shape) *schema.List {
+func (b *describer) list(sh *shape) *schema.List {
 	l := &schema.List{ElementRelationship: schema.Associative}
 	elem := sh.elem
 	if elem == nil {
@@ -114,7 +114,7 @@ func (b *builder) list(sh *shape) *schema.List {
 }
 
 // defaults of keys stand with the type of the items.
-func (b *builder) defaults(elem *shape, keys []keyField) {
+func (b *describer) defaults(elem *shape, keys []keyField) {
 	for i := range b.types {
 		if b.types[i].Name != modelName(elem.typ) {
 			continue
@@ -162,7 +162,7 @@ func anything() schema.TypeRef {
 
 // common adds the two types that structured-merge-diff's schemas end with:
 // values that are one, and values that are owned by what they hold.
-func (b *builder) common() {
+func (b *describer) common() {
 	untyped := schema.Scalar("untyped")
 	one := schema.TypeRef{NamedType: ptr(untypedName)}
 	list := &schema.List{ElementType: one, ElementRelationship: schema.Atomic}

@@ -40,7 +40,8 @@ type shape struct {
 type member struct {
 	name  string
 	elem  string  // as it stands in a set
-	path  [][]int // through embedded structs, some of which may be pointers
+	index int     // in the struct
+	path  [][]int // or through embedded structs, some of which may be pointers
 	empty bool    // omitempty
 	zero  func(reflect.Value) bool
 	shape *shape
@@ -164,7 +165,10 @@ func (s *shapes) addFields(sh *shape, model string, t reflect.Type, path [][]int
 		if name == "" {
 			name = f.Name
 		}
-		m := member{name: name, elem: "f:" + name, path: at, shape: s.make(f.Type, s.relations[[2]string{model, name}])}
+		m := member{name: name, elem: "f:" + name, index: i, path: at, shape: s.make(f.Type, s.relations[[2]string{model, name}])}
+		if len(at) == 1 {
+			m.path = nil
+		}
 		for o := range strings.SplitSeq(opts, ",") {
 			m.empty = m.empty || o == "omitempty"
 			if o == "omitzero" {
@@ -178,6 +182,9 @@ func (s *shapes) addFields(sh *shape, model string, t reflect.Type, path [][]int
 // in is the field's value in a struct, and whether JSON would show it. A nil
 // pointer or slice that is shown is null.
 func (m *member) in(v reflect.Value) (reflect.Value, bool) {
+	if m.path == nil {
+		v = v.Field(m.index)
+	}
 	for _, p := range m.path {
 		if v.Kind() == reflect.Pointer {
 			if v.IsNil() {
