@@ -183,9 +183,12 @@ func scaleOf(sc *kinds.Scale, o kinds.Object) *autoscalingv1.Scale {
 func (s *Server) updateScale(c *call, sc *kinds.Scale, next func(old runtime.Object) (runtime.Object, error)) (runtime.Object, error) {
 	whole := *c
 	whole.ref.Sub = ""
-	whole.verb, whole.scale = "patch", sc
+	whole.verb, whole.scale, whole.owned = "patch", sc, true
 	obj, err := s.update(&whole, func(old kinds.Object) (kinds.Object, error) {
-		o, err := next(scaleOf(sc, old))
+		present := scaleOf(sc, old)
+		managed := s.fields.OfScale(c.ref.Kind, old)
+		present.ManagedFields = managed.Entries()
+		o, err := next(present)
 		if err != nil {
 			return nil, err
 		}
@@ -210,9 +213,10 @@ func (s *Server) updateScale(c *call, sc *kinds.Scale, next func(old runtime.Obj
 				return nil, apierrors.NewInvalid(sub.GVK.GroupKind(), c.ref.Name, errs)
 			}
 		}
+		s.own(c, present, want)
 		obj := old.DeepCopyObject().(kinds.Object)
 		sc.Set(obj, want.Spec.Replicas)
-		return obj, nil
+		return obj, managed.Join(obj, want)
 	})
 	if err != nil {
 		return nil, err

@@ -38,7 +38,7 @@ func (c *Client) do(ctx context.Context, verb string, ref kinds.Ref, run func(*c
 	k := ref.Kind
 	in := &info{verb: verb, resource: true, gvr: k.GroupVersionResource(), ns: ref.Namespace, name: ref.Name, sub: ref.Sub}
 	began := c.s.now()
-	out, err := c.run(&call{ctx: ctx, user: c.user, ref: ref, verb: verb, warn: func(string) {}}, in, run)
+	out, err := c.run(&call{ctx: ctx, user: c.user, ref: ref, verb: verb, manager: managerName(c.user), warn: func(string) {}}, in, run)
 	code := 200
 	if err != nil {
 		st := statusOf(err)
@@ -173,7 +173,9 @@ func (c *Client) Update(ctx context.Context, ref kinds.Ref, obj runtime.Object) 
 // Patch implements client.Client.
 func (c *Client) Patch(ctx context.Context, ref kinds.Ref, t types.PatchType, data []byte) (runtime.Object, error) {
 	return c.do(ctx, "patch", ref, func(call *call) (runtime.Object, error) {
-		return c.s.patch(call, t, data, metav1.FieldValidationStrict)
+		call.force = true // a component decides about what it applies
+		out, _, err := c.s.patch(call, t, data, metav1.FieldValidationStrict)
+		return out, err
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -191,8 +192,13 @@ func TestPatchTypes(t *testing.T) {
 			t.Errorf("%s: %v %+v", tc.t, err, got)
 		}
 	}
-	if _, err := deps.Patch(ctx, "d", types.ApplyPatchType, []byte(`{}`), metav1.PatchOptions{FieldManager: "x"}); !apierrors.IsUnsupportedMediaType(err) {
+	applied, err := deps.Apply(ctx, appsac.Deployment("d", "default").WithSpec(appsac.DeploymentSpec().WithReplicas(5)), metav1.ApplyOptions{FieldManager: "x"})
+	if !apierrors.IsConflict(err) {
 		t.Errorf("apply: %v", err)
+	}
+	applied, err = deps.Apply(ctx, appsac.Deployment("d", "default").WithSpec(appsac.DeploymentSpec().WithReplicas(5)), metav1.ApplyOptions{FieldManager: "x", Force: true})
+	if err != nil || *applied.Spec.Replicas != 5 || len(applied.Spec.Template.Spec.Containers) != 2 {
+		t.Errorf("apply: %v %+v", err, applied)
 	}
 	if _, err := deps.Patch(ctx, "d", types.MergePatchType, []byte(`{"spec":{"replicas":-1}}`), metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("invalid result: %v", err)
@@ -201,7 +207,7 @@ func TestPatchTypes(t *testing.T) {
 		t.Errorf("stale patch: %v", err)
 	}
 	sc, err := deps.GetScale(ctx, "d", metav1.GetOptions{})
-	if err != nil || sc.Spec.Replicas != 3 || sc.Status.Selector != "a=b" {
+	if err != nil || sc.Spec.Replicas != 5 || sc.Status.Selector != "a=b" {
 		t.Fatalf("scale: %+v %v", sc, err)
 	}
 	sc.Spec.Replicas = 7

@@ -238,9 +238,14 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if k.Deprecation != "" {
 		warn(k.Deprecation)
 	}
-	q := r.URL.Query()
-	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, manager: q.Get("fieldManager"), warn: warn}
-	if c.dryRun, err = dryRun(q); err != nil {
+	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warn}
+	switch in.verb {
+	case "create", "update", "patch":
+		err = c.writeOptions(r)
+	default:
+		c.dryRun, err = dryRun(r.URL.Query())
+	}
+	if err != nil {
 		return err
 	}
 	switch in.verb {
@@ -278,6 +283,7 @@ func dryRun(q url.Values) (bool, error) {
 func warner(w http.ResponseWriter) func(string) {
 	seen := map[string]bool{}
 	return func(text string) {
+		text = strings.ReplaceAll(text, "\n", " ") // a YAML parser's errors; a header is one line
 		if len(text) > maxWarning {
 			text = strings.ToValidUTF8(text[:maxWarning], "")
 		}

@@ -37,6 +37,8 @@ func (a answer) at(path string) any {
 	return v
 }
 
+var applyType = []string{"Content-Type", "application/apply-patch+yaml"}
+
 func (w *world) do(t testing.TB, method, path, body string, header ...string) answer {
 	t.Helper()
 	var r io.Reader
@@ -129,8 +131,8 @@ func TestRefusals(t *testing.T) {
 			[]string{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"}, 406, "NotAcceptable", "only the following media types are accepted"},
 		{"strict", "POST", podURL + "?fieldValidation=Strict", `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"b"},"spec":{"nope":1}}`, nil, 400, "BadRequest", `Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.nope"`},
 		{"strict, twice", "POST", podURL + "?fieldValidation=Strict", `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"b","name":"c"}}`, nil, 400, "BadRequest", `strict decoding error: duplicate field "metadata.name"`},
-		{"field validation of nobody", "POST", podURL + "?fieldValidation=Maybe", podBody, nil, 400, "BadRequest", "fieldValidation"},
-		{"dryRun of nobody", "POST", podURL + "?dryRun=Some", podBody, nil, 400, "BadRequest", "dryRun"},
+		{"field validation of nobody", "POST", podURL + "?fieldValidation=Maybe", podBody, nil, 422, "Invalid", `CreateOptions.meta.k8s.io "" is invalid: fieldValidation: Unsupported value`},
+		{"dryRun of nobody", "POST", podURL + "?dryRun=Some", podBody, nil, 422, "Invalid", `CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value`},
 		{"update of nothing", "PUT", podURL + "/zzz", strings.Replace(podBody, `"a"`, `"zzz"`, 1), nil, 404, "NotFound", `pods "zzz" not found`},
 		{"update by another name", "PUT", podURL + "/b", podBody, nil, 400, "BadRequest", "the name of the object (a) does not match the name on the URL (b)"},
 		{"update without a name", "PUT", podURL + "/a", `{"spec":{}}`, nil, 400, "BadRequest", "the name of the object (a based on URL) was undeterminable: name must be provided"},
@@ -138,7 +140,20 @@ func TestRefusals(t *testing.T) {
 		{"update of another life", "PUT", cmURL + "/c", `{"metadata":{"name":"c","uid":"x"}}`, nil, 409, "Conflict", "Precondition failed: UID in precondition: x, UID in object meta:"},
 		{"version that is no number", "PUT", cmURL + "/c", `{"metadata":{"name":"c","resourceVersion":"x"}}`, nil, 422, "Invalid", "metadata.resourceVersion"},
 		{"patch type", "PATCH", cmURL + "/c", `{}`, []string{"Content-Type", "application/json"}, 415, "UnsupportedMediaType", "application/strategic-merge-patch+json"},
-		{"apply", "PATCH", cmURL + "/c?fieldManager=x", `{}`, []string{"Content-Type", "application/apply-patch+yaml"}, 415, "UnsupportedMediaType", "server-side apply"},
+		{"manager that is too long", "POST", podURL + "?fieldManager=" + strings.Repeat("x", 129), podBody, nil, 422, "Invalid", "fieldManager: Too long"},
+		{"manager that cannot be printed", "PUT", podURL + "/a?fieldManager=a%01", podBody, nil, 422, "Invalid", "fieldManager: Invalid value"},
+		{"force without apply", "PATCH", cmURL + "/c?force=true", `{}`, []string{"Content-Type", "application/merge-patch+json"}, 422, "Invalid", "force: Forbidden: may not be specified for non-apply patch"},
+		{"apply by nobody", "PATCH", cmURL + "/c", `{}`, applyType, 422, "Invalid", `PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch`},
+		{"apply in CBOR", "PATCH", cmURL + "/c?fieldManager=x", `{}`, []string{"Content-Type", "application/apply-patch+cbor"}, 415, "UnsupportedMediaType", "application/apply-patch+yaml"},
+		{"apply of nothing known", "PATCH", cmURL + "/c?fieldManager=x", `{}`, applyType, 400, "BadRequest", "invalid object type: /, Kind="},
+		{"apply of a list", "PATCH", cmURL + "/c?fieldManager=x", `[]`, applyType, 400, "BadRequest", "error decoding patch"},
+		{"apply of another version", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v2","kind":"ConfigMap"}`, applyType, 400, "BadRequest", "invalid object type: /v2, Kind=ConfigMap"},
+		{"apply of an unknown field", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"nope":1}`, applyType, 500, "", ".nope: field not declared in schema"},
+		{"apply of managed fields", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","managedFields":[{"manager":"x","operation":"Apply","apiVersion":"v1","fieldsType":"FieldsV1"}]}}`, applyType, 400, "BadRequest", "metadata.managedFields must be nil"},
+		{"apply with a key twice", "PATCH", cmURL + "/c?fieldManager=x&fieldValidation=Strict", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\n  name: c\n", applyType, 400, "BadRequest", "error strict decoding patch"},
+		{"apply under another name", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"d"}}`, applyType, 400, "BadRequest", "the name of the object (d) does not match the name on the URL (c)"},
+		{"apply to another life", "PATCH", cmURL + "/new?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"new","uid":"u"}}`, applyType, 409, "Conflict", "uid mismatch: the provided object specified uid u, and no existing object was found"},
+		{"apply to a subresource of nothing", "PATCH", "/apis/apps/v1/namespaces/default/deployments/zzz/scale?fieldManager=x", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"zzz"}}`, applyType, 404, "NotFound", "zzz"},
 		{"no JSON patch", "PATCH", cmURL + "/c", `{}`, []string{"Content-Type", "application/json-patch+json"}, 400, "BadRequest", ""},
 		{"failing test of a JSON patch", "PATCH", cmURL + "/c", `[{"op":"test","path":"/data","value":1}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", ""},
 		{"no merge patch", "PATCH", cmURL + "/c", `[]`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", ""},
@@ -164,7 +179,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := w.do(t, tc.method, tc.path, tc.body, tc.header...)
-			if a.code != tc.code || a.at("reason") != tc.reason || !strings.Contains(a.raw, strings.ReplaceAll(tc.message, `"`, `\"`)) {
+			if reason, _ := a.at("reason").(string); a.code != tc.code || reason != tc.reason || !strings.Contains(a.raw, strings.ReplaceAll(tc.message, `"`, `\"`)) {
 				t.Errorf("got %d %s\nwant %d %s %q", a.code, a.raw, tc.code, tc.reason, tc.message)
 			}
 			if a.at("kind") != "Status" || a.at("status") != "Failure" || a.at("code") != float64(tc.code) {

@@ -1,10 +1,12 @@
 package apiserver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -27,20 +29,22 @@ const (
 	maxPatchCopies = 100
 )
 
-// patch applies a patch to the object, or to its Scale.
-func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (runtime.Object, error) {
-	if t == types.StrategicMergePatchType && c.ref.Kind.Load != nil && c.ref.Sub != "scale" {
-		return nil, unknownPatch(types.JSONPatchType, types.MergePatchType)
+// patch applies a patch to the object, or to its Scale. Only an apply creates
+// what is not there.
+func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (out runtime.Object, created bool, err error) {
+	if err := checkPatch(c.ref.Kind, t, data); err != nil {
+		return nil, false, err
 	}
-	if err := checkPatch(t, data); err != nil {
-		return nil, err
+	if t == types.ApplyYAMLPatchType {
+		return s.apply(c, data, v)
 	}
 	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
-		return s.updateScale(c, sub.Scale, func(old runtime.Object) (runtime.Object, error) {
+		out, err = s.updateScale(c, sub.Scale, func(old runtime.Object) (runtime.Object, error) {
 			return applyPatch(old, sub.New(), t, data, v, c)
 		})
+		return out, false, err
 	}
-	return s.update(c, func(old kinds.Object) (kinds.Object, error) {
+	out, err = s.update(c, func(old kinds.Object) (kinds.Object, error) {
 		out, err := applyPatch(old, c.ref.Kind.New(), t, data, v, c)
 		if err != nil {
 			return nil, err
@@ -48,9 +52,24 @@ func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (
 		obj := out.(kinds.Object)
 		return obj, checkName(c.ref, obj)
 	})
+	return out, false, err
 }
 
-func checkPatch(t types.PatchType, data []byte) error {
+// patchTypes that objects of a kind take: what has no Go type has no strategy
+// for its lists.
+func patchTypes(k *kinds.Kind) []string {
+	types := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
+	if _, ok := k.New().(runtime.Unstructured); ok {
+		return slices.Delete(types, 2, 3)
+	}
+	return types
+}
+
+func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) error {
+	if accepted := patchTypes(k); !slices.Contains(accepted, string(t)) {
+		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+			"the body of the request was in an unknown format - accepted media types include: %s", strings.Join(accepted, ", "))
+	}
 	switch t {
 	case types.JSONPatchType:
 		var ops []json.RawMessage
@@ -65,22 +84,8 @@ func checkPatch(t types.PatchType, data []byte) error {
 		if err := json.Unmarshal(data, &m); err != nil {
 			return badRequest("error decoding patch: %v", err)
 		}
-	case types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
-		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
-			"server-side apply is not supported by this version: use kubectl apply without --server-side")
-	default:
-		return unknownPatch(types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType)
 	}
 	return nil
-}
-
-func unknownPatch(known ...types.PatchType) error {
-	names := make([]string, len(known))
-	for i, t := range known {
-		names[i] = string(t)
-	}
-	return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
-		"the body of the request was in an unknown format - accepted media types include: %s", strings.Join(names, ", "))
 }
 
 // applyJSONPatch runs the operations. A copy can double the document: so there
@@ -112,6 +117,9 @@ func applyJSONPatch(doc, data []byte) ([]byte, error) {
 
 // applyPatch returns a new object; old is not changed.
 func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fieldPolicy, c *call) (runtime.Object, error) {
+	if t != types.JSONPatchType && !bytes.Contains(data, []byte("managedFields")) {
+		old = withoutManagers(old)
+	}
 	after, finish, err := patched(old, into, t, data)
 	if err != nil {
 		return nil, err
@@ -136,6 +144,19 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 		}
 	}
 	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(data, text) })
+}
+
+// withoutManagers spares managed fields the way through JSON: an update that
+// has none keeps those that stand.
+func withoutManagers(obj runtime.Object) runtime.Object {
+	if _, ok := obj.(runtime.Unstructured); ok {
+		return obj
+	}
+	obj = codec.Shallow(obj)
+	if m, ok := obj.(metav1.Object); ok {
+		m.SetManagedFields(nil)
+	}
+	return obj
 }
 
 // patched is what the patch makes of old in JSON, or of the parts that it

@@ -115,7 +115,7 @@ func TestInProcess(t *testing.T) {
 	if _, err := c.Update(ctx, refOf("pods", "a").WithSub("log"), testPod("a")); !apierrors.IsMethodNotSupported(err) {
 		t.Errorf("method: %v", err)
 	}
-	if _, err := c.Patch(ctx, refOf("pods", "a"), types.ApplyYAMLPatchType, nil); !apierrors.IsUnsupportedMediaType(err) {
+	if _, err := c.Patch(ctx, refOf("pods", "a"), types.ApplyCBORPatchType, nil); !apierrors.IsUnsupportedMediaType(err) {
 		t.Errorf("apply: %v", err)
 	}
 	out, err := c.Create(ctx, refOf("pods", ""), testPod("a"))
@@ -349,7 +349,7 @@ func TestServiceUpdates(t *testing.T) {
 		t.Errorf("%s", a.raw)
 	}
 	a = patch(200, `{"spec":{"type":"ClusterIP","externalTrafficPolicy":null}}`)
-	if strings.Contains(a.raw, "odePort") {
+	if strings.Contains(fmt.Sprint(a.at("spec")), "odePort") {
 		t.Errorf("%s", a.raw)
 	}
 	a = patch(200, `{"spec":{"type":"ExternalName","externalName":"example.com"}}`)

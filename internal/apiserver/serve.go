@@ -2,13 +2,11 @@ package apiserver
 
 import (
 	"net/http"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -126,13 +124,16 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 	if err != nil {
 		return err
 	}
-	t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	out, err := s.patch(c, types.PatchType(strings.TrimSpace(t)), data, policy)
+	out, created, err := s.patch(c, patchType(r), data, policy)
 	if err != nil {
 		return err
 	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
 	data, err = s.render(a, c.ref.Kind, out, r.URL.Query().Get("includeObject"))
-	return s.write(w, http.StatusOK, a, data, err)
+	return s.write(w, code, a, data, err)
 }
 
 func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a accepted) error {

@@ -26,6 +26,7 @@ import (
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/apiserver/aggregate"
 	"knarr.dev/knarr/internal/apiserver/fair"
+	"knarr.dev/knarr/internal/apiserver/ownership"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
@@ -121,6 +122,7 @@ type Server struct {
 	fair    *fair.Dispatcher
 	streams chan struct{} // one element per watch or stream that is open
 	kubelet *kubeletProxy
+	fields  *ownership.Fields
 	buffers sync.Pool // of *[]byte with room for a chunk
 
 	bodyTimeout time.Duration // shortened by tests
@@ -161,6 +163,7 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(s)
 	s.alloc = newAllocator(s.cfg)
 	s.kubelet = newKubeletProxy(s)
+	s.fields = ownership.New(cfg.Kinds.All(), cfg.Kinds.ByGVK)
 	return s, nil
 }
 

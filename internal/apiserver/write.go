@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/admission"
+	"knarr.dev/knarr/internal/apiserver/ownership"
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/store"
@@ -34,13 +35,16 @@ const (
 // call is one authorized request on its way to the store, from HTTP or from a
 // component.
 type call struct {
-	ctx     context.Context
-	user    user.Info
-	ref     kinds.Ref
-	dryRun  bool
-	warn    func(string)
-	verb    string
-	manager string       // who the client says that it is
+	ctx    context.Context
+	user   user.Info
+	ref    kinds.Ref
+	dryRun bool
+	warn   func(string)
+	verb   string
+
+	manager string       // of the fields that are written
+	force   bool         // apply: take fields from others
+	owned   bool         // whoever plans the change has seen to the managed fields
 	scale   *kinds.Scale // the update is one of the scale, and admitted as such
 }
 
@@ -63,9 +67,6 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 	if obj.GetName() == "" && obj.GetGenerateName() == "" {
 		return nil, invalid(k, "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "name or generateName is required")})
 	}
-	if k.ToStored != nil {
-		obj, k = k.ToStored(obj), k.StoredAs
-	}
 	if rv := obj.GetResourceVersion(); rv != "" && rv != "0" {
 		return nil, badRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -73,7 +74,15 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 	obj.SetSelfLink("")
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
-	obj.SetManagedFields(nil)
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	s.own(c, nil, obj)
+	if k.ToStored != nil {
+		if obj, k = k.ToStored(obj), k.StoredAs; k.Default != nil {
+			k.Default(obj)
+		}
+	}
 	obj.SetUID(types.UID(s.uid()))
 	obj.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(1e9)))
 	generate := obj.GetName() == ""
@@ -97,9 +106,6 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 
 func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Object, error) {
 	c.ref.Name = obj.GetName()
-	if k.Default != nil {
-		k.Default(obj)
-	}
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
@@ -121,6 +127,10 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 		return nil, err
 	}
 	rev, err := s.insert(c, k, obj)
+	if errors.Is(err, store.ErrTooLarge) && !c.owned && obj.GetManagedFields() != nil {
+		obj.SetManagedFields(nil) // rather than refuse the object
+		rev, err = s.insert(c, k, obj)
+	}
 	if err != nil || c.dryRun {
 		reserved.drop()
 	}
@@ -205,6 +215,7 @@ func checkScope(ref kinds.Ref, obj kinds.Object) error {
 }
 
 func (s *Server) mutate(ctx context.Context, r *admission.Request) error {
+	defer keepValid(r)()
 	return admission.Mutate(ctx, s.cfg.Admission, r)
 }
 
@@ -352,6 +363,17 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 	if err != nil {
 		return nil, false, err
 	}
+	if kept := ch.obj.GetManagedFields(); len(same) == len(data) && string(same) != string(data) && ownership.KeepTimes(ch.obj, cur.obj) {
+		again, err := codec.EncodeStored(ch.obj)
+		if err != nil {
+			return nil, false, err
+		}
+		if string(again) == string(same) { // nothing but the times has changed
+			data = again
+		} else {
+			ch.obj.SetManagedFields(kept)
+		}
+	}
 	if string(same) == string(data) { // nothing changes: nothing is written
 		if !cur.live {
 			// The cache may lag behind: only the store knows what stands.
@@ -369,6 +391,12 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 		return ch.obj, false, nil
 	}
 	rev, err := s.cfg.Store.Put(c.ctx, key, data, cur.rev)
+	if errors.Is(err, store.ErrTooLarge) && !c.owned && ch.obj.GetManagedFields() != nil {
+		ch.obj.SetManagedFields(nil) // rather than refuse the object
+		if data, err = codec.EncodeStored(ch.obj); err == nil {
+			rev, err = s.cfg.Store.Put(c.ctx, key, data, cur.rev)
+		}
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -388,18 +416,22 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		prepare, check = sub.PrepareUpdate, sub.ValidateUpdate
 	}
 	obj, _, err := s.modify(c, func(old kinds.Object) (change, error) {
-		obj, err := next(s.shown(c.ref.Kind, old))
+		shown := s.shown(c.ref.Kind, old)
+		obj, err := next(shown)
 		if err != nil {
 			return change{}, err
-		}
-		if c.ref.Kind.ToStored != nil {
-			obj = c.ref.Kind.ToStored(obj)
 		}
 		if err := s.fitsOld(c, obj, old); err != nil {
 			return change{}, err
 		}
-		if k.Default != nil {
-			k.Default(obj)
+		if c.ref.Kind.Default != nil {
+			c.ref.Kind.Default(obj)
+		}
+		s.own(c, shown, obj)
+		if c.ref.Kind.ToStored != nil {
+			if obj = c.ref.Kind.ToStored(obj); k.Default != nil {
+				k.Default(obj)
+			}
 		}
 		if prepare != nil {
 			prepare(obj, old)
@@ -453,7 +485,6 @@ func (s *Server) fitsOld(c *call, obj, old kinds.Object) error {
 	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	obj.SetGenerateName(old.GetGenerateName())
 	obj.SetSelfLink("")
-	obj.SetManagedFields(nil)
 	return nil
 }
 
@@ -465,6 +496,9 @@ func (s *Server) replace(c *call, obj kinds.Object) (kinds.Object, bool, error) 
 	}
 	out, err := s.update(c, func(kinds.Object) (kinds.Object, error) { return obj.DeepCopyObject().(kinds.Object), nil })
 	if apierrors.IsNotFound(err) && c.ref.Kind.AllowCreateOnUpdate && c.ref.Sub == "" && obj.GetResourceVersion() == "" && obj.GetUID() == "" {
+		if err := s.mayCreate(c); err != nil {
+			return nil, false, err
+		}
 		out, err = s.create(c, obj)
 		return out, err == nil, err
 	}

@@ -77,14 +77,14 @@ func named(gvk schema.GroupVersionKind, obj runtime.Object) runtime.Object {
 	if gvk.Empty() || !obj.GetObjectKind().GroupVersionKind().Empty() {
 		return obj
 	}
-	obj = shallow(obj)
+	obj = Shallow(obj)
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	return obj
 }
 
-// shallow copies the outermost struct, in which every API type has its
+// Shallow copies the outermost struct, in which every API type has its
 // TypeMeta and ObjectMeta by value. The scheme's types are pointers to structs.
-func shallow[T runtime.Object](obj T) T {
+func Shallow[T runtime.Object](obj T) T {
 	from := reflect.ValueOf(obj).Elem()
 	to := reflect.New(from.Type())
 	to.Elem().Set(from)
@@ -99,7 +99,7 @@ func EncodeStored(obj kinds.Object) ([]byte, error) {
 		if u, ok := obj.(runtime.Unstructured); ok { // its metadata is behind a map
 			obj = u.DeepCopyObject().(kinds.Object)
 		} else {
-			obj = shallow(obj)
+			obj = Shallow(obj)
 		}
 		obj.SetResourceVersion("")
 	}

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -176,4 +177,18 @@ func checkKind(got schema.GroupVersionKind, into runtime.Object) error {
 		}
 	}
 	return &WrongKind{Got: got}
+}
+
+// DecodeMap reads an object of no known type, within the bounds of DecodeBody.
+// strict lists duplicate keys. Whole numbers become int64.
+func DecodeMap(f Format, data []byte) (m map[string]any, strict []error, err error) {
+	data, strict, err = toJSON(f, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	twice, err := json.UnmarshalStrict(data, &m)
+	if err == nil && m == nil {
+		err = errors.New("an object is expected")
+	}
+	return m, append(strict, twice...), err
 }

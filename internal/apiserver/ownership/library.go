@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
+	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
@@ -86,10 +87,7 @@ func named(obj kinds.Object, gvk schema.GroupVersionKind) kinds.Object {
 		u.SetGroupVersionKind(gvk)
 		return u
 	}
-	from := reflect.ValueOf(obj).Elem()
-	to := reflect.New(from.Type())
-	to.Elem().Set(from)
-	out := to.Interface().(kinds.Object)
+	out := codec.Shallow(obj)
 	out.GetObjectKind().SetGroupVersionKind(gvk)
 	return out
 }
