@@ -14,9 +14,12 @@ type differ struct {
 	foreign          bool // met something that only the library can compare
 }
 
-// diff compares two structs of the shape.
-func (sh *shape) diff(a, b reflect.Value) (written, removed set, err error) {
-	var d differ
+// diff compares two structs of the shape. The sets are valid until the differ
+// is used again.
+func (d *differ) diff(sh *shape, a, b reflect.Value) (written, removed set, err error) {
+	d.written.reset()
+	d.removed.reset()
+	d.foreign = false
 	d.pair(sh, a, b)
 	if d.foreign {
 		return nil, nil, errForeign
@@ -148,6 +151,9 @@ type item struct {
 
 // lists compares item with item of the same element.
 func (d *differ) lists(sh *shape, a, b reflect.Value) {
+	if sh.equal(a, b) {
+		return
+	}
 	left, right := d.items(sh, a), d.items(sh, b)
 	w, r := len(d.written.stack), len(d.removed.stack)
 	for i, y := range right {

@@ -205,10 +205,17 @@ func (n *node) appendJSON(b []byte) []byte {
 }
 
 // builder collects the nodes of a level on a stack, so that each level is made
-// once, in its size.
+// once, in its size. It can be used again once nobody needs its sets any more.
 type builder struct {
 	stack []node
-	room  []node
+	chunk []node
+	room  []node // what is left of chunk
+}
+
+func (b *builder) reset() {
+	clear(b.stack[:cap(b.stack)])
+	clear(b.chunk)
+	b.stack, b.room = b.stack[:0], b.chunk
 }
 
 func (b *builder) push(elem string, member bool, kids set) {
@@ -222,7 +229,8 @@ func (b *builder) pop(mark int) set {
 		return nil
 	}
 	if len(b.room) < n {
-		b.room = make([]node, max(n, 64))
+		b.chunk = make([]node, max(n, min(1024, max(64, 2*len(b.chunk)))))
+		b.room = b.chunk
 	}
 	out := b.room[:n:n]
 	b.room = b.room[n:]

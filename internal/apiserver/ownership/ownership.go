@@ -31,11 +31,13 @@ type Fields struct {
 	byGVK  func(schema.GroupVersionKind) *kinds.Kind
 	shapes *shapes
 	typer  func() *typer
+
+	differs sync.Pool // of *differ
 }
 
 // New knows the kinds that byGVK returns, and the Go types of builtin.
 func New(builtin []*kinds.Kind, byGVK func(schema.GroupVersionKind) *kinds.Kind) *Fields {
-	f := &Fields{byGVK: byGVK, shapes: newShapes()}
+	f := &Fields{byGVK: byGVK, shapes: newShapes(), differs: sync.Pool{New: func() any { return new(differ) }}}
 	f.typer = sync.OnceValue(func() *typer { // a megabyte that many servers never need
 		return newTyper(f.shapes, goTypes(builtin))
 	})
@@ -128,11 +130,14 @@ func (f *Fields) update(w Write, live, obj kinds.Object, base []metav1.ManagedFi
 	}
 	version := w.gvk().GroupVersion().String()
 	to := reflect.ValueOf(obj).Elem()
-	from := reflect.Zero(to.Type())
+	shape := f.shapes.of(to.Type())
+	from := shape.blank
 	if live != nil {
 		from = reflect.ValueOf(live).Elem()
 	}
-	written, removed, err := f.shapes.of(to.Type()).diff(from, to)
+	d := f.differs.Get().(*differ)
+	defer f.differs.Put(d)
+	written, removed, err := d.diff(shape.shape, from, to)
 	if err != nil {
 		return nil, err
 	}

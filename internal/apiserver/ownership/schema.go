@@ -27,7 +27,7 @@ const (
 func newTyper(s *shapes, roots []reflect.Type) *typer {
 	b := describer{shapes: s, done: map[string]bool{}}
 	for _, t := range roots {
-		b.named(s.of(t))
+		b.named(s.of(t).shape)
 	}
 	b.common()
 	return &typer{parser: typed.Parser{Schema: schema.Schema{Types: b.types}}}

@@ -58,7 +58,13 @@ type shapes struct {
 	relations map[[2]string]relation
 	mu        sync.Mutex
 	structs   map[structShape]*shape
-	roots     sync.Map // *shape by reflect.Type
+	roots     sync.Map // root by reflect.Type
+}
+
+// root is the shape of an object's type, and an object without content.
+type root struct {
+	*shape
+	blank reflect.Value
 }
 
 // structShape: a struct has one shape, or two if some place declares it atomic.
@@ -72,15 +78,15 @@ func newShapes() *shapes {
 }
 
 // of the struct type of an object.
-func (s *shapes) of(t reflect.Type) *shape {
-	if sh, ok := s.roots.Load(t); ok {
-		return sh.(*shape)
+func (s *shapes) of(t reflect.Type) root {
+	if r, ok := s.roots.Load(t); ok {
+		return r.(root)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sh := s.make(t, relation{})
-	s.roots.Store(t, sh)
-	return sh
+	r := root{s.make(t, relation{}), reflect.New(t).Elem()}
+	s.roots.Store(t, r)
+	return r
 }
 
 func (s *shapes) make(t reflect.Type, r relation) *shape {
@@ -109,11 +115,14 @@ func (s *shapes) make(t reflect.Type, r relation) *shape {
 
 func (s *shapes) list(t reflect.Type, r relation) *shape {
 	sh := &shape{form: atom, typ: t, equal: equalLists}
+	if t.Elem().Kind() == reflect.String {
+		sh.equal = equalStrings
+	}
 	switch r.kind {
 	case "set":
 		sh.form, sh.elem = members, s.make(t.Elem(), relation{})
 	case "map":
-		sh.form, sh.elem = items, s.make(t.Elem(), relation{})
+		sh.form, sh.elem, sh.equal = items, s.make(t.Elem(), relation{}), sh.equalItems
 		for _, k := range r.keys {
 			i := slices.IndexFunc(sh.elem.fields, func(m member) bool { return m.name == k.name })
 			if i < 0 {
@@ -291,6 +300,31 @@ func equalLists(a, b reflect.Value) bool {
 		return true
 	}
 	return reflect.DeepEqual(a.Interface(), b.Interface())
+}
+
+func equalStrings(a, b reflect.Value) bool {
+	if a.Len() != b.Len() {
+		return false
+	}
+	for i := range a.Len() {
+		if a.Index(i).String() != b.Index(i).String() {
+			return false
+		}
+	}
+	return true
+}
+
+// equalItems: of lists whose items are compared one by one, these need not be.
+func (sh *shape) equalItems(a, b reflect.Value) bool {
+	if a.Len() != b.Len() {
+		return false
+	}
+	for i := range a.Len() {
+		if !sh.elem.same(a.Index(i), b.Index(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (sh *shape) equalMaps(a, b reflect.Value) bool {
