@@ -48,7 +48,7 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 
 // updateRequest is what admission is asked about an update.
 func (c *call) updateRequest(obj, old kinds.Object) *admission.Request {
-	req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.manager, Warn: c.warn}
+	req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn}
 	if c.scale != nil {
 		req.Ref.Sub, req.Object, req.Old = "scale", scaleOf(c.scale, obj), scaleOf(c.scale, old)
 	}

@@ -38,6 +38,7 @@ func (c *call) writeOptions(r *http.Request) error {
 	}
 	c.dryRun = len(o.DryRun) > 0
 	c.force = o.Force != nil && *o.Force
+	c.said = o.FieldManager
 	if c.manager = o.FieldManager; c.manager == "" {
 		c.manager = managerOf(r.UserAgent())
 	}

@@ -43,6 +43,7 @@ type call struct {
 	verb   string
 
 	manager string       // of the fields that are written
+	said    string       // the manager that the client has named
 	force   bool         // apply: take fields from others
 	owned   bool         // whoever plans the change has seen to the managed fields
 	scale   *kinds.Scale // the update is one of the scale, and admitted as such
@@ -109,7 +110,7 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
-	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, FieldManager: c.manager, Warn: c.warn}
+	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn}
 	if err := s.admitCreated(c, k, obj, req); err != nil {
 		return nil, err
 	}

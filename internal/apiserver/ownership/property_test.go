@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -77,6 +78,13 @@ func newFiller(r *rand.Rand, plainOnly bool) filler {
 		return words[r.Intn(6)]
 	}
 	return filler{word: word, Filler: randfill.New().RandSource(r).NilChance(0.6).NumElements(0, 3).MaxDepth(14).Funcs(
+		func(j *apiextensionsv1.JSON, _ randfill.Continue) { j.Raw = []byte(`"x"`) },
+		func(o *apiextensionsv1.JSONSchemaPropsOrArray, c randfill.Continue) {
+			o.Schema = &apiextensionsv1.JSONSchemaProps{}
+			c.Fill(o.Schema)
+		},
+		func(o *apiextensionsv1.JSONSchemaPropsOrBool, c randfill.Continue) { o.Allows = c.Bool() },
+		func(o *apiextensionsv1.JSONSchemaPropsOrStringArray, c randfill.Continue) { o.Property = []string{"x"} },
 		func(n *int32, c randfill.Continue) { *n = int32(r.Intn(30)) },
 		func(n *int64, c randfill.Continue) { *n = int64(r.Intn(3)) },
 		func(n *int, c randfill.Continue) { *n = r.Intn(3) },
