@@ -42,6 +42,8 @@ type Request struct {
 	FieldManager string
 	// Warn adds a Warning header to the answer.
 	Warn func(text string)
+	// Annotate adds to the request's record in the audit log; nil: there is none.
+	Annotate func(key, value string)
 	// Patched says after Mutate that a webhook or policy has changed Object: it
 	// may hold what no client could have written.
 	Patched bool

@@ -100,14 +100,19 @@ func Default(cfg Config) ([]Plugin, error) {
 	if cfg.Webhooks == nil {
 		return plugins, nil
 	}
-	for _, k := range []*kinds.Kind{kinds.MutatingWebhookConfiguration, kinds.ValidatingWebhookConfiguration} {
+	for _, k := range []*kinds.Kind{kinds.MutatingWebhookConfiguration, kinds.ValidatingWebhookConfiguration,
+		kinds.ValidatingAdmissionPolicy, kinds.ValidatingAdmissionPolicyBinding} {
 		if !cfg.View.Has(k) {
 			return nil, fmt.Errorf("admission: the view does not hold %s", k)
 		}
 	}
 	return append(plugins,
-		mutatingWebhooks{c, &hookSet{read: reading[*registrationv1.MutatingWebhookConfiguration](cfg.View, kinds.MutatingWebhookConfiguration)}},
-		validatingWebhooks{c, &hookSet{read: reading[*registrationv1.ValidatingWebhookConfiguration](cfg.View, kinds.ValidatingWebhookConfiguration)}},
+		mutatingWebhooks{c, &ready[[]*hook]{make: hooksOf, read: reading[*registrationv1.MutatingWebhookConfiguration](cfg.View, kinds.MutatingWebhookConfiguration)}},
+		policyParams{c},
+		validatingPolicies{c,
+			&ready[*policy]{make: policyOf, read: reading[*registrationv1.ValidatingAdmissionPolicy](cfg.View, kinds.ValidatingAdmissionPolicy)},
+			&ready[*binding]{make: bindingOf, read: reading[*registrationv1.ValidatingAdmissionPolicyBinding](cfg.View, kinds.ValidatingAdmissionPolicyBinding)}},
+		validatingWebhooks{c, &ready[[]*hook]{make: hooksOf, read: reading[*registrationv1.ValidatingWebhookConfiguration](cfg.View, kinds.ValidatingWebhookConfiguration)}},
 	), nil
 }
 

@@ -80,15 +80,24 @@ func (q *question) show(k *kinds.Kind, o runtime.Object) runtime.Object {
 	if o == nil {
 		return nil
 	}
-	if obj, ok := o.(kinds.Object); ok && k.FromStored != nil && q.whole(k) {
-		rv := obj.GetResourceVersion()
-		obj = k.FromStored(obj)
-		obj.SetResourceVersion(rv)
-		o = obj
-	} else {
-		o = o.DeepCopyObject()
+	if obj, ok := o.(kinds.Object); ok && q.whole(k) {
+		return shownAs(k, obj, k.GVK)
 	}
+	o = o.DeepCopyObject()
 	o.GetObjectKind().SetGroupVersionKind(q.gvk(k))
+	return o
+}
+
+// shownAs is a copy of a stored object in the form of k, which says what it is.
+func shownAs(k *kinds.Kind, o kinds.Object, gvk schema.GroupVersionKind) kinds.Object {
+	if k.FromStored != nil {
+		rv := o.GetResourceVersion()
+		o = k.FromStored(o)
+		o.SetResourceVersion(rv)
+	} else {
+		o = o.DeepCopyObject().(kinds.Object)
+	}
+	o.GetObjectKind().SetGroupVersionKind(gvk)
 	return o
 }
 
@@ -165,6 +174,7 @@ type reply struct {
 	patch     []byte
 	patchType string
 	warnings  []string
+	notes     map[string]string // for the audit log
 }
 
 func readReply(data []byte, uid types.UID, version string, mutating bool) (*reply, error) {
@@ -176,7 +186,7 @@ func readReply(data []byte, uid types.UID, version string, mutating bool) (*repl
 	if a == nil {
 		return nil, errors.New("webhook response was absent")
 	}
-	out := &reply{allowed: a.Allowed, result: a.Result, patch: a.Patch, warnings: a.Warnings}
+	out := &reply{allowed: a.Allowed, result: a.Result, patch: a.Patch, warnings: a.Warnings, notes: a.AuditAnnotations}
 	if a.PatchType != nil {
 		out.patchType = string(*a.PatchType)
 	}

@@ -37,42 +37,42 @@ type hook struct {
 	conditions                     func() matchconditions.Matcher // nil: none
 }
 
-// hookSet is the webhooks of all configurations of a kind, made anew only for
-// what has changed.
-type hookSet struct {
+// ready is all objects of a kind in the form in which they are used, by name,
+// made anew only for what has changed.
+type ready[T any] struct {
 	read func() []kinds.Object
+	make func(kinds.Object) (T, error)
 
 	mu      sync.Mutex
-	configs []kinds.Object
-	hooks   [][]*hook // of each of configs
+	objects []kinds.Object
+	made    []T
 }
 
-// now is all webhooks by the names of their configurations.
-func (s *hookSet) now() ([]*hook, error) {
-	configs := s.read()
-	if len(configs) == 0 {
+func (s *ready[T]) now() ([]T, error) {
+	objects := s.read()
+	if len(objects) == 0 {
 		return nil, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Equal(configs, s.configs) {
-		all := make([][]*hook, len(configs))
-		for i, c := range configs {
-			if j := slices.Index(s.configs, c); j >= 0 {
-				all[i] = s.hooks[j]
+	if !slices.Equal(objects, s.objects) {
+		made := make([]T, len(objects))
+		for i, o := range objects {
+			if j := slices.Index(s.objects, o); j >= 0 {
+				made[i] = s.made[j]
 				continue
 			}
 			var err error
-			if all[i], err = hooksOf(c); err != nil {
+			if made[i], err = s.make(o); err != nil {
 				return nil, apierrors.NewInternalError(err)
 			}
 		}
-		s.configs, s.hooks = configs, all
+		s.objects, s.made = objects, made
 	}
-	return slices.Concat(s.hooks...), nil
+	return s.made, nil
 }
 
-// reading returns the configurations of one kind as they stand.
+// reading returns the objects of one kind as they stand.
 func reading[T kinds.Object](v *view.View, k *kinds.Kind) func() []kinds.Object {
 	return func() []kinds.Object {
 		list := view.NowList[T](v, k, "")
@@ -275,8 +275,8 @@ func (s *rounds) changed() {
 
 // mutatingWebhooks lets users' servers complete objects, one after the other.
 type mutatingWebhooks struct {
-	c *Config
-	*hookSet
+	c     *Config
+	hooks *ready[[]*hook] // of each configuration
 }
 
 func (mutatingWebhooks) Name() string { return "MutatingAdmissionWebhook" }
@@ -284,8 +284,8 @@ func (mutatingWebhooks) Name() string { return "MutatingAdmissionWebhook" }
 func (mutatingWebhooks) Validate(context.Context, *Request) error { return nil }
 
 func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
-	hooks, err := p.now()
-	if err != nil || len(hooks) == 0 || exempt(r) {
+	sets, err := p.hooks.now()
+	if err != nil || len(sets) == 0 || exempt(r) {
 		return err
 	}
 	if r.rounds == nil {
@@ -296,7 +296,7 @@ func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
 		s.changed()
 	}
 	q := p.c.question(r)
-	for _, h := range hooks {
+	for _, h := range slices.Concat(sets...) {
 		if r.second && !s.again[h.id] {
 			continue // who was not asked is not asked now
 		}
@@ -331,7 +331,7 @@ func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *ki
 	if err != nil {
 		return false, err
 	}
-	warnAll(q.r, a.warnings)
+	a.tell(h, q.r)
 	if !a.allowed {
 		return false, denied(h.Name, a.result)
 	}
@@ -358,8 +358,8 @@ func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *ki
 
 // validatingWebhooks lets users' servers judge objects, all at once.
 type validatingWebhooks struct {
-	c *Config
-	*hookSet
+	c     *Config
+	hooks *ready[[]*hook] // of each configuration
 }
 
 func (validatingWebhooks) Name() string { return "ValidatingAdmissionWebhook" }
@@ -367,8 +367,8 @@ func (validatingWebhooks) Name() string { return "ValidatingAdmissionWebhook" }
 func (validatingWebhooks) Mutate(context.Context, *Request) error { return nil }
 
 func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
-	hooks, err := p.now()
-	if err != nil || len(hooks) == 0 || exempt(r) {
+	sets, err := p.hooks.now()
+	if err != nil || len(sets) == 0 || exempt(r) {
 		return err
 	}
 	q := p.c.question(r)
@@ -379,7 +379,7 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 		err   error
 	}
 	var all []*asked
-	for _, h := range hooks {
+	for _, h := range slices.Concat(sets...) {
 		k, err := p.c.match(ctx, h, q)
 		if err != nil {
 			return err
@@ -396,7 +396,7 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 	wg.Wait()
 	for _, a := range all {
 		if a.reply != nil {
-			warnAll(r, a.reply.warnings)
+			a.reply.tell(a.h, r)
 		}
 	}
 	for _, a := range all {
@@ -410,6 +410,16 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 		}
 	}
 	return nil
+}
+
+// tell passes on what is not for the object.
+func (a *reply) tell(h *hook, r *Request) {
+	warnAll(r, a.warnings)
+	if r.Annotate != nil {
+		for k, v := range a.notes {
+			r.Annotate(h.Name+"/"+k, v)
+		}
+	}
 }
 
 func warnAll(r *Request, texts []string) {

@@ -116,7 +116,8 @@ func refuses(s *metav1.Status) func(*reviewv1.AdmissionRequest) *reviewv1.Admiss
 type hooked struct {
 	*world
 	*hooks
-	view *view.View
+	view    *view.View
+	plugins []admission.Plugin
 }
 
 func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
@@ -131,7 +132,8 @@ func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Admission = slices.DeleteFunc(plugins, func(p admission.Plugin) bool { return p.Name() == "ServiceAccount" })
+		h.plugins = slices.DeleteFunc(plugins, func(p admission.Plugin) bool { return p.Name() == "ServiceAccount" })
+		c.Admission = h.plugins
 	})...)
 	h.put(t, "/api/v1/namespaces", `{"metadata":{"name":"default","labels":{"team":"a"}}}`, kinds.Namespace)
 	return h

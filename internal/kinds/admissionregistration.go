@@ -98,11 +98,13 @@ var (
 
 var apiExtensions = []string{"api-extensions"}
 
-// The policies stand here with their bindings, but are served only once
-// something enforces them: one that is stored and does nothing is a hole.
+// Mutating policies are not served before something enforces them: one that is
+// stored and does nothing misleads.
 var admissionregistration = []*Kind{
 	MutatingWebhookConfiguration,
 	ValidatingWebhookConfiguration,
+	ValidatingAdmissionPolicy,
+	ValidatingAdmissionPolicyBinding,
 }
 
 func webhookColumns[T Object](count func(T) int) []Column {

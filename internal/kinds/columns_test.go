@@ -91,10 +91,12 @@ func TestHeadings(t *testing.T) {
 		APIService:                "Name Service Available Age",
 		CustomResourceDefinition:  "Name Created At",
 
-		FlowSchema:                     "Name PriorityLevel MatchingPrecedence DistinguisherMethod Age MissingPL",
-		PriorityLevelConfiguration:     "Name Type NominalConcurrencyShares Queues HandSize QueueLengthLimit Age",
-		MutatingWebhookConfiguration:   "Name Webhooks Age",
-		ValidatingWebhookConfiguration: "Name Webhooks Age",
+		FlowSchema:                       "Name PriorityLevel MatchingPrecedence DistinguisherMethod Age MissingPL",
+		PriorityLevelConfiguration:       "Name Type NominalConcurrencyShares Queues HandSize QueueLengthLimit Age",
+		MutatingWebhookConfiguration:     "Name Webhooks Age",
+		ValidatingWebhookConfiguration:   "Name Webhooks Age",
+		ValidatingAdmissionPolicy:        "Name Validations ParamKind Age",
+		ValidatingAdmissionPolicyBinding: "Name PolicyName ParamRef Age",
 	}
 	for _, k := range Builtin().All() {
 		if k.New == nil {

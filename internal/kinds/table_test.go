@@ -103,6 +103,7 @@ func TestSubresources(t *testing.T) {
 		"certificatesigningrequests.certificates.k8s.io":           "approval status",
 		"ingresses.networking.k8s.io":                              "status",
 		"apiservices.apiregistration.k8s.io":                       "status",
+		"validatingadmissionpolicies.admissionregistration.k8s.io": "status",
 		"volumeattachments.storage.k8s.io":                         "status",
 		"csinodes.storage.k8s.io":                                  "status",
 		"resourceclaims.resource.k8s.io":                           "status",

@@ -1,0 +1,483 @@
+package admission
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	celtypes "github.com/google/cel-go/common/types"
+	reviewv1 "k8s.io/api/admission/v1"
+	registrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	upstream "k8s.io/apiserver/pkg/admission"
+	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	"k8s.io/apiserver/pkg/cel/environment"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/expression"
+	"knarr.dev/knarr/internal/view"
+)
+
+const (
+	maxAuditValue = 10 << 10 // bytes of an audit annotation
+	// maxAuditFailures bounds what one request adds to the audit log.
+	maxAuditFailures   = 50
+	failureAnnotation  = "validation.policy.admission.k8s.io/validation_failure"
+	errNoParams        = failure("no params found for policy binding with `Deny` parameterNotFoundAction")
+	errParamNamespace  = failure("paramRef.namespace must not be provided for a cluster-scoped `paramKind`")
+	errParamNamespaced = failure("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources")
+)
+
+// failure is why a policy cannot judge.
+type failure string
+
+func (f failure) Error() string { return string(f) }
+
+// scope is MatchResources with its selectors parsed; nil matches everything.
+type scope struct {
+	*registrationv1.MatchResources
+	namespaces, objects labels.Selector
+}
+
+func scopeOf(m *registrationv1.MatchResources) (*scope, error) {
+	if m == nil {
+		return nil, nil
+	}
+	namespaces, err := metav1.LabelSelectorAsSelector(m.NamespaceSelector)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := metav1.LabelSelectorAsSelector(m.ObjectSelector)
+	return &scope{m, namespaces, objects}, err
+}
+
+// within says as which kind a policy is to see the request, or nil: not at all.
+func (q *question) within(ctx context.Context, s *scope) (*kinds.Kind, error) {
+	if s == nil {
+		return q.r.Ref.Kind, nil
+	}
+	if !q.objectsMatch(s.objects) {
+		return nil, nil
+	}
+	in := func(rules []registrationv1.NamedRuleWithOperations) *kinds.Kind {
+		return q.kindFor(s.MatchPolicy, func(k *kinds.Kind) bool {
+			return slices.ContainsFunc(rules, func(r registrationv1.NamedRuleWithOperations) bool {
+				return q.ruleMatches(&r.RuleWithOperations, k) && (len(r.ResourceNames) == 0 || slices.Contains(r.ResourceNames, q.r.Ref.Name))
+			})
+		})
+	}
+	if in(s.ExcludeResourceRules) != nil {
+		return nil, nil
+	}
+	k := q.r.Ref.Kind
+	if len(s.ResourceRules) > 0 {
+		k = in(s.ResourceRules)
+	}
+	if k == nil {
+		return nil, nil
+	}
+	if ok, err := q.namespaceMatches(ctx, s.namespaces); !ok || err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// policy is a ValidatingAdmissionPolicy, ready to judge.
+type policy struct {
+	*registrationv1.ValidatingAdmissionPolicy
+	scope *scope
+	rules func() *rules
+}
+
+// rules are a policy's expressions, compiled.
+type rules struct {
+	conditions                         matchconditions.Matcher // nil: none
+	validations, messages, annotations plugincel.ConditionEvaluator
+}
+
+// binding puts a policy in force.
+type binding struct {
+	*registrationv1.ValidatingAdmissionPolicyBinding
+	scope    *scope
+	selector labels.Selector // of parameters; nil: by name, or none
+}
+
+func policyOf(o kinds.Object) (*policy, error) {
+	p := o.(*registrationv1.ValidatingAdmissionPolicy)
+	s, err := scopeOf(p.Spec.MatchConstraints)
+	return &policy{p, s, sync.OnceValue(func() *rules { return rulesOf(p) })}, err
+}
+
+func bindingOf(o kinds.Object) (*binding, error) {
+	b := &binding{ValidatingAdmissionPolicyBinding: o.(*registrationv1.ValidatingAdmissionPolicyBinding)}
+	var err error
+	if b.scope, err = scopeOf(b.Spec.MatchResources); err != nil {
+		return nil, err
+	}
+	if ref := b.Spec.ParamRef; ref != nil && ref.Selector != nil {
+		b.selector, err = metav1.LabelSelectorAsSelector(ref.Selector)
+	}
+	return b, err
+}
+
+// rulesOf compiles. An expression that does not compile any more fails when it
+// is to judge.
+func rulesOf(p *registrationv1.ValidatingAdmissionPolicy) *rules {
+	s, out := &p.Spec, &rules{}
+	all := plugincel.OptionalVariableDeclarations{HasParams: s.ParamKind != nil, HasAuthorizer: true}
+	var compiler plugincel.ConditionCompiler = plugincel.NewConditionCompiler(expression.Env())
+	if len(s.Variables) > 0 {
+		if composed, err := expression.Composed(); err == nil {
+			for _, v := range s.Variables {
+				composed.CompileAndStoreVariable(&expression.Variable{Name: v.Name, Expression: v.Expression}, all, environment.StoredExpressions)
+			}
+			compiler = composed
+		}
+	}
+	if len(s.MatchConditions) > 0 {
+		out.conditions = matcher(s.MatchConditions, s.FailurePolicy, "policy", p.Name)
+	}
+	validations, messages := make([]plugincel.ExpressionAccessor, len(s.Validations)), make([]plugincel.ExpressionAccessor, len(s.Validations))
+	for i, v := range s.Validations {
+		validations[i] = expression.Bool(v.Expression)
+		if v.MessageExpression != "" {
+			messages[i] = expression.Text(v.MessageExpression)
+		}
+	}
+	annotations := make([]plugincel.ExpressionAccessor, len(s.AuditAnnotations))
+	for i, a := range s.AuditAnnotations {
+		annotations[i] = expression.Maybe(a.ValueExpression)
+	}
+	plain := all
+	plain.HasAuthorizer = false
+	out.validations = compiler.CompileCondition(validations, all, environment.StoredExpressions)
+	out.messages = compiler.CompileCondition(messages, plain, environment.StoredExpressions)
+	out.annotations = compiler.CompileCondition(annotations, all, environment.StoredExpressions)
+	return out
+}
+
+// refusal is one judgement against a request.
+type refusal struct {
+	policy, binding string
+	index           int // of the validation
+	reason          metav1.StatusReason
+	message         string
+}
+
+func (f *refusal) Error() string {
+	if f.binding == "" {
+		return fmt.Sprintf("ValidatingAdmissionPolicy '%s' denied request: %s", f.policy, f.message)
+	}
+	return fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding '%s' denied request: %s", f.policy, f.binding, f.message)
+}
+
+// status is what the client is told.
+func (f *refusal) status(r *Request) error {
+	out := forbid(r, f)
+	if f.reason == "" {
+		f.reason = metav1.StatusReasonInvalid
+	}
+	out.ErrStatus.Reason, out.ErrStatus.Code = f.reason, http.StatusUnprocessableEntity
+	switch f.reason {
+	case metav1.StatusReasonForbidden:
+		out.ErrStatus.Code = http.StatusForbidden
+	case metav1.StatusReasonRequestEntityTooLarge:
+		out.ErrStatus.Code = http.StatusRequestEntityTooLarge
+	}
+	out.ErrStatus.Details.Causes = append(out.ErrStatus.Details.Causes, metav1.StatusCause{Message: f.Error()})
+	return out
+}
+
+// validatingPolicies judges by the policies that users wrote.
+type validatingPolicies struct {
+	c        *Config
+	policies *ready[*policy]
+	bindings *ready[*binding]
+}
+
+func (validatingPolicies) Name() string { return "ValidatingAdmissionPolicy" }
+
+func (validatingPolicies) Mutate(context.Context, *Request) error { return nil }
+
+func (p validatingPolicies) Validate(ctx context.Context, r *Request) error {
+	bindings, err := p.bindings.now()
+	if err != nil || len(bindings) == 0 || exempt(r) {
+		return err
+	}
+	policies, err := p.policies.now()
+	if err != nil {
+		return err
+	}
+	j := &judge{c: p.c, q: p.c.question(r)}
+	for _, one := range policies {
+		if err := j.policy(ctx, one, bindings); err != nil {
+			return err
+		}
+	}
+	j.annotate()
+	if len(j.denied) > 0 {
+		return j.denied[0].status(r)
+	}
+	return nil
+}
+
+// judge gathers what the policies say about one request.
+type judge struct {
+	c       *Config
+	q       *question
+	denied  []*refusal
+	audited []auditFailure
+	notes   []note
+}
+
+// auditFailure is the form in which a failure stands in the audit log.
+type auditFailure struct {
+	Message           string                            `json:"message"`
+	Policy            string                            `json:"policy"`
+	Binding           string                            `json:"binding"`
+	ExpressionIndex   int                               `json:"expressionIndex"`
+	ValidationActions []registrationv1.ValidationAction `json:"validationActions"`
+}
+
+// note is an audit annotation; one key may have several values.
+type note struct {
+	key    string
+	values []string
+}
+
+// closed: what the policy cannot judge is refused.
+func (p *policy) closed() bool {
+	return p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy == registrationv1.Fail
+}
+
+func (j *judge) policy(ctx context.Context, p *policy, bindings []*binding) error {
+	broken := func(b *binding, what string, err error) {
+		f := &refusal{policy: p.Name, message: fmt.Sprintf("failed to configure %s: %v", what, err)}
+		if b != nil {
+			f.binding = b.Name
+		}
+		if p.closed() {
+			j.denied = append(j.denied, f)
+		}
+	}
+	k, err := j.q.within(ctx, p.scope)
+	if err != nil {
+		broken(nil, "policy", err)
+	}
+	if k == nil {
+		return nil
+	}
+	for _, b := range bindings {
+		if b.Spec.PolicyName != p.Name {
+			continue
+		}
+		if in, err := j.q.within(ctx, b.scope); err != nil {
+			broken(b, "binding", err)
+			continue
+		} else if in == nil {
+			continue
+		}
+		params, err := j.params(ctx, p, b)
+		if err != nil {
+			broken(b, "binding", err)
+			continue
+		}
+		ns, err := j.namespace(ctx)
+		if err != nil {
+			return err
+		}
+		for _, param := range params {
+			j.evaluate(ctx, p, b, k, param, ns)
+		}
+	}
+	return nil
+}
+
+// namespace of the object, as expressions see it.
+func (j *judge) namespace(ctx context.Context) (*corev1.Namespace, error) {
+	if j.q.namespace == "" || j.q.r.Ref.Kind == kinds.Namespace {
+		return nil, nil
+	}
+	ns, err := find[*corev1.Namespace](ctx, j.c, kinds.Namespace, "", j.q.namespace)
+	return plugincel.CreateNamespaceObject(ns), err
+}
+
+// params are the objects that a binding judges by, one after the other; one nil
+// is to judge by none.
+func (j *judge) params(ctx context.Context, p *policy, b *binding) ([]runtime.Object, error) {
+	ref := b.Spec.ParamRef
+	if p.Spec.ParamKind == nil || ref == nil {
+		return []runtime.Object{nil}, nil
+	}
+	gvk := schema.FromAPIVersionAndKind(p.Spec.ParamKind.APIVersion, p.Spec.ParamKind.Kind)
+	k := j.c.Table.ByGVK(gvk)
+	if k == nil || !j.c.View.Has(stored(k)) {
+		return nil, failure(fmt.Sprintf("paramKind kind `%v` not known", p.Spec.ParamKind.String()))
+	}
+	namespace := ref.Namespace
+	switch {
+	case !k.Namespaced && namespace != "":
+		return nil, errParamNamespace
+	case k.Namespaced && namespace == "":
+		if namespace = j.q.namespace; namespace == "" {
+			return nil, errParamNamespaced
+		}
+	}
+	var found []kinds.Object
+	if b.selector == nil {
+		o, err := find[kinds.Object](ctx, j.c, stored(k), namespace, ref.Name)
+		if err != nil {
+			return nil, err
+		}
+		if o != nil {
+			found = append(found, o)
+		}
+	} else {
+		for _, o := range view.NowList[kinds.Object](j.c.View, stored(k), namespace) {
+			if b.selector.Matches(labels.Set(o.GetLabels())) {
+				found = append(found, o)
+			}
+		}
+	}
+	if len(found) == 0 && ref.ParameterNotFoundAction != nil && *ref.ParameterNotFoundAction == registrationv1.DenyAction {
+		return nil, errNoParams
+	}
+	out := make([]runtime.Object, len(found))
+	for i, o := range found {
+		out[i] = shownAs(k, o, gvk)
+	}
+	return out, nil
+}
+
+// evaluate judges once: a policy by one binding with one parameter.
+func (j *judge) evaluate(ctx context.Context, p *policy, b *binding, k *kinds.Kind, param runtime.Object, ns *corev1.Namespace) {
+	x, at := p.rules(), j.q.attributes(k)
+	failed := func(err error) {
+		if p.closed() {
+			j.refuse(b, &refusal{policy: p.Name, binding: b.Name, message: err.Error()})
+		}
+	}
+	if x.conditions != nil {
+		if m := x.conditions.Match(ctx, at, param, j.c.Authz); m.Error != nil {
+			failed(m.Error)
+			return
+		} else if !m.Matches {
+			return
+		}
+	}
+	request := plugincel.CreateAdmissionRequest(at.Attributes, metav1.GroupVersionResource(k.GroupVersionResource()), metav1.GroupVersionKind(at.VersionedKind))
+	bound := plugincel.OptionalVariableBindings{VersionedParams: param, Authorizer: j.c.Authz}
+	results, left, err := x.validations.ForInput(ctx, at, request, bound, ns, celconfig.RuntimeCELCostBudget)
+	if err != nil {
+		failed(err)
+		return
+	}
+	messages, _, merr := x.messages.ForInput(ctx, at, request, plugincel.OptionalVariableBindings{VersionedParams: param}, ns, left)
+	for i, r := range results {
+		switch v := &p.Spec.Validations[i]; {
+		case r.Error != nil:
+			failed(r.Error)
+		case merr != nil:
+			failed(fmt.Errorf("failed messageExpression: %w", merr))
+		case r.EvalResult != celtypes.True:
+			f := &refusal{policy: p.Name, binding: b.Name, index: i, message: message(v, messages[i])}
+			if v.Reason != nil {
+				f.reason = *v.Reason
+			}
+			j.refuse(b, f)
+		}
+	}
+	j.remark(ctx, p, b, x, at, request, bound, ns)
+}
+
+// message of a validation that failed: computed, written, or the expression.
+func message(v *registrationv1.Validation, computed plugincel.EvaluationResult) string {
+	if computed.Error == nil && computed.EvalResult != nil {
+		if text, ok := computed.EvalResult.Value().(string); ok {
+			text = strings.TrimSpace(text)
+			if text != "" && len(text) <= celconfig.MaxEvaluatedMessageExpressionSizeBytes && !strings.Contains(text, "\n") {
+				return text
+			}
+		}
+	}
+	if text := strings.TrimSpace(v.Message); text != "" {
+		return text
+	}
+	return "failed expression: " + strings.TrimSpace(v.Expression)
+}
+
+// refuse does what the binding wants for a failure.
+func (j *judge) refuse(b *binding, f *refusal) {
+	for _, action := range b.Spec.ValidationActions {
+		switch action {
+		case registrationv1.Deny:
+			j.denied = append(j.denied, f)
+		case registrationv1.Warn:
+			warnAll(j.q.r, []string{fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", f.policy, f.binding, f.message)})
+		case registrationv1.Audit:
+			if len(j.audited) < maxAuditFailures {
+				j.audited = append(j.audited, auditFailure{f.message, f.policy, f.binding, f.index, b.Spec.ValidationActions})
+			}
+		}
+	}
+}
+
+// remark gathers the policy's audit annotations.
+func (j *judge) remark(ctx context.Context, p *policy, b *binding, x *rules, at *upstream.VersionedAttributes, request *reviewv1.AdmissionRequest,
+	bound plugincel.OptionalVariableBindings, ns *corev1.Namespace) {
+	results, _, err := x.annotations.ForInput(ctx, at, request, bound, ns, celconfig.RuntimeCELCostBudget)
+	deny := func(err error) {
+		if p.closed() {
+			j.denied = append(j.denied, &refusal{policy: p.Name, binding: b.Name, message: err.Error()})
+		}
+	}
+	if err != nil {
+		deny(err)
+		return
+	}
+	for i, r := range results {
+		if r.Error != nil {
+			deny(r.Error)
+			continue
+		}
+		value, _ := r.EvalResult.Value().(string) // or null
+		if value = strings.TrimSpace(value); value == "" {
+			continue
+		}
+		key := p.Name + "/" + p.Spec.AuditAnnotations[i].Key
+		value = strings.ToValidUTF8(value[:min(len(value), maxAuditValue)], "")
+		n := slices.IndexFunc(j.notes, func(n note) bool { return n.key == key })
+		if n < 0 {
+			j.notes = append(j.notes, note{key: key})
+			n = len(j.notes) - 1
+		}
+		if !slices.Contains(j.notes[n].values, value) {
+			j.notes[n].values = append(j.notes[n].values, value)
+		}
+	}
+}
+
+// annotate tells the audit log.
+func (j *judge) annotate() {
+	if j.q.r.Annotate == nil {
+		return
+	}
+	for _, n := range j.notes {
+		j.q.r.Annotate(n.key, strings.Join(n.values, ", "))
+	}
+	if len(j.audited) > 0 {
+		if data, err := json.Marshal(j.audited); err == nil {
+			j.q.r.Annotate(failureAnnotation, string(data))
+		}
+	}
+}
