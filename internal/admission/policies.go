@@ -321,7 +321,8 @@ func (j *judge) params(ctx context.Context, p *policy, b *binding) ([]runtime.Ob
 	}
 	gvk := schema.FromAPIVersionAndKind(p.Spec.ParamKind.APIVersion, p.Spec.ParamKind.Kind)
 	k := j.c.Table.ByGVK(gvk)
-	if k == nil || !j.c.View.Has(stored(k)) {
+	held := j.c.held(k)
+	if held == nil {
 		return nil, failure(fmt.Sprintf("paramKind kind `%v` not known", p.Spec.ParamKind.String()))
 	}
 	namespace := ref.Namespace
@@ -335,7 +336,7 @@ func (j *judge) params(ctx context.Context, p *policy, b *binding) ([]runtime.Ob
 	}
 	var found []kinds.Object
 	if b.selector == nil {
-		o, err := find[kinds.Object](ctx, j.c, stored(k), namespace, ref.Name)
+		o, err := find[kinds.Object](ctx, j.c, held, namespace, ref.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -343,7 +344,7 @@ func (j *judge) params(ctx context.Context, p *policy, b *binding) ([]runtime.Ob
 			found = append(found, o)
 		}
 	} else {
-		for _, o := range view.NowList[kinds.Object](j.c.View, stored(k), namespace) {
+		for _, o := range view.NowList[kinds.Object](j.c.View, held, namespace) {
 			if b.selector.Matches(labels.Set(o.GetLabels())) {
 				found = append(found, o)
 			}
@@ -354,9 +355,33 @@ func (j *judge) params(ctx context.Context, p *policy, b *binding) ([]runtime.Ob
 	}
 	out := make([]runtime.Object, len(found))
 	for i, o := range found {
+		if raw, ok := o.(*kinds.Raw); ok {
+			loaded, err := k.Load(ctx, raw.JSON)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = loaded
+			continue
+		}
 		out[i] = shownAs(k, o, gvk)
 	}
 	return out, nil
+}
+
+// held is the kind in whose form the view has the objects of k, or nil.
+func (c *Config) held(k *kinds.Kind) *kinds.Kind {
+	if k == nil {
+		return nil
+	}
+	if c.View.Has(stored(k)) {
+		return stored(k)
+	}
+	for _, raw := range c.View.Kinds() {
+		if raw.Now != nil && raw.Prefix == k.Prefix {
+			return raw
+		}
+	}
+	return nil
 }
 
 // evaluate judges once: a policy by one binding with one parameter.

@@ -250,7 +250,9 @@ func (q *question) patch(k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err 
 	}
 	after := reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
 	if u, ok := after.(*unstructured.Unstructured); ok {
-		err = u.UnmarshalJSON(doc)
+		if err = u.UnmarshalJSON(doc); err == nil && k.Prune != nil && q.whole(k) {
+			_, err = k.Prune(u.Object)
+		}
 	} else {
 		_, err = codec.DecodeBody(codec.JSON, doc, after)
 	}

@@ -118,6 +118,7 @@ type hooked struct {
 	*hooks
 	view    *view.View
 	plugins []admission.Plugin
+	cfg     apiserver.Config
 }
 
 func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
@@ -134,6 +135,7 @@ func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
 		}
 		h.plugins = slices.DeleteFunc(plugins, func(p admission.Plugin) bool { return p.Name() == "ServiceAccount" })
 		c.Admission = h.plugins
+		h.cfg = *c
 	})...)
 	h.put(t, "/api/v1/namespaces", `{"metadata":{"name":"default","labels":{"team":"a"}}}`, kinds.Namespace)
 	return h
@@ -475,5 +477,31 @@ func TestWebhooksOfConnections(t *testing.T) {
 	if r.Kind.Kind != "PodExecOptions" || r.SubResource != "exec" || r.Name != "a" || r.Namespace != "default" || r.Operation != "CONNECT" ||
 		string(r.Object.Raw) != `{"kind":"PodExecOptions","apiVersion":"v1","stdin":true,"container":"c","command":["ls","-l"]}` {
 		t.Errorf("%+v %s", r, r.Object.Raw)
+	}
+}
+
+// TestCustomAdmission: custom resources are changed, pruned, defaulted and
+// judged like others, and can be the parameters of policies.
+func TestCustomAdmission(t *testing.T) {
+	h := newHooked(t)
+	h.ships(t, h.cfg, h.view, `{"strategy":"None"}`)
+	h.says("/m", patches(`[{"op":"add","path":"/spec/crew","value":7},{"op":"add","path":"/spec/nope","value":1},{"op":"remove","path":"/spec/flag"}]`))
+	h.add(t, mutating, "m", "/m", `"rules":[{"operations":["CREATE"],"apiGroups":["harbour.example"],"apiVersions":["v1"],"resources":["ships"]}]`)
+	a := h.must(t, 201, "POST", shipURL, ship("a", `{"berths":2}`))
+	if a.at("spec.crew") != 7.0 || a.at("spec.nope") != nil || a.at("spec.flag") != "none" {
+		t.Errorf("%s", a.raw)
+	}
+	if r := h.took("/m"); len(r) != 1 || r[0].Kind.Kind != "Ship" || !strings.Contains(string(r[0].Object.Raw), `"apiVersion":"harbour.example/v1"`) {
+		t.Errorf("asked %+v", r)
+	}
+	h.says("/v", refuses(nil))
+	h.add(t, validating, "v", "/v", `"rules":[{"operations":["UPDATE","DELETE"],"apiGroups":["*"],"apiVersions":["*"],"resources":["ships"]}]`)
+	h.must(t, 400, "PATCH", shipURL+"/a", `{"spec":{"crew":1}}`, "Content-Type", mergeType)
+	h.must(t, 400, "DELETE", shipURL+"/a", "")
+	h.policy(t, "p", `"paramKind":{"apiVersion":"harbour.example/v1","kind":"Ship"},"validations":[{"expression":"object.metadata.name != params.spec.flag","messageExpression":"params.kind + string(params.spec.crew)"}]`,
+		`"validationActions":["Deny"],"paramRef":{"name":"a","parameterNotFoundAction":"Deny"}`)
+	h.must(t, 201, "POST", cmURL, `{"metadata":{"name":"some"}}`)
+	if a := h.must(t, 422, "POST", cmURL, `{"metadata":{"name":"none"}}`); !strings.HasSuffix(a.at("message").(string), "denied request: Ship7") {
+		t.Errorf("%s", a.raw)
 	}
 }

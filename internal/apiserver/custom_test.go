@@ -39,14 +39,20 @@ const shipCRD = `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceD
 // newCustom is a server with ships.
 func newCustom(t *testing.T, conversion string) *world {
 	t.Helper()
-	table := kinds.Builtin()
 	v := view.New([]*kinds.Kind{kinds.CustomResourceDefinition}, view.Owned)
 	var cfg apiserver.Config
 	w := newWorld(t, func(c *apiserver.Config) {
 		c.Cache.Feed(v)
-		table, cfg = c.Kinds, *c
+		cfg = *c
 	})
-	r := custom.NewRegistrar(custom.Config{Table: table, Cache: cfg.Cache, View: v, Client: w.server.Client(admin), Convert: custom.ByWebhook(webhook.New(nil))})
+	w.ships(t, cfg, v, conversion)
+	return w
+}
+
+// ships serves them on a world that holds definitions in its view.
+func (w *world) ships(t *testing.T, cfg apiserver.Config, v *view.View, conversion string) {
+	t.Helper()
+	r := custom.NewRegistrar(custom.Config{Table: cfg.Kinds, Cache: cfg.Cache, View: v, Client: w.server.Client(admin), Convert: custom.ByWebhook(webhook.New(nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -62,7 +68,6 @@ func newCustom(t *testing.T, conversion string) *world {
 	w.wait(t, "established", func() bool {
 		return strings.Contains(w.do(t, "GET", crdURL+"/ships.harbour.example", "").raw, `"type":"Established","status":"True"`)
 	})
-	return w
 }
 
 // wait polls for what shows in no other way.
