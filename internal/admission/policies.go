@@ -89,7 +89,7 @@ func (q *question) within(ctx context.Context, s *scope) (*kinds.Kind, error) {
 	if ok, err := q.namespaceMatches(ctx, s.namespaces); !ok || err != nil {
 		return nil, err
 	}
-	return k, nil
+	return k, q.prepare(ctx, k)
 }
 
 // policy is a ValidatingAdmissionPolicy, ready to judge.
@@ -273,6 +273,7 @@ func (j *judge) policy(ctx context.Context, p *policy, bindings []*binding) erro
 	k, err := j.q.within(ctx, p.scope)
 	if err != nil {
 		broken(nil, "policy", err)
+		return nil
 	}
 	if k == nil {
 		return nil

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,6 +100,43 @@ func shownAs(k *kinds.Kind, o kinds.Object, gvk schema.GroupVersionKind) kinds.O
 	}
 	o.GetObjectKind().SetGroupVersionKind(gvk)
 	return o
+}
+
+// prepare makes the form of another version of a custom resource, which a
+// webhook may have to convert.
+func (q *question) prepare(ctx context.Context, k *kinds.Kind) error {
+	own := q.r.Ref.Kind
+	if k == nil || k == own || k.Load == nil || !q.whole(k) {
+		return nil
+	}
+	if _, ok := q.forms[k]; ok {
+		return nil
+	}
+	var f form
+	for _, side := range []struct{ from, to *runtime.Object }{{&q.r.Object, &f.object}, {&q.r.Old, &f.old}} {
+		if o, ok := (*side.from).(kinds.Object); ok {
+			out, err := converted(ctx, own, k, o)
+			if err != nil {
+				return err
+			}
+			*side.to = out
+		}
+	}
+	q.forms[k] = f
+	return nil
+}
+
+// converted goes by way of the stored form, as a write and a read would.
+func converted(ctx context.Context, from, to *kinds.Kind, o kinds.Object) (kinds.Object, error) {
+	data, err := from.Save(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	out, err := to.Load(ctx, data)
+	if err == nil {
+		out.SetResourceVersion(o.GetResourceVersion())
+	}
+	return out, err
 }
 
 // options of the request, in the form of its operation.
@@ -227,7 +265,7 @@ func decodePatch(data []byte) (jsonpatch.Patch, error) {
 
 // patch changes the request's object, in place, so that whoever made the
 // request sees it; fields that nobody knows are dropped, as upstream does.
-func (q *question) patch(k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err error) {
+func (q *question) patch(ctx context.Context, k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err error) {
 	before := q.shown(k).object
 	doc, err := json.Marshal(before)
 	if err != nil {
@@ -260,15 +298,20 @@ func (q *question) patch(k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err 
 		return false, err
 	}
 	if changed = !equality.Semantic.DeepEqual(before, after); changed {
-		q.replace(k, after)
+		err = q.replace(ctx, k, after)
 	}
-	return changed, nil
+	return changed, err
 }
 
 // replace makes after, in the form of k, the request's object, with defaults.
-func (q *question) replace(k *kinds.Kind, after runtime.Object) {
+func (q *question) replace(ctx context.Context, k *kinds.Kind, after runtime.Object) (err error) {
 	own := q.r.Ref.Kind
 	if q.whole(k) {
+		if k != own && k.Load != nil {
+			if after, err = converted(ctx, k, own, after.(kinds.Object)); err != nil {
+				return err
+			}
+		}
 		if k.ToStored != nil {
 			after = k.ToStored(after.(kinds.Object))
 		}
@@ -282,4 +325,5 @@ func (q *question) replace(k *kinds.Kind, after runtime.Object) {
 	reflect.ValueOf(q.r.Object).Elem().Set(reflect.ValueOf(after).Elem())
 	q.r.Object.GetObjectKind().SetGroupVersionKind(gvk)
 	clear(q.forms)
+	return nil
 }

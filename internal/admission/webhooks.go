@@ -152,6 +152,9 @@ func (c *Config) match(ctx context.Context, h *hook, q *question) (*kinds.Kind, 
 	if ok, err := q.namespaceMatches(ctx, h.namespaces); !ok || err != nil {
 		return nil, err
 	}
+	if err := q.prepare(ctx, k); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	if h.conditions == nil {
 		return k, nil
 	}
@@ -350,7 +353,7 @@ func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *ki
 	case a.patchType != "JSONPatch":
 		return false, &callError{h.Name, fmt.Errorf("unsupported patch type %q", a.patchType)}
 	}
-	if changed, err = q.patch(k, ops); err != nil {
+	if changed, err = q.patch(ctx, k, ops); err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
 	return changed, nil
@@ -480,7 +483,7 @@ func (q *question) kindFor(policy *registrationv1.MatchPolicyType, matches func(
 		return nil
 	}
 	for _, k := range q.c.Table.All() {
-		if k != own && stored(k) == stored(own) && matches(k) {
+		if k != own && (stored(k) == stored(own) || k.Load != nil && k.Prefix == own.Prefix) && matches(k) {
 			return k
 		}
 	}

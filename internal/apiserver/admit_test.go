@@ -494,6 +494,13 @@ func TestCustomAdmission(t *testing.T) {
 	if r := h.took("/m"); len(r) != 1 || r[0].Kind.Kind != "Ship" || !strings.Contains(string(r[0].Object.Raw), `"apiVersion":"harbour.example/v1"`) {
 		t.Errorf("asked %+v", r)
 	}
+	a = h.must(t, 201, "POST", strings.Replace(shipURL, "v1", "v1alpha1", 1), strings.Replace(ship("b", `{"berths":2}`), "/v1", "/v1alpha1", 1))
+	if r := h.took("/m"); len(r) != 1 || r[0].Resource.Version != "v1" || r[0].RequestResource.Version != "v1alpha1" || !strings.Contains(string(r[0].Object.Raw), `"apiVersion":"harbour.example/v1"`) {
+		t.Errorf("another version: asked %+v", r)
+	}
+	if a.at("apiVersion") != "harbour.example/v1alpha1" || a.at("spec.crew") != 7.0 || a.at("metadata.name") != "b" {
+		t.Errorf("another version: %s", a.raw)
+	}
 	h.says("/v", refuses(nil))
 	h.add(t, validating, "v", "/v", `"rules":[{"operations":["UPDATE","DELETE"],"apiGroups":["*"],"apiVersions":["*"],"resources":["ships"]}]`)
 	h.must(t, 400, "PATCH", shipURL+"/a", `{"spec":{"crew":1}}`, "Content-Type", mergeType)
