@@ -20,7 +20,7 @@ func (s *Server) own(c *call, live, obj kinds.Object) {
 	if c.owned {
 		return
 	}
-	if err := s.fields.Update(s.writeOf(c), live, obj); err != nil {
+	if err := s.fields.Update(c.ctx, s.writeOf(c), live, obj); err != nil {
 		// An object that cannot be understood yet; validation says so next.
 		s.log.Debug("managed fields stay as they are", "object", c.ref.String(), "error", err)
 	}

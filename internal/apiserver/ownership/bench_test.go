@@ -32,7 +32,7 @@ func BenchmarkUpdate(b *testing.B) {
 	f := New(kinds.Builtin().All(), kinds.Builtin().ByGVK)
 	created := usualPod()
 	w := Write{Kind: kinds.Pod, Manager: "kubectl-create", Now: time.Unix(1_700_000_000, 0)}
-	if err := f.Update(w, nil, created); err != nil {
+	if err := f.Update(b.Context(), w, nil, created); err != nil {
 		b.Fatal(err)
 	}
 	labelled := created.DeepCopy()
@@ -66,7 +66,7 @@ func BenchmarkUpdate(b *testing.B) {
 						}
 						_, err = f.update(bc.w, live, &obj, base)
 					} else {
-						err = f.updateByLibrary(bc.w, live, &obj)
+						err = f.updateByLibrary(b.Context(), bc.w, live, &obj)
 					}
 					if err != nil {
 						b.Fatal(err)

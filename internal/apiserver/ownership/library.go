@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"slices"
@@ -19,12 +20,12 @@ import (
 )
 
 // updateByLibrary is Update for everything.
-func (f *Fields) updateByLibrary(w Write, live, obj kinds.Object) error {
+func (f *Fields) updateByLibrary(ctx context.Context, w Write, live, obj kinds.Object) error {
 	if live == nil {
 		live = w.Kind.New()
 	}
 	base, given := live.GetManagedFields(), obj.GetManagedFields()
-	fm, err := f.manager(w, isDynamic(obj), base, given)
+	fm, err := f.manager(ctx, w, isDynamic(obj), base, given)
 	if err != nil {
 		return err
 	}
@@ -39,12 +40,12 @@ func (f *Fields) updateByLibrary(w Write, live, obj kinds.Object) error {
 
 // Apply is what live becomes by the configuration; live is nil if there is
 // none yet. Conflicts are a Status 409 with their causes.
-func (f *Fields) Apply(w Write, live kinds.Object, config *unstructured.Unstructured, force bool) (kinds.Object, error) {
+func (f *Fields) Apply(ctx context.Context, w Write, live kinds.Object, config *unstructured.Unstructured, force bool) (kinds.Object, error) {
 	if live == nil {
 		live = w.Kind.New()
 	}
 	base := live.GetManagedFields()
-	fm, err := f.manager(w, isDynamic(live), base)
+	fm, err := f.manager(ctx, w, isDynamic(live), base)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +94,8 @@ func named(obj kinds.Object, gvk schema.GroupVersionKind) kinds.Object {
 }
 
 // manager is the library's field manager for one write. It holds nothing.
-func (f *Fields) manager(w Write, dynamic bool, entries ...[]metav1.ManagedFieldsEntry) (*managedfields.FieldManager, error) {
-	c := converter{fields: f}
+func (f *Fields) manager(ctx context.Context, w Write, dynamic bool, entries ...[]metav1.ManagedFieldsEntry) (*managedfields.FieldManager, error) {
+	c := converter{ctx: ctx, fields: f}
 	gvk := w.gvk()
 	cut := map[fieldpath.APIVersion]fieldpath.Filter{}
 	if filter := resets(w.Kind, w.Sub, dynamic).library(); filter != nil {
@@ -113,6 +114,7 @@ func (f *Fields) manager(w Write, dynamic bool, entries ...[]metav1.ManagedField
 
 // converter tells the library about types, versions and defaults.
 type converter struct {
+	ctx    context.Context
 	fields *Fields
 }
 
@@ -188,6 +190,13 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 	obj, ok := in.(kinds.Object)
 	if a == nil || b == nil || !ok {
 		return nil, runtime.NewNotRegisteredErrForKind("knarr", to)
+	}
+	if a.Save != nil && b.Load != nil { // a custom kind, by way of its stored version
+		data, err := a.Save(c.ctx, obj)
+		if err != nil {
+			return nil, err
+		}
+		return b.Load(c.ctx, data)
 	}
 	if a.ToStored != nil {
 		obj = a.ToStored(obj)

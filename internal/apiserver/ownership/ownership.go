@@ -10,6 +10,7 @@
 package ownership
 
 import (
+	"context"
 	"reflect"
 	"slices"
 	"strings"
@@ -80,7 +81,7 @@ func (w *Write) gvk() schema.GroupVersionKind {
 // of live, which is nil for a new object. Neither has to carry its kind. If
 // the fields cannot be told apart, obj keeps what live has, and why is
 // returned.
-func (f *Fields) Update(w Write, live, obj kinds.Object) error {
+func (f *Fields) Update(ctx context.Context, w Write, live, obj kinds.Object) error {
 	given := obj.GetManagedFields()
 	var base []metav1.ManagedFieldsEntry
 	if live != nil {
@@ -95,7 +96,7 @@ func (f *Fields) Update(w Write, live, obj kinds.Object) error {
 		}
 	case whole && len(given) > 0 && !equalEntries(given, base):
 		obj.SetManagedFields(given)
-		return f.updateByLibrary(w, live, obj)
+		return f.updateByLibrary(ctx, w, live, obj)
 	case len(base) == 0 && live != nil:
 		return nil
 	}
@@ -104,7 +105,7 @@ func (f *Fields) Update(w Write, live, obj kinds.Object) error {
 		obj.SetManagedFields(out)
 		return nil
 	}
-	return f.updateByLibrary(w, live, obj)
+	return f.updateByLibrary(ctx, w, live, obj)
 }
 
 // reset: the client wants to be rid of them.
