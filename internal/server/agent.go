@@ -39,7 +39,7 @@ func runAgent(ctx context.Context, c *Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	api, err := remote.New(remote.Config{Server: c.JoinServer, UserAgent: "knarr-agent",
+	api, err := remote.New(remote.Config{Server: c.JoinServer, UserAgent: "kubelet",
 		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, GetClientCertificate: certs.GetClientCertificate}})
 	if err != nil {
 		return err
