@@ -365,7 +365,7 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 		return nil, false, err
 	}
 	if kept := ch.obj.GetManagedFields(); len(same) == len(data) && string(same) != string(data) && ownership.KeepTimes(ch.obj, cur.obj) {
-		again, err := codec.EncodeStored(ch.obj)
+		again, err := codec.Save(c.ctx, k, ch.obj)
 		if err != nil {
 			return nil, false, err
 		}
@@ -394,7 +394,7 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 	rev, err := s.cfg.Store.Put(c.ctx, key, data, cur.rev)
 	if errors.Is(err, store.ErrTooLarge) && !c.owned && ch.obj.GetManagedFields() != nil {
 		ch.obj.SetManagedFields(nil) // rather than refuse the object
-		if data, err = codec.EncodeStored(ch.obj); err == nil {
+		if data, err = codec.Save(c.ctx, k, ch.obj); err == nil {
 			rev, err = s.cfg.Store.Put(c.ctx, key, data, cur.rev)
 		}
 	}
