@@ -41,6 +41,11 @@ SKIP  ?=
 conformance: deps build
 	cd test/conformance && $(GO) run . -focus '$(FOCUS)' -skip '$(SKIP)' $(ARGS)
 
+## ecosystem: Helm 4 and a manager of controller-runtime against a cluster, as root
+ecosystem: deps build
+	cd test/ecosystem && $(GO) build -o $(BIN)/ecosystem/helm helm.sh/helm/v4/cmd/helm && $(GO) test -c -o $(BIN)/ecosystem/ecosystem.test .
+	ECOSYSTEM=$(BIN)/ecosystem $(GO) test -tags $(TAGS) -count=1 -run TestEcosystem -v ./test/scenario
+
 ## bench: the figures of docs/performance.md on this machine
 bench: deps build
 	$(GO) run -tags $(TAGS) ./bench -knarr $(BIN)/knarr -images $(BIN)/images
