@@ -60,6 +60,10 @@ func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Ki
 			return err
 		}
 	}
+	// The object may have been made or changed a moment ago.
+	if err := p.s.fresh(r.Context(), "", ""); err != nil {
+		return err
+	}
 	ref := in.ref(k)
 	if err := p.admit(w, r, in, ref, u); err != nil {
 		return err

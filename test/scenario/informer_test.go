@@ -66,7 +66,7 @@ func TestInformer(t *testing.T) {
 	if !cache.WaitForCacheSync(t.Context().Done(), informer.HasSynced) {
 		t.Fatal("the informer did not sync")
 	}
-	if asked.watchLists.Load() != 1 || asked.lists.Load() != 0 || len(informer.GetStore().ListKeys()) != informerPods {
+	if asked.watchLists.Load() != 1 || asked.lists.Load() != 0 || len(informer.GetStore().ListKeys()) != informerPods+1 {
 		t.Fatalf("%d WatchLists, %d lists, %d pods", asked.watchLists.Load(), asked.lists.Load(), len(informer.GetStore().ListKeys()))
 	}
 	from := seen.newest()
@@ -78,11 +78,15 @@ func TestInformer(t *testing.T) {
 		seed := rng.Uint64()
 		change.Go(func() { changePods(writers, i, rand.New(rand.NewPCG(seed, 0)), done) })
 	}
-	for range informerRestarts {
+	for round := range informerRestarts {
 		// A watch that ends within a second and without an event makes client-go
-		// list anew, whatever the server could still have told.
-		heard := seen.total()
-		eventually(t, "the informer hears of something", func() (string, bool) { return "", seen.total() > heard })
+		// list anew, whatever the server could still have told: so each of them
+		// gets one.
+		marker := mark(t, writers, round)
+		eventually(t, "the informer has told of the marker", func() (string, bool) {
+			have := seen.of("default/marker")
+			return fmt.Sprint(have), slices.Contains(have, "put "+marker)
+		})
 		<-time.After(time.Duration(rng.IntN(500)) * time.Millisecond)
 		kill(t, pidOf(t, h), syscall.SIGKILL)
 		h.server(t)
@@ -133,9 +137,27 @@ func createPods(t *testing.T, client kubernetes.Interface) {
 		})
 	}
 	all.Wait()
+	if _, err := client.CoreV1().Pods("default").Create(t.Context(), informerPod("marker"), metav1.CreateOptions{}); err != nil {
+		t.Error(err)
+	}
 	if t.Failed() {
 		t.FailNow()
 	}
+}
+
+// mark changes a pod that nobody else does, and returns its new version.
+func mark(t *testing.T, client kubernetes.Interface, round int) (version string) {
+	t.Helper()
+	pods := client.CoreV1().Pods("default")
+	eventually(t, "the marker is written", func() (string, bool) {
+		p, err := pods.Patch(t.Context(), "marker", types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"labels":{"n":"round%d"}}}`, round), metav1.PatchOptions{})
+		if err != nil {
+			return err.Error(), false
+		}
+		version = p.ResourceVersion
+		return "", true
+	})
+	return version
 }
 
 // changePods creates, changes and deletes; what fails while the server is away

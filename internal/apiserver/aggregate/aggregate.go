@@ -186,6 +186,7 @@ func (a *Aggregator) sync(ctx context.Context, retry *time.Duration) time.Durati
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
 	failing, changed := false, len(old) != len(remote)
+	var checked []*Backend
 	for _, s := range remote {
 		gv := schema.GroupVersion{Group: s.Spec.Group, Version: s.Spec.Version}
 		slots <- struct{}{}
@@ -195,6 +196,7 @@ func (a *Aggregator) sync(ctx context.Context, retry *time.Duration) time.Durati
 			mu.Lock()
 			defer mu.Unlock()
 			next[gv] = b
+			checked = append(checked, b)
 			failing = failing || b.Problem != nil
 			changed = changed || b.differs(old[gv])
 		})
@@ -209,6 +211,10 @@ func (a *Aggregator) sync(ctx context.Context, retry *time.Duration) time.Durati
 	if changed {
 		a.remotes.Store(describe(next))
 	}
+	// Whoever waits for the condition finds that what it says is true.
+	for _, b := range checked {
+		a.tell(ctx, b)
+	}
 	switch {
 	case len(remote) == 0:
 		return 0
@@ -221,7 +227,7 @@ func (a *Aggregator) sync(ctx context.Context, retry *time.Duration) time.Durati
 	return recheck
 }
 
-// check finds out whether the API can be asked, and tells so in its condition.
+// check finds out whether the API can be asked.
 func (a *Aggregator) check(ctx context.Context, snap *view.Snapshot, s *apiregistrationv1.APIService, old *Backend) *Backend {
 	b := a.backend(s, old)
 	o := Observed{APIService: s, Service: view.Get[*corev1.Service](snap, kinds.Service, s.Spec.Service.Namespace, s.Spec.Service.Name)}
@@ -235,7 +241,16 @@ func (a *Aggregator) check(ctx context.Context, snap *view.Snapshot, s *apiregis
 	if ctx.Err() != nil {
 		return b
 	}
-	b.Problem = c
+	b.Problem, b.checked = c, true
+	return b
+}
+
+// tell writes what was found out into the API service's condition.
+func (a *Aggregator) tell(ctx context.Context, b *Backend) {
+	if !b.checked || ctx.Err() != nil {
+		return
+	}
+	s, c := b.APIService, b.Problem
 	if c == nil {
 		c = condition(apiregistrationv1.ConditionTrue, "Passed", "all checks passed")
 	}
@@ -245,7 +260,6 @@ func (a *Aggregator) check(ctx context.Context, snap *view.Snapshot, s *apiregis
 			a.cfg.Log.Warn("cannot tell the availability of an API", "apiservice", s.Name, "error", err)
 		}
 	}
-	return b
 }
 
 // unavailable is what a client of an API reads that cannot be asked.

@@ -42,6 +42,7 @@ type Backend struct {
 	// Resources that it serves, as of its last answer.
 	Resources *metav1.APIResourceList
 
+	checked bool // that it was found out, not that it is well
 	resolve func(namespace, name string, port int32) (string, error)
 }
 
