@@ -64,6 +64,7 @@ type layer struct {
 var layers = []layer{
 	{"internal/version", nil},
 	{"internal/rmtree", nil},
+	{"internal/filewatch", nil},
 	{"internal/webhook", nil},
 	{"internal/kinds", nil},
 	{"internal/store/etcd", []string{"internal/store"}},
@@ -79,7 +80,7 @@ var layers = []layer{
 	{"internal/reconcile", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/event"}},
 	{"internal/controller", []string{"internal/kinds", "internal/plan", "internal/view", "internal/reconcile", "internal/security/pki"}},
 	{"internal/scheduler", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/event"}},
-	{"internal/auth", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/codec", "internal/reconcile", "internal/security"}},
+	{"internal/auth", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/codec", "internal/reconcile", "internal/security", "internal/filewatch"}},
 	{"internal/admission", []string{"internal/kinds", "internal/view", "internal/auth", "internal/security", "internal/codec", "internal/webhook"}},
 	{"internal/security", nil},
 	{"internal/custom", []string{"internal/kinds", "internal/view", "internal/client", "internal/webhook"}},

@@ -47,6 +47,7 @@ type Config struct {
 	// MaxRequestsInFlight and MaxMutatingRequestsInFlight together are the seats
 	// that priority and fairness shares; defaults 400 and 200.
 	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
+	Access                                           AccessConfig
 
 	// Join: where an agent without a server of its own finds the cluster.
 	JoinServer string // https://host:port
@@ -101,7 +102,10 @@ func (c *Config) Complete() error {
 	if c.MaxRequestsInFlight < 0 || c.MaxMutatingRequestsInFlight < 0 {
 		return errors.New("--max-requests-inflight and --max-mutating-requests-inflight cannot be negative")
 	}
-	return c.completeNetworks()
+	if err := c.completeNetworks(); err != nil {
+		return err
+	}
+	return c.Access.complete(c.ClusterDomain)
 }
 
 // inherit takes what is not said from the last start.

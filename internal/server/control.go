@@ -236,6 +236,14 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.cache.Run(ctx) })
+	for _, run := range s.access.run {
+		g.Go(func() error {
+			if err := run(ctx); err != nil {
+				s.log.Warn("changes of configuration files need a restart", "error", err)
+			}
+			return nil
+		})
+	}
 	g.Go(func() error {
 		select {
 		case err := <-s.etcd.Failed():

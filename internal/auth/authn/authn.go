@@ -233,6 +233,23 @@ func (a *Authenticator) token(ctx context.Context, token string, audiences []str
 	return nil, utilerrors.NewAggregate(errs)
 }
 
+// ForAPI wraps who knows nothing of audiences: its tokens are for the API, whose
+// own audiences are given.
+func ForAPI(t authenticator.Token, own []string) authenticator.Token {
+	return authenticator.TokenFunc(func(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+		wanted, _ := authenticator.AudiencesFrom(ctx)
+		matching := intersect(own, wanted)
+		if len(matching) == 0 {
+			return nil, false, nil
+		}
+		resp, ok, err := t.AuthenticateToken(ctx, token)
+		if ok {
+			resp = &authenticator.Response{User: resp.User, Audiences: matching}
+		}
+		return resp, ok, err
+	})
+}
+
 func intersect(a, b []string) []string {
 	var out []string
 	for _, x := range a {

@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"math/big"
+	"slices"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -59,6 +60,9 @@ func NewKeys(keys ...any) (*Keys, error) {
 	}
 	return ks, nil
 }
+
+// Same reports whether both are the same keys in the same order.
+func (ks *Keys) Same(other *Keys) bool { return slices.Equal(ks.order, other.order) }
 
 func methodOf(k crypto.PublicKey) jwt.SigningMethod {
 	switch k := k.(type) {
