@@ -19,6 +19,9 @@ import (
 // delete removes the object, or marks it for those who finish the deletion:
 // the kubelet (grace period) and the owners of finalizers. removed says which.
 func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, removed bool, err error) {
+	if unsafe := opts.IgnoreStoreReadErrorWithClusterBreakingPotential; unsafe != nil && *unsafe {
+		return nil, false, badRequest("ignoreStoreReadErrorWithClusterBreakingPotential is not supported: an object that cannot be read cannot be deleted; bring its encryption key back first")
+	}
 	if errs := metavalidation.ValidateDeleteOptions(opts); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(schema.GroupKind{Kind: "DeleteOptions"}, "", errs)
 	}

@@ -245,6 +245,9 @@ type current struct {
 	rev  int64
 	live bool
 	data []byte // as stored; nil: obj encoded
+	// stale: the disk holds it in another way than it would be written now;
+	// known if live.
+	stale bool
 }
 
 // lookup prefers the cache; live asks the store.
@@ -274,7 +277,7 @@ func decodeCurrent(ctx context.Context, k *kinds.Kind, kv store.KV) (current, er
 	if err != nil {
 		return current{}, fmt.Errorf("cannot decode %s: %w", kv.Key, err)
 	}
-	return current{obj: obj, rev: kv.Rev, live: true, data: kv.Value}, nil
+	return current{obj: obj, rev: kv.Rev, live: true, data: kv.Value, stale: kv.Stale}, nil
 }
 
 // stored is what stands in the store, if it is written the way that is
@@ -375,7 +378,7 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 			ch.obj.SetManagedFields(kept)
 		}
 	}
-	if string(same) == string(data) { // nothing changes: nothing is written
+	if string(same) == string(data) { // nothing changes: nothing is written, but what is stale on disk
 		if !cur.live {
 			// The cache may lag behind: only the store knows what stands.
 			if cur, err = s.lookup(c.ctx, c.ref, true); err != nil {
@@ -385,7 +388,9 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 				return nil, false, &store.Conflict{Current: store.KV{Key: key, Value: live, Rev: cur.rev}}
 			}
 		}
-		return cur.obj, false, nil
+		if !cur.stale {
+			return cur.obj, false, nil
+		}
 	}
 	if c.dryRun {
 		ch.obj.SetResourceVersion(strconv.FormatInt(cur.rev, 10))

@@ -49,6 +49,10 @@ type Config struct {
 	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
 	Access                                           AccessConfig
 
+	// EncryptionConfig is the path of an EncryptionConfiguration; without one,
+	// Secrets are encrypted with a generated key.
+	EncryptionConfig string
+
 	// Join: where an agent without a server of its own finds the cluster.
 	JoinServer string // https://host:port
 	JoinToken  string // knarr1.<CA hash>.<id>.<secret>; only needed the first time

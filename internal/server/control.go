@@ -61,12 +61,14 @@ type control struct {
 	etcd      *etcd.Store
 	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
-	view      *view.View
-	authz     *authz.Authorizer
-	access    access
-	api       *apiserver.Server
-	loops     []reconcile.Controller
-	listener  net.Listener
+	// encryption is what --encryption-provider-config orders; may be nil.
+	encryption *transform.Configuration
+	view       *view.View
+	authz      *authz.Authorizer
+	access     access
+	api        *apiserver.Server
+	loops      []reconcile.Controller
+	listener   net.Listener
 }
 
 // newControl opens what has to be open before anything runs: keys, the port,
@@ -95,7 +97,7 @@ func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 
 // wire builds the components; nothing runs yet.
 func (s *control) wire() (err error) {
-	if s.store, err = encrypted(s.etcd, s.cfg, s.log); err != nil {
+	if s.store, err = s.encrypted(); err != nil {
 		return err
 	}
 	seen := garbagecollector.Kinds(s.table) // all that components look at: everything but events
@@ -120,7 +122,9 @@ func (s *control) wire() (err error) {
 }
 
 // encrypted keeps Secrets unreadable on disk; the key is made at the first start.
-func encrypted(inner store.Store, c *Config, log *slog.Logger) (store.Store, error) {
+// With an EncryptionConfiguration, that decides.
+func (s *control) encrypted() (store.Store, error) {
+	c := s.cfg
 	keys, err := transform.OpenKeys(c.Dir("server", "pki", "encryption.yaml"), time.Now)
 	if err != nil {
 		return nil, err
@@ -129,7 +133,14 @@ func encrypted(inner store.Store, c *Config, log *slog.Logger) (store.Store, err
 	if err != nil {
 		return nil, err
 	}
-	return transform.New(transform.Config{Store: inner, Log: log, Rules: []transform.Rule{{Prefix: kinds.Secret.KeyPrefix(""), Transformer: aead}}})
+	rule := transform.Below(kinds.Secret.KeyPrefix(""), aead)
+	if c.EncryptionConfig != "" {
+		if s.encryption, err = transform.OpenConfiguration(c.EncryptionConfig, c.NodeName, aead, s.log); err != nil {
+			return nil, err
+		}
+		rule = byResource(s.table, s.encryption.For)
+	}
+	return transform.New(transform.Config{Store: s.etcd, Log: s.log, Rule: rule})
 }
 
 // fresh waits until the view knows all of a kind that was written before.
@@ -171,7 +182,7 @@ func (s *control) wireAPI() error {
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
 		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
 		Seats: s.cfg.MaxRequestsInFlight + s.cfg.MaxMutatingRequestsInFlight,
-		Ready: map[string]func(context.Context) error{"disk": func(context.Context) error { return s.etcd.DiskRoom() }},
+		Ready: s.checks(),
 	})
 	if err != nil {
 		return err
@@ -243,6 +254,9 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 			}
 			return nil
 		})
+	}
+	if s.encryption != nil {
+		g.Go(func() error { return s.encryption.Run(ctx) })
 	}
 	g.Go(func() error {
 		select {

@@ -47,6 +47,7 @@ type KV struct {
 	Key   string
 	Value []byte
 	Rev   int64 // revision of the last change of this key
+	Stale bool  // a Transformer would write it in another way now
 }
 
 // Event is one change of one key. A delete has Value nil, Rev the revision of
@@ -114,5 +115,6 @@ type LeanWatcher interface {
 // to encrypt them. key is authenticated with the value where the cipher can.
 type Transformer interface {
 	ToStore(ctx context.Context, key string, value []byte) ([]byte, error)
-	FromStore(ctx context.Context, key string, value []byte) ([]byte, error)
+	// FromStore also says whether ToStore would write the value in another way now.
+	FromStore(ctx context.Context, key string, value []byte) (_ []byte, stale bool, _ error)
 }

@@ -87,30 +87,38 @@ func (t *AESGCM) ToStore(_ context.Context, key string, value []byte) ([]byte, e
 	return aead.Seal(out, nonce, value, []byte(key)), nil
 }
 
+// wrote says whether the value was encrypted by a key of that name.
+func (t *AESGCM) wrote(value []byte) bool {
+	rest, encrypted := bytes.CutPrefix(value, []byte(gcmPrefix))
+	name, _, _ := bytes.Cut(rest, []byte(":"))
+	_, ok := t.all[string(name)]
+	return encrypted && ok
+}
+
 // FromStore implements store.Transformer.
-func (t *AESGCM) FromStore(_ context.Context, key string, value []byte) ([]byte, error) {
+func (t *AESGCM) FromStore(_ context.Context, key string, value []byte) (_ []byte, stale bool, _ error) {
 	rest, encrypted := bytes.CutPrefix(value, []byte(gcmPrefix))
 	if !encrypted {
 		if bytes.HasPrefix(value, []byte(anyPrefix)) {
-			return nil, errOtherKind
+			return nil, false, errOtherKind
 		}
-		return value, nil
+		return value, true, nil
 	}
 	name, sealed, ok := bytes.Cut(rest, []byte(":"))
 	if !ok {
-		return nil, errTooShort
+		return nil, false, errTooShort
 	}
 	s, ok := t.all[string(name)]
 	if !ok {
-		return nil, errOtherKey
+		return nil, false, errOtherKey
 	}
 	n := s.aead.NonceSize()
 	if len(sealed) < n+s.aead.Overhead() {
-		return nil, errTooShort
+		return nil, false, errTooShort
 	}
 	out, err := s.aead.Open(make([]byte, 0, len(sealed)-n), sealed[:n], sealed[n:], []byte(key))
 	if err != nil {
-		return nil, errTampered
+		return nil, false, errTampered
 	}
-	return out, nil
+	return out, s.prefix != t.first.prefix, nil
 }

@@ -12,16 +12,10 @@ import (
 	"knarr.dev/knarr/internal/store"
 )
 
-// Rule says how values below a prefix are kept.
-type Rule struct {
-	Prefix      string
-	Transformer store.Transformer
-}
-
 // Config of a Store.
 type Config struct {
 	Store store.Store
-	Rules []Rule // the first whose prefix fits
+	Rule  func(key string) store.Transformer // nil: the value is stored as it is
 	Log   *slog.Logger
 }
 
@@ -29,30 +23,29 @@ type Config struct {
 // store.Progresser and store.LeanWatcher.
 type Store struct {
 	inner store.Store
-	rules []Rule
+	rule  func(key string) store.Transformer
 	log   *slog.Logger
 }
 
-// New checks the rules.
+// New needs a rule.
 func New(cfg Config) (*Store, error) {
-	for _, r := range cfg.Rules {
-		if r.Prefix == "" || r.Transformer == nil {
-			return nil, errors.New("transform: a rule needs a prefix and a transformer")
-		}
+	if cfg.Rule == nil {
+		return nil, errors.New("transform: no rule")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{inner: cfg.Store, rules: cfg.Rules, log: cfg.Log}, nil
+	return &Store{inner: cfg.Store, rule: cfg.Rule, log: cfg.Log}, nil
 }
 
-func (s *Store) rule(key string) store.Transformer {
-	for _, r := range s.rules {
-		if strings.HasPrefix(key, r.Prefix) {
-			return r.Transformer
+// Below is the rule that values below the prefix are transformed.
+func Below(prefix string, t store.Transformer) func(key string) store.Transformer {
+	return func(key string) store.Transformer {
+		if strings.HasPrefix(key, prefix) {
+			return t
 		}
+		return nil
 	}
-	return nil
 }
 
 // clear returns what the value was before it was stored.
@@ -61,11 +54,11 @@ func (s *Store) clear(ctx context.Context, kv store.KV) (store.KV, error) {
 	if t == nil || kv.Value == nil {
 		return kv, nil
 	}
-	value, err := t.FromStore(ctx, kv.Key, kv.Value)
+	value, stale, err := t.FromStore(ctx, kv.Key, kv.Value)
 	if err != nil {
 		return kv, fmt.Errorf("cannot read the stored value of %s: %w", kv.Key, err)
 	}
-	kv.Value = value
+	kv.Value, kv.Stale = value, stale
 	return kv, nil
 }
 

@@ -47,7 +47,7 @@ func (e encrypted) Compact(ctx context.Context, rev int64) error { return e.inne
 func open(t testing.TB, prefix string, log *slog.Logger) encrypted {
 	t.Helper()
 	inner := mem.New()
-	s, err := New(Config{Store: inner, Rules: []Rule{{Prefix: prefix, Transformer: gcm(t, "one")}}, Log: log})
+	s, err := New(Config{Store: inner, Rule: Below(prefix, gcm(t, "one")), Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,18 +142,18 @@ func TestRoundTrip(t *testing.T) {
 		if bytes.Equal(sealed, again) {
 			t.Fatal("the same value looks the same twice")
 		}
-		if got, err := now.FromStore(ctx, key, sealed); err != nil || !bytes.Equal(got, value) {
+		if got, _, err := now.FromStore(ctx, key, sealed); err != nil || !bytes.Equal(got, value) {
 			t.Fatalf("after a rotation: %q %v", got, err)
 		}
-		if _, err := now.FromStore(ctx, key+"x", sealed); !errors.Is(err, errTampered) {
+		if _, _, err := now.FromStore(ctx, key+"x", sealed); !errors.Is(err, errTampered) {
 			t.Fatalf("under another key: %v", err)
 		}
 		i := rapid.IntRange(len("k8s:enc:aesgcm:v1:one:"), len(sealed)-1).Draw(t, "at")
 		sealed[i] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-		if _, err := now.FromStore(ctx, key, sealed); !errors.Is(err, errTampered) {
+		if _, _, err := now.FromStore(ctx, key, sealed); !errors.Is(err, errTampered) {
 			t.Fatalf("changed: %v", err)
 		}
-		if _, err := now.FromStore(ctx, key, sealed[:i]); err == nil {
+		if _, _, err := now.FromStore(ctx, key, sealed[:i]); err == nil {
 			t.Fatal("cut, and read")
 		}
 	})
@@ -197,11 +197,11 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for name, value := range map[string]string{"other provider": "k8s:enc:kms:v2:x", "no name": "k8s:enc:aesgcm:v1:one", "nothing": "k8s:enc:aesgcm:v1:one:", "short": "k8s:enc:aesgcm:v1:one:0123456789abcdef"} {
-		if got, err := gcm(t, "one").FromStore(context.Background(), "k", []byte(value)); err == nil {
+		if got, _, err := gcm(t, "one").FromStore(context.Background(), "k", []byte(value)); err == nil {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if _, err := New(Config{Rules: []Rule{{Prefix: "/x"}}}); err == nil {
+	if _, err := New(Config{}); err == nil {
 		t.Error("a rule without a transformer")
 	}
 }
