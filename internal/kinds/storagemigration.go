@@ -7,7 +7,6 @@ import (
 
 	"knarr.dev/knarr/internal/kinds/prepare"
 	"knarr.dev/knarr/internal/kinds/validate"
-	"knarr.dev/knarr/internal/kinds/warnings"
 )
 
 // StorageVersionMigration orders that all objects of a resource are written
@@ -18,7 +17,6 @@ var StorageVersionMigration = &Kind{
 	New:    func() Object { return &migrationv1.StorageVersionMigration{} }, NewList: func() runtime.Object { return &migrationv1.StorageVersionMigrationList{} },
 	PrepareCreate: do(prepare.StorageVersionMigrationCreate), PrepareUpdate: doBoth(prepare.StorageVersionMigrationUpdate),
 	Validate: check(validate.StorageVersionMigration), ValidateUpdate: checkBoth(validate.StorageVersionMigrationUpdate),
-	Warnings:     warn(warnings.StorageVersionMigration),
 	Subresources: map[string]Subresource{"status": status(prepare.StorageVersionMigrationStatusUpdate, validate.StorageVersionMigrationStatusUpdate)},
 	Columns: []Column{
 		nameColumn,

@@ -22,6 +22,7 @@ import (
 	"knarr.dev/knarr/internal/controller/replicaset"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
+	"knarr.dev/knarr/internal/controller/storagemigration"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/security/pki"
@@ -52,6 +53,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		rootca.Controller(rootca.Config{Bundle: func() []byte { return authority.PEM }}),
 		namespace.Controller(table),
 		garbagecollector.Controller(table),
+		storagemigration.Controller(garbagecollector.Kinds(table)),
 		api,
 		approve,
 		ipam,
