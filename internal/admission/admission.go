@@ -69,6 +69,16 @@ func Mutate(ctx context.Context, plugins []Plugin, r *Request) error {
 	return nil
 }
 
+// Validate asks the plugins about a request that is complete.
+func Validate(ctx context.Context, plugins []Plugin, r *Request) error {
+	for _, p := range plugins {
+		if err := p.Validate(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Plugin is one step. Errors are *apierrors.StatusError, as the client will
 // see them; any other error is an internal one.
 type Plugin interface {

@@ -38,17 +38,19 @@ func (c *Client) do(ctx context.Context, verb string, ref kinds.Ref, run func(*c
 	k := ref.Kind
 	in := &info{verb: verb, resource: true, gvr: k.GroupVersionResource(), ns: ref.Namespace, name: ref.Name, sub: ref.Sub}
 	began := c.s.now()
-	out, err := c.run(&call{ctx: ctx, user: c.user, ref: ref, verb: verb, manager: managerName(c.user), warn: func(string) {}}, in, run)
+	out, err := c.run(&call{ctx: ctx, user: c.user, ref: ref, verb: verb, manager: managerName(c.user), warn: func(string) {}, in: in}, run)
 	code := 200
 	if err != nil {
 		st := statusOf(err)
 		code, out, err = int(st.Code), nil, &apierrors.StatusError{ErrStatus: *st}
 	}
+	c.s.metrics.observe(in, code, unsent, c.s.now().Sub(began))
 	c.s.audit(in, c.user, code, began)
 	return out, err
 }
 
-func (c *Client) run(call *call, in *info, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
+func (c *Client) run(call *call, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
+	in := call.in
 	if !serves(call.ref.Kind, call.ref.Sub, call.verb) {
 		return nil, methodNotAllowed()
 	}
@@ -174,6 +176,7 @@ func (c *Client) Update(ctx context.Context, ref kinds.Ref, obj runtime.Object) 
 func (c *Client) Patch(ctx context.Context, ref kinds.Ref, t types.PatchType, data []byte) (runtime.Object, error) {
 	return c.do(ctx, "patch", ref, func(call *call) (runtime.Object, error) {
 		call.force = true // a component decides about what it applies
+		call.in.apply = t == types.ApplyPatchType
 		out, _, err := c.s.patch(call, t, data, metav1.FieldValidationStrict)
 		return out, err
 	})

@@ -43,9 +43,10 @@ func (s *Server) Handler() http.Handler {
 		rec, in, began := &recorder{ResponseWriter: w}, parse(r), s.now()
 		defer func() {
 			broken := s.recovered(recover(), rec, r, in)
-			s.metrics.observe(in, rec.code, s.now().Sub(began))
+			s.metrics.observe(in, rec.code, rec.size, s.now().Sub(began))
 			s.audit(in, u, rec.code, began)
 			if broken {
+				s.metrics.aborted.WithLabelValues(s.metrics.labelsOf(in).labels()[:6]...).Inc()
 				panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
 			}
 		}()
@@ -91,11 +92,13 @@ func (s *Server) audit(in *info, u user.Info, code int, began time.Time) {
 	s.cfg.Audit(r)
 }
 
-// recorder remembers the status code, and whether an answer has begun.
+// recorder remembers the status code, whether an answer has begun, and how
+// long it has become.
 type recorder struct {
 	http.ResponseWriter
 	code  int
 	wrote bool
+	size  int64
 }
 
 func (r *recorder) WriteHeader(code int) {
@@ -109,7 +112,9 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if !r.wrote {
 		r.code, r.wrote = http.StatusOK, true
 	}
-	return r.ResponseWriter.Write(p)
+	n, err := r.ResponseWriter.Write(p)
+	r.size += int64(n)
+	return n, err
 }
 
 // Unwrap lets http.ResponseController flush and hijack.
@@ -121,10 +126,14 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, in *info) (use
 	if r.Header.Get("Authorization") != "" {
 		r = r.WithContext(warning.WithWarningRecorder(r.Context(), tokenWarner(warner(w))))
 	}
+	began := s.now()
 	resp, ok, err := s.cfg.Authn.AuthenticateRequest(r)
+	now := s.now()
 	if err != nil || !ok {
+		s.metrics.failed.took(now.Sub(began))
 		return nil, apierrors.NewUnauthorized("Unauthorized")
 	}
+	s.metrics.identified(r, resp.User.GetName(), now.Sub(began), now)
 	r.Header.Del("Authorization")
 	if s.cfg.Impersonate == nil {
 		if r.Header.Get("Impersonate-User") != "" {
@@ -196,7 +205,9 @@ func methodNotAllowed() error {
 }
 
 func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) error {
+	began := time.Now()
 	decision, reason, err := s.cfg.Authz.Authorize(ctx, a)
+	s.metrics.authorized(decision, err, time.Since(began))
 	if decision == authorizer.DecisionAllow {
 		return nil
 	}
@@ -237,8 +248,9 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	warn := warner(w)
 	if k.Deprecation != "" {
 		warn(k.Deprecation)
+		s.metrics.asked(in)
 	}
-	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warn}
+	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in}
 	switch in.verb {
 	case "create", "update", "patch":
 		err = c.writeOptions(r)
@@ -247,6 +259,9 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	}
 	if err != nil {
 		return err
+	}
+	if c.dryRun {
+		in.dryRun = metav1.DryRunAll
 	}
 	switch in.verb {
 	case "get":

@@ -29,6 +29,7 @@ func (s *Server) enter(ctx context.Context, in *info, u user.Info, seats int) er
 		select {
 		case s.streams <- struct{}{}:
 			in.streams = true
+			s.metrics.open.WithLabelValues(s.metrics.labelsOf(in).labels()...).Inc()
 		default:
 			return tooMany(1)
 		}
@@ -41,11 +42,14 @@ func (s *Server) enter(ctx context.Context, in *info, u user.Info, seats int) er
 	if end, ok := ctx.Deadline(); ok {
 		wait = min(time.Minute, end.Sub(s.now())/4)
 	}
+	began := s.now()
 	var err error
 	in.ticket, err = s.fair.Enter(ctx, &fair.Request{User: u, Verb: in.verb, Path: in.path, Resource: in.resource, Group: a.APIGroup, Name: a.Resource, Sub: in.sub,
 		Namespace: a.Namespace, Seats: seats, Mutating: mutating(in.verb), Watch: in.verb == "watch"}, wait)
+	in.waited += s.now().Sub(began)
 	var rejected *fair.ErrRejected
 	if errors.As(err, &rejected) {
+		s.metrics.terminated.WithLabelValues(append(s.metrics.labelsOf(in).labels(), "429")...).Inc()
 		return tooMany(rejected.RetryAfter)
 	}
 	return err
@@ -56,6 +60,7 @@ func (s *Server) leave(in *info) {
 	in.ticket.Done()
 	if in.streams {
 		in.streams = false
+		s.metrics.open.WithLabelValues(s.metrics.labelsOf(in).labels()...).Dec()
 		<-s.streams
 	}
 }

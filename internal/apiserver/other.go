@@ -44,10 +44,11 @@ func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
 		w.Header().Set("Content-Type", typeJSON)
 		return json.NewEncoder(w).Encode(version.Info())
 	case "metrics":
-		if deeper {
+		g := s.metrics.gatherer(check)
+		if g == nil {
 			break
 		}
-		promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+		promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 		return nil
 	case "":
 		w.Header().Set("Content-Type", typeJSON)
@@ -119,7 +120,9 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request, name, only strin
 	var lines strings.Builder
 	failed := false
 	for _, n := range names {
-		if err := checks[n](ctx); err != nil {
+		err := checks[n](ctx)
+		s.metrics.checked(name, n, err)
+		if err != nil {
 			failed = true
 			s.log.Warn("health check failed", "check", n, "error", err)
 			fmt.Fprintf(&lines, "[-]%s failed: reason withheld\n", n)

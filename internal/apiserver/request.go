@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/fields"
@@ -31,6 +32,10 @@ type info struct {
 	fieldErr error
 	labels   labels.Selector
 	labelErr error
+
+	dryRun string        // as metrics tell it
+	apply  bool          // the patch is an apply
+	waited time.Duration // for its turn, and for webhooks
 
 	ticket  fair.Ticket // the right to run
 	streams bool        // it holds a place among the streams

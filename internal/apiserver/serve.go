@@ -7,6 +7,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -124,7 +125,9 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 	if err != nil {
 		return err
 	}
-	out, created, err := s.patch(c, patchType(r), data, policy)
+	kind := patchType(r)
+	c.in.apply = kind == types.ApplyPatchType
+	out, created, err := s.patch(c, kind, data, policy)
 	if err != nil {
 		return err
 	}

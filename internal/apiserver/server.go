@@ -4,6 +4,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -92,10 +94,15 @@ type Config struct {
 
 	// Audit is told about every finished request; may be nil.
 	Audit func(AuditRecord)
-	Log   *slog.Logger
-	Now   func() time.Time
-	UID   func() string   // optional: random UUIDs; the simulation seeds them
-	Rand  func(n int) int // optional: below n, for generated names, addresses and ports
+	// Metrics are shown at /metrics; nil: only the server's own. Gatherers are
+	// shown below it, by the last part of the path.
+	Metrics   *prometheus.Registry
+	Gatherers map[string]prometheus.Gatherer
+
+	Log  *slog.Logger
+	Now  func() time.Time
+	UID  func() string   // optional: random UUIDs; the simulation seeds them
+	Rand func(n int) int // optional: below n, for generated names, addresses and ports
 }
 
 // AuditRecord is what a request was and how it ended.
@@ -117,6 +124,7 @@ type Server struct {
 	now     func() time.Time
 	uid     func() string
 	metrics *metrics
+	plugins []admission.Plugin // of the configuration, timed
 	alloc   *allocator
 	pages   *pageSet
 	fair    *fair.Dispatcher
@@ -153,6 +161,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.NodePorts == [2]int{} {
 		s.cfg.NodePorts = [2]int{30000, 32767}
 	}
+	if s.cfg.Metrics == nil {
+		s.cfg.Metrics = prometheus.NewRegistry()
+	}
 	if s.cfg.Seats == 0 {
 		s.cfg.Seats = defaultSeats
 	}
@@ -161,6 +172,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.metrics = newMetrics(s)
+	s.plugins = s.metrics.timed(cfg.Admission)
 	s.alloc = newAllocator(s.cfg)
 	s.kubelet = newKubeletProxy(s)
 	s.fields = ownership.New(cfg.Kinds.All(), cfg.Kinds.ByGVK)
@@ -181,7 +193,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) er
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    log.New(tlsNoise{s.log}, "", 0),
+		ErrorLog:    log.New(tlsNoise{s.log, s.metrics.handshakes}, "", 0),
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }()
@@ -202,9 +214,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) er
 
 // tlsNoise turns net/http's log lines, mostly of clients that hang up in the
 // handshake, into debug lines.
-type tlsNoise struct{ log *slog.Logger }
+type tlsNoise struct {
+	log    *slog.Logger
+	failed prometheus.Counter
+}
 
 func (n tlsNoise) Write(p []byte) (int, error) {
+	if bytes.HasPrefix(p, []byte("http: TLS handshake error")) {
+		n.failed.Inc()
+	}
 	n.log.Debug("http server", "message", string(p))
 	return len(p), nil
 }

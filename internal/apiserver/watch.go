@@ -44,6 +44,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 		return err
 	}
 	tab.stream = true
+	began := s.now()
 	timeout := minWatch + rand.N(minWatch)
 	if o.TimeoutSeconds != nil {
 		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
@@ -66,7 +67,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
 	// From here on the answer has begun: on an error the client sees the stream end.
-	st := &stream{s: s, w: w, rc: http.NewResponseController(w), kind: k, namespace: in.ns, accepted: a, table: tab, sel: sel}
+	st := &stream{s: s, w: w, rc: http.NewResponseController(w), kind: k, namespace: in.ns, accepted: a, table: tab, sel: sel, told: s.metrics.watching(k)}
 	if gone { // upstream answers with an event, too, and clients list again
 		_ = st.fail(expired("too old resource version: %d (%d)", from, s.cfg.Cache.Rev()))
 		return nil
@@ -76,6 +77,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	if err != nil {
 		_ = st.fail(err)
 		return nil
+	}
+	if o.SendInitialEvents != nil && initial != nil {
+		s.metrics.watchLists.WithLabelValues(in.gvr.Group, in.gvr.Version, in.gvr.Resource, scopeOf(in)).Observe(s.now().Sub(began).Seconds())
 	}
 	st.follow(ctx, watcher, o.AllowWatchBookmarks)
 	return nil
@@ -119,6 +123,7 @@ type stream struct {
 	accepted  accepted
 	table     *tabler
 	sel       selection
+	told      watched
 	buf       []byte
 	begun     bool // the header is out
 	broken    bool // the client is gone
@@ -216,9 +221,12 @@ func (st *stream) events(ctx context.Context, events []*cache.Event) error {
 
 func (st *stream) add(ctx context.Context, t cache.EventType, e *cache.Event, it *cache.Item) error {
 	var err error
+	before := len(st.buf)
 	if st.buf, err = st.s.appendEvent(ctx, st.buf, st.accepted, st.table, t, e, it); err != nil {
 		return err
 	}
+	st.told.events.Inc()
+	st.told.sizes.Observe(float64(len(st.buf) - before))
 	if len(st.buf) >= flushBytes {
 		return st.flush()
 	}

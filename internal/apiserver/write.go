@@ -41,6 +41,7 @@ type call struct {
 	dryRun bool
 	warn   func(string)
 	verb   string
+	in     *info
 
 	manager string       // of the fields that are written
 	said    string       // the manager that the client has named
@@ -217,16 +218,17 @@ func checkScope(ref kinds.Ref, obj kinds.Object) error {
 
 func (s *Server) mutate(ctx context.Context, r *admission.Request) error {
 	defer keepValid(r)()
-	return admission.Mutate(ctx, s.cfg.Admission, r)
+	began := time.Now()
+	err := admission.Mutate(ctx, s.plugins, r)
+	s.metrics.step(r, "admit", time.Since(began), err)
+	return err
 }
 
 func (s *Server) validate(ctx context.Context, r *admission.Request) error {
-	for _, p := range s.cfg.Admission {
-		if err := p.Validate(ctx, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	began := time.Now()
+	err := admission.Validate(ctx, s.plugins, r)
+	s.metrics.step(r, "validate", time.Since(began), err)
+	return err
 }
 
 func (s *Server) warnings(c *call, k *kinds.Kind, obj, old kinds.Object) {

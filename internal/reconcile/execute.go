@@ -60,6 +60,7 @@ func (r *Runtime) pass(ctx context.Context, it *item) {
 		o.failure = r.report(ctl, it, err)
 	}
 	r.metrics.passed(ctl.Name, err)
+	ctl.told.worked.Observe(r.now().Sub(begin).Seconds())
 	r.mu.Lock()
 	r.finish(it, o)
 	r.mu.Unlock()

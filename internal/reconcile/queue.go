@@ -24,6 +24,7 @@ type item struct {
 	failures int
 	failure  *Failure
 
+	since time.Time // when it became ready, or began to run
 	due   time.Time // zero: never; while held: when the hold ends anyway
 	after time.Time // while held: when the key is due afterwards
 	heap  int       // position in queue.due; -1: not there
@@ -187,7 +188,8 @@ func (r *Runtime) wakeItem(it *item) {
 	case it.state == running || len(it.holds) > 0:
 		it.dirty = true
 	default:
-		it.state = ready
+		it.state, it.since = ready, r.now()
+		it.ctl.told.adds.Inc()
 		it.ctl.ready = append(it.ctl.ready, it)
 		r.cond.Signal()
 	}
@@ -233,7 +235,9 @@ func (r *Runtime) pick(rng *rand.Rand) *item {
 }
 
 func (r *Runtime) begin(it *item) {
-	it.state, it.dirty = running, false
+	now := r.now()
+	it.ctl.told.waited.Observe(now.Sub(it.since).Seconds())
+	it.state, it.dirty, it.since = running, false, now
 	it.ctl.running++
 	r.setDue(it, time.Time{})
 }
@@ -250,6 +254,7 @@ func (r *Runtime) finish(it *item, o outcome) {
 	switch {
 	case o.again:
 		it.failures++
+		it.ctl.told.retries.Inc()
 		r.setDue(it, now.Add(r.backoff(it.failures)))
 	default:
 		it.failures = 0

@@ -88,6 +88,7 @@ type controller struct {
 	Controller
 	client  client.Client
 	events  Emitter
+	told    queued
 	items   map[Key]*item
 	ready   []*item
 	running int
@@ -135,7 +136,7 @@ func New(c Config) (*Runtime, error) {
 	}
 	r.execute = &executor{log: r.log, metrics: r.metrics, parallel: parallel}
 	for _, d := range c.Controllers {
-		ctl := &controller{Controller: d, client: c.Client(d.Name), items: map[Key]*item{}, events: discard{}}
+		ctl := &controller{Controller: d, client: c.Client(d.Name), told: r.metrics.of(d.Name), items: map[Key]*item{}, events: discard{}}
 		if ctl.Workers == 0 {
 			ctl.Workers = 1
 		}

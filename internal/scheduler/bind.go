@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +19,7 @@ import (
 // result of a write.
 type result struct {
 	bound *queued // nil: a condition was written
+	began time.Time
 	pod   *corev1.Pod
 	node  string
 	err   error
@@ -49,7 +51,14 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 		if told != nil {
 			<-told // or a late condition would say that the bound pod waits
 		}
-		return result{bound: w, pod: obj, node: node, err: s.bind(ctx, obj, node)}
+		binding := s.now()
+		err := s.bind(ctx, obj, node)
+		status := "Success"
+		if err != nil {
+			status = "Error"
+		}
+		s.metrics.point("Bind", status, s.now().Sub(binding))
+		return result{bound: w, began: begin, pod: obj, node: node, err: err}
 	})
 }
 
@@ -82,6 +91,7 @@ func (s *Scheduler) settle(r result) {
 		return
 	}
 	if r.err == nil {
+		s.metrics.bound(r.bound, r.began, s.now())
 		s.queue.remove(r.pod.UID)
 		s.events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", keyOf(r.pod), r.node)))
 		return
@@ -94,6 +104,7 @@ func (s *Scheduler) settle(r result) {
 	if s.queue.all[r.pod.UID] != r.bound {
 		return // deleted, or bound by somebody else
 	}
+	s.metrics.attempted("error", s.now().Sub(r.began))
 	s.queue.retry(r.bound, s.now())
 	if inCourse(r.err) {
 		return // it is gone or taken, and the view will say so

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 )
 
 // decision about one pod.
@@ -24,6 +25,7 @@ type decider struct {
 	scorers []scorer
 	next    int
 	rand    *rand.Rand
+	told    func(part, status string, took time.Duration) // may be nil
 
 	feasible []*node
 	failed   []int8 // by position in the search: the filter that refused
@@ -60,14 +62,29 @@ func (d *decider) decide(c *cluster, p *pod) decision {
 	if cy.refusal != "" {
 		return decision{why: fmt.Sprintf("0/%d nodes are available: %s.", len(nodes), cy.refusal), refused: cy.refusedBy}
 	}
+	began := time.Now()
 	d.search(cy, nodes)
 	switch len(d.feasible) {
 	case 0:
+		d.tell("Filter", "Unschedulable", began)
 		return d.explain(cy, nodes)
 	case 1:
+		d.tell("Filter", "Success", began)
 		return decision{node: d.feasible[0]}
 	}
-	return decision{node: d.pick(cy)}
+	d.tell("Filter", "Success", began)
+	began = time.Now()
+	best := d.pick(cy)
+	d.tell("Score", "Success", began)
+	return decision{node: best}
+}
+
+// tell how long a part of the decision took; it decides nothing, so it may
+// look at the clock.
+func (d *decider) tell(part, status string, began time.Time) {
+	if d.told != nil {
+		d.told(part, status, time.Since(began))
+	}
 }
 
 // search fills feasible with enough nodes that fit, beginning where the last

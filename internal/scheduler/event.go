@@ -15,6 +15,12 @@ const (
 	namespaceChanged             // labels of a namespace
 )
 
+// eventNames are upstream's, for metrics.
+var eventNames = [...]string{
+	nodeChanged: "NodeUpdate", podCame: "AssignedPodAdd", podLeft: "AssignedPodDelete", podChanged: "AssignedPodUpdate",
+	claimChanged: "PersistentVolumeClaimUpdate", volumeChanged: "PersistentVolumeUpdate", namespaceChanged: "NamespaceUpdate",
+}
+
 // event is something after which waiting pods may fit.
 type event struct {
 	what what

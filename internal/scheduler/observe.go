@@ -68,7 +68,7 @@ func (s *Scheduler) observe(c view.Change) {
 }
 
 func (s *Scheduler) happened(e *event) {
-	s.queue.happened(s.now(), func(p *pod, refused uint32) bool {
+	s.queue.happened(s.now(), eventNames[e.what], func(p *pod, refused uint32) bool {
 		return s.decider.helps(s.cluster, p, refused, e)
 	})
 }

@@ -23,6 +23,7 @@ type queued struct {
 	pod      *pod
 	place    place
 	arrival  uint64
+	since    time.Time // when it was first seen
 	attempts int
 	refused  uint32    // by which filters, while waiting
 	due      time.Time // the end of its back-off
@@ -42,10 +43,11 @@ type queue struct {
 	// minds costs nothing, however many pods wait.
 	waiting  map[uint32]map[*queued]bool
 	arrivals uint64
+	came     func(queue, event string) // is told of every pod that comes
 }
 
-func newQueue(min, max time.Duration) *queue {
-	return &queue{min: min, max: max, all: map[types.UID]*queued{}, waiting: map[uint32]map[*queued]bool{}}
+func newQueue(min, max time.Duration, came func(queue, event string)) *queue {
+	return &queue{min: min, max: max, came: came, all: map[types.UID]*queued{}, waiting: map[uint32]map[*queued]bool{}}
 }
 
 // add takes in a pod, or a new state of one, which may fit now.
@@ -53,9 +55,10 @@ func (q *queue) add(p *pod, now time.Time) {
 	w := q.all[p.obj.UID]
 	if w == nil {
 		q.arrivals++
-		w = &queued{pod: p, arrival: q.arrivals, heap: -1}
+		w = &queued{pod: p, arrival: q.arrivals, since: now, heap: -1}
 		q.all[p.obj.UID] = w
 		q.move(w, active)
+		q.came("active", podAdd)
 		return
 	}
 	if w.place == inFlight {
@@ -64,7 +67,7 @@ func (q *queue) add(p *pod, now time.Time) {
 	}
 	q.move(w, nowhere)
 	w.pod = p
-	q.ready(w, now)
+	q.ready(w, now, "PodUpdate")
 }
 
 func (q *queue) remove(uid types.UID) {
@@ -79,6 +82,7 @@ func (q *queue) remove(uid types.UID) {
 func (q *queue) pop(now time.Time) *queued {
 	for len(q.backing) > 0 && !q.backing[0].due.After(now) {
 		q.move(q.backing[0], active)
+		q.came("active", backoffComplete)
 	}
 	if len(q.active) == 0 {
 		return nil
@@ -94,31 +98,34 @@ func (q *queue) failed(w *queued, refused uint32, now time.Time) {
 	w.refused = refused
 	w.due = now.Add(q.backoff(w.attempts))
 	q.move(w, waiting)
+	q.came("unschedulable", attemptFailed)
 }
 
 // retry files a pod that fitted, but could not be bound.
 func (q *queue) retry(w *queued, now time.Time) {
 	w.due = now.Add(q.backoff(w.attempts))
 	q.move(w, nowhere)
-	q.ready(w, now)
+	q.ready(w, now, attemptFailed)
 }
 
 // ready makes a pod active, now or at the end of its back-off.
-func (q *queue) ready(w *queued, now time.Time) {
+func (q *queue) ready(w *queued, now time.Time, event string) {
 	if w.due.After(now) {
 		q.move(w, backing)
+		q.came("backoff", event)
 	} else {
 		q.move(w, active)
+		q.came("active", event)
 	}
 }
 
 // happened wakes the waiting pods that helped says yes to.
-func (q *queue) happened(now time.Time, helped func(*pod, uint32) bool) {
+func (q *queue) happened(now time.Time, event string, helped func(*pod, uint32) bool) {
 	for refused, set := range q.waiting {
 		for w := range set {
 			if helped(w.pod, refused) {
 				q.move(w, nowhere)
-				q.ready(w, now)
+				q.ready(w, now, event)
 			}
 		}
 	}

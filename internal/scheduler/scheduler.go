@@ -102,7 +102,7 @@ func New(c Config) (*Scheduler, error) {
 	s := &Scheduler{
 		view: c.View, client: c.Client, events: c.Events, now: c.Now, rand: c.Rand, log: c.Log,
 		name: c.Name, parallel: c.Parallel, min: c.MinBackoff, max: c.MaxBackoff,
-		wakeup: make(chan struct{}, 1), metrics: newMetrics(),
+		wakeup: make(chan struct{}, 1),
 	}
 	if s.events == nil {
 		s.events = discard{}
@@ -119,6 +119,7 @@ func New(c Config) (*Scheduler, error) {
 	if s.name == "" {
 		s.name = corev1.DefaultSchedulerName
 	}
+	s.metrics = newMetrics(s.name)
 	if s.parallel == 0 {
 		s.parallel = 64
 	}
@@ -220,8 +221,9 @@ func (s *Scheduler) Stop() {
 // start reads the view as it is and listens from then on. A change that comes
 // in between is taken in twice, which is harmless.
 func (s *Scheduler) start() {
-	s.cluster, s.queue, s.assumed, s.inFlight = newCluster(), newQueue(s.min, s.max), map[types.UID]*pod{}, 0
+	s.cluster, s.queue, s.assumed, s.inFlight = newCluster(), newQueue(s.min, s.max, s.metrics.came), map[types.UID]*pod{}, 0
 	s.decider = newDecider(s.rand)
+	s.decider.told = s.metrics.point
 	wanted := map[*kinds.Kind]bool{}
 	for _, k := range Kinds() {
 		wanted[k] = true

@@ -13,6 +13,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,6 +39,7 @@ import (
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
 	"knarr.dev/knarr/internal/store/etcd"
+	"knarr.dev/knarr/internal/store/metered"
 	"knarr.dev/knarr/internal/store/transform"
 	"knarr.dev/knarr/internal/view"
 	"knarr.dev/knarr/internal/webhook"
@@ -61,6 +63,7 @@ type control struct {
 	etcd      *etcd.Store
 	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
+	metrics   *prometheus.Registry // of the whole control plane
 	// encryption is what --encryption-provider-config orders; may be nil.
 	encryption *transform.Configuration
 	view       *view.View
@@ -74,7 +77,7 @@ type control struct {
 // newControl opens what has to be open before anything runs: keys, the port,
 // the store.
 func newControl(ctx context.Context, c *Config) (_ *control, err error) {
-	s := &control{cfg: c, log: c.Log, table: kinds.Builtin()}
+	s := &control{cfg: c, log: c.Log, table: kinds.Builtin(), metrics: prometheus.NewRegistry()}
 	if s.authority, err = pki.OpenAuthority(c.Dir("server", "pki"), "ca", "knarr-ca", time.Now()); err != nil {
 		return nil, err
 	}
@@ -140,7 +143,11 @@ func (s *control) encrypted() (store.Store, error) {
 		}
 		rule = byResource(s.table, s.encryption.For)
 	}
-	return transform.New(transform.Config{Store: s.etcd, Log: s.log, Rule: rule})
+	counted, err := metered.New(metered.Config{Store: s.etcd, Resource: resourceOf(s.table), Metrics: s.metrics, Size: s.etcd.Size})
+	if err != nil {
+		return nil, err
+	}
+	return transform.New(transform.Config{Store: counted, Log: s.log, Rule: rule})
 }
 
 // fresh waits until the view knows all of a kind that was written before.
@@ -173,6 +180,8 @@ func (s *control) wireAPI() error {
 		return err
 	}
 	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = docs, docs, docs
+	resources := prometheus.NewRegistry()
+	resources.MustRegister(scheduler.Resources(s.view))
 	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
 	s.api, err = apiserver.New(apiserver.Config{
 		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: s.access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins,
@@ -181,6 +190,7 @@ func (s *control) wireAPI() error {
 		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
 		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
+		Metrics: s.metrics, Gatherers: map[string]prometheus.Gatherer{"resources": resources},
 		Seats: s.cfg.MaxRequestsInFlight + s.cfg.MaxMutatingRequestsInFlight,
 		Ready: s.checks(),
 	})
@@ -329,7 +339,7 @@ func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	loops, err := reconcile.New(reconcile.Config{
-		Controllers: s.loops, View: s.view, Client: s.asController, Log: s.log,
+		Controllers: s.loops, View: s.view, Client: s.asController, Log: s.log, Metrics: s.metrics,
 		Events: func(name string) reconcile.Emitter { return events.As(name) },
 	})
 	if err != nil {
@@ -339,7 +349,7 @@ func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	sched, err := scheduler.New(scheduler.Config{View: s.view, Client: s.as("system:kube-scheduler"), Events: schedulerEvents, Log: s.log,
+	sched, err := scheduler.New(scheduler.Config{View: s.view, Client: s.as("system:kube-scheduler"), Events: schedulerEvents, Log: s.log, Metrics: s.metrics,
 		Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 var (
@@ -109,6 +110,30 @@ type Progresser interface {
 // itself: Watch, without the Prev of any event, for less work per event.
 type LeanWatcher interface {
 	WatchLean(ctx context.Context, prefix string, after int64, recv func(Batch) error) error
+}
+
+// WatchLean watches without the Prev of any event, whether or not the store
+// saves itself the work.
+func WatchLean(ctx context.Context, s Store, prefix string, after int64, recv func(Batch) error) error {
+	if lean, ok := s.(LeanWatcher); ok {
+		return lean.WatchLean(ctx, prefix, after, recv)
+	}
+	return s.Watch(ctx, prefix, after, func(b Batch) error {
+		b.Events = slices.Clone(b.Events) // the store may hand the same slice to others
+		for i := range b.Events {
+			b.Events[i].Prev = nil
+		}
+		return recv(b)
+	})
+}
+
+// RequestProgress asks a store that offers it; the watches of others are
+// always current.
+func RequestProgress(ctx context.Context, s Store) error {
+	if p, ok := s.(Progresser); ok {
+		return p.RequestProgress(ctx)
+	}
+	return nil
 }
 
 // Transformer changes values on their way to and from the disk, for instance

@@ -130,7 +130,7 @@ func systemRoles() []*rbacv1.ClusterRole {
 			rule(creates, "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
 			rule(creates, "authentication.k8s.io", "selfsubjectreviews")),
 		role("system:service-account-issuer-discovery", urls("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
-		role("system:monitoring", urls("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"), rule([]string{"get"}, "", "nodes/metrics")),
+		role("system:monitoring", urls("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/resources", "/metrics/slis", "/readyz", "/readyz/*"), rule([]string{"get"}, "", "nodes/metrics")),
 		role("system:auth-delegator", rule(creates, "authentication.k8s.io", "tokenreviews"), rule(creates, "authorization.k8s.io", "subjectaccessreviews")),
 		role("system:cluster-trust-bundle-discovery", rule(read, certificatesv1.GroupName, "clustertrustbundles")),
 		role("system:kubelet-api-admin", rule([]string{"get", "list", "watch", "proxy"}, "", "nodes"),

@@ -62,11 +62,8 @@ func (c *Cache) follow(ctx context.Context, alive func()) error {
 	if rev < after { // a watch would wait for the revision to come again
 		return fmt.Errorf("%w: from %d to %d", ErrRewound, after, rev)
 	}
-	watch := c.store.Watch
-	if lean, ok := c.store.(store.LeanWatcher); ok {
-		watch = lean.WatchLean // the items remember
-	}
-	return watch(ctx, kinds.Root, after, func(b store.Batch) error {
+	// The items remember what was before.
+	return store.WatchLean(ctx, c.store, kinds.Root, after, func(b store.Batch) error {
 		alive()
 		c.Apply(b)
 		return nil

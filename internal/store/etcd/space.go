@@ -123,11 +123,22 @@ func (s *Store) defragment(ctx context.Context) (int64, error) {
 		err := b.Defrag()
 		return b.Size(), err
 	}
-	var size int64
 	for _, endpoint := range s.client.Endpoints() {
 		if _, err := s.client.Defragment(ctx, endpoint); err != nil {
 			return 0, err
 		}
+	}
+	return s.Size(ctx)
+}
+
+// Size is what the database takes of the disk, in bytes; of several servers,
+// the largest.
+func (s *Store) Size(ctx context.Context) (int64, error) {
+	if s.server != nil {
+		return s.server.Server.Backend().Size(), nil
+	}
+	var size int64
+	for _, endpoint := range s.client.Endpoints() {
 		st, err := s.client.Status(ctx, endpoint)
 		if err != nil {
 			return 0, err

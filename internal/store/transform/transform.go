@@ -126,26 +126,14 @@ func (s *Store) Watch(ctx context.Context, prefix string, after int64, recv func
 	return s.inner.Watch(ctx, prefix, after, s.clearing(ctx, recv))
 }
 
-// WatchLean implements store.LeanWatcher; it is Watch if the store has none.
+// WatchLean implements store.LeanWatcher.
 func (s *Store) WatchLean(ctx context.Context, prefix string, after int64, recv func(store.Batch) error) error {
-	if lean, ok := s.inner.(store.LeanWatcher); ok {
-		return lean.WatchLean(ctx, prefix, after, s.clearing(ctx, recv))
-	}
-	return s.inner.Watch(ctx, prefix, after, s.clearing(ctx, func(b store.Batch) error {
-		for i := range b.Events {
-			b.Events[i].Prev = nil
-		}
-		return recv(b)
-	}))
+	return store.WatchLean(ctx, s.inner, prefix, after, s.clearing(ctx, recv))
 }
 
-// RequestProgress implements store.Progresser; it does nothing if the store
-// does not, whose watches are then always current.
+// RequestProgress implements store.Progresser.
 func (s *Store) RequestProgress(ctx context.Context) error {
-	if p, ok := s.inner.(store.Progresser); ok {
-		return p.RequestProgress(ctx)
-	}
-	return nil
+	return store.RequestProgress(ctx, s.inner)
 }
 
 func (s *Store) clearing(ctx context.Context, recv func(store.Batch) error) func(store.Batch) error {
