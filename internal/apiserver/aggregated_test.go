@@ -195,9 +195,9 @@ func TestAggregation(t *testing.T) {
 	}
 }
 
-// TestAggregatedRedirects: CVE-2022-3172: an aggregated API server must not
+// TestCVE2022_3172: an aggregated API server must not
 // send a client, with its credentials, elsewhere.
-func TestAggregatedRedirects(t *testing.T) {
+func TestCVE2022_3172(t *testing.T) {
 	w, b, _ := newAggregated(t)
 	w.register(t, b.bundle)
 	w.addService(t)
@@ -233,9 +233,9 @@ func TestAggregatedImpostor(t *testing.T) {
 	}
 }
 
-// TestAggregatedUpgrade: streams pass, and what refuses to switch protocols is
-// answered once and hung up (CVE-2018-1002105).
-func TestAggregatedUpgrade(t *testing.T) {
+// TestCVE2018_1002105Aggregated: streams pass, and what refuses to switch protocols is
+// answered once and hung up.
+func TestCVE2018_1002105Aggregated(t *testing.T) {
 	w, b, _ := newAggregated(t)
 	w.register(t, b.bundle)
 	w.addService(t)

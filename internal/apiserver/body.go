@@ -59,8 +59,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return nil, tooLarge
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(s.bodyTimeout)) // recorders of tests have none
+	bodyUntil(w, time.Now().Add(s.bodyTimeout))
 	var buf bytes.Buffer
 	if r.ContentLength > 0 {
 		buf.Grow(int(r.ContentLength) + bytes.MinRead)
@@ -68,7 +67,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if _, err := buf.ReadFrom(io.LimitReader(r.Body, maxBody+1)); err != nil {
 		return nil, badRequest("cannot read the body: %v", err)
 	}
-	_ = rc.SetReadDeadline(time.Time{})
+	bodyUntil(w, time.Time{})
 	if buf.Len() > maxBody {
 		return nil, tooLarge
 	}

@@ -70,6 +70,8 @@ func TestHostileBodies(t *testing.T) {
 		{"doubling patch", "PATCH", cmURL + "/c", doubling.String(), []string{"Content-Type", jsonPatchType}, 413},
 		{"many operations", "PATCH", cmURL + "/c", `[` + strings.Repeat(`{"op":"test","path":"/x"},`, 10_000) + `{"op":"test","path":"/x"}]`, []string{"Content-Type", jsonPatchType}, 413},
 		{"operations of null", "PATCH", cmURL + "/c", `[null]`, []string{"Content-Type", jsonPatchType}, 422},
+		{"many parts in a patch", "PATCH", podURL + "/p", `{"spec":{"containers":[` + strings.Repeat(`{},`, 900_000) + `{}]}}`, []string{"Content-Type", strategicType}, 400},
+		{"many parts in an operation", "PATCH", cmURL + "/c", `[{"op":"add","path":"/data","value":[` + strings.Repeat(`[],`, 900_000) + `[]]}]`, []string{"Content-Type", jsonPatchType}, 400},
 		{"patch of null", "PATCH", cmURL + "/c", `null`, []string{"Content-Type", mergeType}, 400},
 		{"index beyond", "PATCH", podURL + "/p", `[{"op":"add","path":"/spec/containers/99999999999","value":{}}]`, []string{"Content-Type", jsonPatchType}, 422},
 		{"odd strategic patch", "PATCH", podURL + "/p", `{"spec":{"containers":[{"$patch":"nope"}]}}`, []string{"Content-Type", strategicType}, 422},
@@ -168,8 +170,8 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestMetricsAreBounded: no client adds labels.
-func TestMetricsAreBounded(t *testing.T) {
+// TestCVE2020_8552: no client adds labels.
+func TestCVE2020_8552(t *testing.T) {
 	w := newWorld(t)
 	w.must(t, 201, "POST", cmURL, `{"metadata":{"name":"x"}}`)
 	var lines []int

@@ -41,6 +41,9 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var u user.Info
 		rec, in, began := &recorder{ResponseWriter: w}, parse(r), s.now()
+		if r.ContentLength != 0 {
+			bodyUntil(rec, time.Now().Add(s.bodyTimeout)) // whoever needs longer says so
+		}
 		defer func() {
 			broken := s.recovered(recover(), rec, r, in)
 			s.metrics.observe(in, rec.code, rec.size, s.now().Sub(began))
@@ -62,6 +65,13 @@ func (s *Server) Handler() http.Handler {
 			s.fail(rec, r, err)
 		}
 	})
+}
+
+// bodyUntil sets when a body has to have come. Before it answers, the server
+// reads what a handler has left of one: without a bound, a body that never comes
+// would hold the request's seat.
+func bodyUntil(w http.ResponseWriter, at time.Time) {
+	_ = http.NewResponseController(w).SetReadDeadline(at) // recorders of tests have none
 }
 
 // recovered answers for a request that has panicked; broken says that an
@@ -369,7 +379,8 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 		return
 	}
 	st := statusOf(err)
-	if st.Code == http.StatusInternalServerError { // the others are told whom they concern, and mend themselves
+	var told foreign
+	if st.Code == http.StatusInternalServerError && !errors.As(err, &told) { // the others are told whom they concern, and mend themselves
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {

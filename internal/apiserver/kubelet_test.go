@@ -171,8 +171,8 @@ func TestLogsFollow(t *testing.T) {
 	<-gone
 }
 
-// TestNodeAddresses: only what a node can be is called.
-func TestNodeAddresses(t *testing.T) {
+// TestCVE2022_3294: only what a node can be is called.
+func TestCVE2022_3294(t *testing.T) {
 	w, n := newWorldWithNode(t)
 	for i, address := range []string{"127.0.0.1", "169.254.169.254", "::1", "0.0.0.0", "224.0.0.1", "::ffff:127.0.0.1"} {
 		name := "bad" + strconv.Itoa(i)
@@ -196,12 +196,51 @@ func TestNodeAddresses(t *testing.T) {
 	if a := w.must(t, 301, "GET", "/api/v1/nodes/n1/proxy?x=1", ""); a.header.Get("Location") != "/api/v1/nodes/n1/proxy/?x=1" {
 		t.Errorf("%v", a.header)
 	}
-	n.says(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Location", "https://192.0.2.1/")
-		w.WriteHeader(302)
-	})
-	w.must(t, 502, "GET", "/api/v1/nodes/n1/proxy/x", "")
-	w.must(t, 502, "GET", "/api/v1/nodes/n1/proxy/x", "", "Upgrade", "websocket", "Connection", "Upgrade")
+}
+
+// TestCVE2020_8559: a kubelet that sends the client, or this server,
+// elsewhere is not followed, whatever is asked of it.
+func TestCVE2020_8559(t *testing.T) {
+	w, n := newWorldWithNode(t)
+	for _, code := range []int{301, 302, 307, 308} {
+		n.says(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "https://192.0.2.1/")
+			w.WriteHeader(code)
+		})
+		asked := len(n.asked)
+		for _, tc := range [][]string{
+			{"GET", "/api/v1/nodes/n1/proxy/x"}, {"GET", "/api/v1/nodes/n1/proxy/x", "Upgrade", "websocket", "Connection", "Upgrade"},
+			{"GET", podURL + "/a/log?container=c"}, {"POST", podURL + "/a/exec?container=c&command=x", "Upgrade", "spdy/3.1", "Connection", "Upgrade"},
+			{"GET", podURL + "/a/attach?container=c", "Upgrade", "websocket", "Connection", "Upgrade"}, {"POST", podURL + "/a/portforward?ports=1", "Upgrade", "spdy/3.1", "Connection", "Upgrade"},
+		} {
+			asked++
+			if a := w.do(t, tc[0], tc[1], "", tc[2:]...); a.code != 502 || a.header.Get("Location") != "" {
+				t.Errorf("%d %s: %d %v %s", code, tc[1], a.code, a.header, a.raw)
+			}
+		}
+		if len(n.asked) != asked {
+			t.Errorf("the node was asked %d times, want %d", len(n.asked), asked)
+		}
+	}
+}
+
+// TestCVE2020_8562: the address that is checked is the one that is dialed: no
+// name is resolved in between, because none is ever resolved.
+func TestCVE2020_8562(t *testing.T) {
+	w, n := newWorldWithNode(t)
+	for name, kind := range map[string]string{"dns": "InternalDNS", "host": "Hostname"} {
+		w.addNode(t, name, kind, "localhost", n.port(t))
+		w.must(t, 503, "GET", "/api/v1/nodes/"+name+"/proxy/stats", "")
+	}
+	w.addNode(t, "named", "InternalIP", "localhost", n.port(t))
+	w.must(t, 400, "GET", "/api/v1/nodes/named/proxy/stats", "")
+	w.must(t, 200, "PATCH", podURL+"/a/status", `{"status":{"podIP":"127.0.0.1","podIPs":[{"ip":"127.0.0.1"}]}}`, "Content-Type", mergeType)
+	if a := w.do(t, "GET", podURL+"/a:"+n.port(t)+"/proxy/", ""); a.code != 400 || a.at("message") != "address not allowed" {
+		t.Errorf("a pod on loopback: %d %s", a.code, a.raw)
+	}
+	if n.last() != "" {
+		t.Errorf("the node was asked for %s", n.last())
+	}
 }
 
 // TestNodeIsVerified: a kubelet with a certificate of somebody else is not
@@ -215,9 +254,9 @@ func TestNodeIsVerified(t *testing.T) {
 	}
 }
 
-// TestFailedUpgrade: what the node answers is passed on, and nothing more can
-// be sent over either connection (CVE-2018-1002105).
-func TestFailedUpgrade(t *testing.T) {
+// TestCVE2018_1002105: what the node answers is passed on, and nothing more can
+// be sent over either connection.
+func TestCVE2018_1002105(t *testing.T) {
 	w, n := newWorldWithNode(t)
 	n.says(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "you cannot upgrade", http.StatusForbidden)

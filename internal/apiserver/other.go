@@ -30,6 +30,14 @@ func (s *Server) extra(path string) http.Handler {
 
 // serveOther answers what is no resource.
 func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
+	if run := s.cfg.Commands[in.path]; run != nil && r.Method == http.MethodPost {
+		out, err := run(r.Context(), r.URL.Query())
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Type", typeJSON)
+		return json.NewEncoder(w).Encode(out)
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return statusError(http.StatusMethodNotAllowed, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 	}

@@ -70,6 +70,11 @@ func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) error {
 		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 			"the body of the request was in an unknown format - accepted media types include: %s", strings.Join(accepted, ", "))
 	}
+	if t != types.ApplyYAMLPatchType { // which is decoded within bounds
+		if err := codec.CheckShape(data); err != nil {
+			return badRequest("error decoding patch: %v", err)
+		}
+	}
 	switch t {
 	case types.JSONPatchType:
 		var ops []json.RawMessage

@@ -37,6 +37,7 @@ const (
 
 // forward hands one request through.
 func (s *Server) forward(w *recorder, r *http.Request, h hop) error {
+	bodyUntil(w, time.Time{}) // an upload takes as long as it takes
 	target := h.target
 	out := r.Clone(r.Context())
 	dropCredentials(out.Header)
@@ -116,6 +117,10 @@ func redirected(asked, target *url.URL, resp *http.Response, within bool) error 
 	return nil
 }
 
+// foreign is what a backend said: it is for the client, and no business of the
+// log.
+type foreign struct{ *apierrors.StatusError }
+
 // logError turns a kubelet's refusal, which is plain text, into a Status.
 func logError(resp *http.Response) error {
 	const longest = 2048 // bytes of text that are passed on
@@ -126,7 +131,7 @@ func logError(resp *http.Response) error {
 	case http.StatusBadRequest:
 		return apierrors.NewBadRequest(message)
 	case http.StatusInternalServerError:
-		return apierrors.NewInternalError(errors.New(message))
+		return foreign{apierrors.NewInternalError(errors.New(message))}
 	}
 	return apierrors.NewGenericServerResponse(resp.StatusCode, http.MethodGet, schema.GroupResource{Resource: "pods/log"}, "", message, 0, true)
 }

@@ -202,8 +202,15 @@ func decodeToken(s string) (token, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &t)
 	}
-	if err != nil || t.Rev < newest || t.Start == "" || strings.Contains(t.Start, "..") {
+	switch {
+	case err != nil:
 		return t, badRequest("continue key is not valid: %v", err)
+	case t.Rev < newest || t.Rev == 0:
+		return t, badRequest("continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)")
+	case t.Start == "":
+		return t, badRequest("continue key is not valid: encoded start key empty (version meta.k8s.io/v1)")
+	case strings.Contains(t.Start, ".."):
+		return t, badRequest("continue key is not valid: invalid encoded start key %q", t.Start)
 	}
 	return t, nil
 }

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -47,6 +48,12 @@ const (
 	// maxStreams bounds what one HTTP/2 connection may have open
 	// (CVE-2023-44487); upstream's figure for authenticated clients.
 	maxStreams = 250
+	// streamBuffer is what one stream may send ahead of its reader: a quarter of
+	// what its connection may, so that no stream stops the others.
+	streamBuffer = 256 << 10
+	// silence is how long an HTTP/2 client may say nothing before it is asked
+	// whether it is still there; its watches end if it is not.
+	silence = time.Minute
 )
 
 // Config of a Server.
@@ -70,6 +77,8 @@ type Config struct {
 	// Extra handlers by exact path, or by prefix if the path ends in a slash:
 	// discovery, OpenAPI, OIDC documents. They run authorized.
 	Extra map[string]http.Handler
+	// Commands answer a POST at an exact path, authorized by that verb.
+	Commands map[string]Command
 	// Public handlers answer without authentication (the CA certificate).
 	Public map[string]http.Handler
 	// Ready are named checks of /readyz besides the store's and the cache's.
@@ -104,6 +113,10 @@ type Config struct {
 	UID  func() string   // optional: random UUIDs; the simulation seeds them
 	Rand func(n int) int // optional: below n, for generated names, addresses and ports
 }
+
+// Command does something that is no resource's, by the parameters of the URL
+// alone; what it returns is sent as JSON. It ends with ctx.
+type Command func(ctx context.Context, q url.Values) (any, error)
 
 // AuditRecord is what a request was and how it ended.
 type AuditRecord struct {
@@ -191,12 +204,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) er
 	srv := &http.Server{
 		Handler: s.Handler(), TLSConfig: conf, MaxHeaderBytes: maxHeaderBytes,
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
-		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamBuffer,
+			SendPingTimeout: silence, WriteByteTimeout: writeTimeout},
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    log.New(tlsNoise{s.log, s.metrics.handshakes}, "", 0),
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(l, "", "") }()
+	go func() { done <- srv.ServeTLS(newBounded(l, s.log), "", "") }()
 	select {
 	case err := <-done:
 		return err

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -38,6 +39,10 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	o.Watch = true
 	if err := checkListOptions(o); err != nil {
 		return err
+	}
+	if r.ContentLength != 0 { // nobody's business, but not to end the watch later
+		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxBody))
+		bodyUntil(w, time.Time{})
 	}
 	tab, err := s.newTabler(k, r.URL.Query().Get("includeObject"))
 	if err != nil {

@@ -62,6 +62,10 @@ func isJSON(data []byte) bool {
 	return len(data) > 0 && data[0] == '{' && checkShape(data) == nil && stdjson.Valid(data)
 }
 
+// CheckShape holds a JSON document against the bounds of DecodeBody in depth and
+// number of parts, before anybody reads it in another way.
+func CheckShape(data []byte) error { return checkShape(data) }
+
 // checkShape counts brackets outside strings.
 func checkShape(data []byte) error {
 	depth, parts, inString := 0, 0, false
