@@ -39,7 +39,6 @@ import (
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
 	"knarr.dev/knarr/internal/store/etcd"
-	"knarr.dev/knarr/internal/store/metered"
 	"knarr.dev/knarr/internal/store/transform"
 	"knarr.dev/knarr/internal/view"
 	"knarr.dev/knarr/internal/webhook"
@@ -66,6 +65,7 @@ type control struct {
 	metrics   *prometheus.Registry // of the whole control plane
 	// encryption is what --encryption-provider-config orders; may be nil.
 	encryption *transform.Configuration
+	rotator    *transform.Rotator
 	view       *view.View
 	authz      *authz.Authorizer
 	access     access
@@ -124,32 +124,6 @@ func (s *control) wire() (err error) {
 	return s.wireAPI()
 }
 
-// encrypted keeps Secrets unreadable on disk; the key is made at the first start.
-// With an EncryptionConfiguration, that decides.
-func (s *control) encrypted() (store.Store, error) {
-	c := s.cfg
-	keys, err := transform.OpenKeys(c.Dir("server", "pki", "encryption.yaml"), time.Now)
-	if err != nil {
-		return nil, err
-	}
-	aead, err := transform.NewAESGCM(keys)
-	if err != nil {
-		return nil, err
-	}
-	rule := transform.Below(kinds.Secret.KeyPrefix(""), aead)
-	if c.EncryptionConfig != "" {
-		if s.encryption, err = transform.OpenConfiguration(c.EncryptionConfig, c.NodeName, aead, s.log); err != nil {
-			return nil, err
-		}
-		rule = byResource(s.table, s.encryption.For)
-	}
-	counted, err := metered.New(metered.Config{Store: s.etcd, Resource: resourceOf(s.table), Metrics: s.metrics, Size: s.etcd.Size})
-	if err != nil {
-		return nil, err
-	}
-	return transform.New(transform.Config{Store: counted, Log: s.log, Rule: rule})
-}
-
 // fresh waits until the view knows all of a kind that was written before.
 func (s *control) fresh(ctx context.Context, k *kinds.Kind) error {
 	rev, err := s.store.Revision(ctx)
@@ -192,7 +166,7 @@ func (s *control) wireAPI() error {
 		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
 		Metrics: s.metrics, Gatherers: map[string]prometheus.Gatherer{"resources": resources},
 		Seats: s.cfg.MaxRequestsInFlight + s.cfg.MaxMutatingRequestsInFlight,
-		Ready: s.checks(),
+		Ready: s.checks(), Commands: map[string]apiserver.Command{rotationPath: s.rotateKey},
 	})
 	if err != nil {
 		return err

@@ -2,13 +2,22 @@ package server
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/store"
+	"knarr.dev/knarr/internal/store/etcd"
+	"knarr.dev/knarr/internal/store/metered"
+	"knarr.dev/knarr/internal/store/transform"
 )
 
 // checks of /readyz.
@@ -18,6 +27,100 @@ func (s *control) checks() map[string]func(context.Context) error {
 		checks["kms-providers"] = s.encryption.Check
 	}
 	return checks
+}
+
+// encrypted keeps Secrets unreadable on disk; the key is made at the first start.
+// With an EncryptionConfiguration, that decides.
+func (s *control) encrypted() (store.Store, error) {
+	c := s.cfg
+	path := c.Dir("server", "pki", "encryption.yaml")
+	keys, err := transform.OpenKeys(path, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := transform.NewKeyring(keys)
+	if err != nil {
+		return nil, err
+	}
+	rule := transform.Below(kinds.Secret.KeyPrefix(""), ring)
+	if c.EncryptionConfig != "" {
+		if s.encryption, err = transform.OpenConfiguration(c.EncryptionConfig, c.NodeName, ring, s.log); err != nil {
+			return nil, err
+		}
+		rule = byResource(s.table, s.encryption.For)
+	}
+	counted, err := metered.New(metered.Config{Store: s.etcd, Resource: resourceOf(s.table), Metrics: s.metrics, Size: s.etcd.Size})
+	if err != nil {
+		return nil, err
+	}
+	out, err := transform.New(transform.Config{Store: counted, Log: s.log, Rule: rule})
+	if err != nil {
+		return nil, err
+	}
+	s.rotator = newRotator(path, ring, s.etcd, out)
+	s.rotator.Configuration = s.encryption
+	s.rotator.Settled = func(ctx context.Context, rev int64) error { return s.cache.WaitRev(ctx, rev) }
+	return out, nil
+}
+
+func newRotator(path string, ring *transform.Keyring, raw transform.Raw, out *transform.Store) *transform.Rotator {
+	return &transform.Rotator{Path: path, Ring: ring, Raw: raw, Store: out, Prefix: kinds.Secret.KeyPrefix(""), Root: kinds.Root, Now: time.Now}
+}
+
+// rotationPath is where `knarr secrets rotate` asks a running server; only who may
+// do everything may post there.
+const rotationPath = "/encryption/rotation"
+
+// rotateKey answers there.
+func (s *control) rotateKey(ctx context.Context, q url.Values) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, rotationTime)
+	defer cancel()
+	out, err := s.rotator.Rotate(ctx, q.Get("new") == "true")
+	switch {
+	case errors.Is(err, transform.ErrRotating):
+		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "encryption"}, "rotation", err)
+	case err != nil:
+		s.log.Error("the encryption key could not be rotated", "error", err)
+		return nil, apierrors.NewInternalError(err)
+	}
+	s.log.Info("encryption key rotation", "key", out.Key, "new", out.New, "rewritten", out.Rewritten, "dropped", out.Dropped, "done", out.Done)
+	return out, nil
+}
+
+// rotationTime is less than a request may take, so that there is an answer.
+const rotationTime = 40 * time.Second
+
+// RotateStopped does what a running server would do, on the store of one that
+// does not run.
+func RotateStopped(ctx context.Context, in *Instance, fresh bool, log *slog.Logger) (_ *transform.Rotation, err error) {
+	c := &Config{DataDir: in.DataDir, Log: log}
+	lock, err := lockInstance(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock(c.DataDir, lock)
+	path := c.Dir("server", "pki", "encryption.yaml")
+	keys, err := transform.ReadKeys(path)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := transform.NewKeyring(keys)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
+		return nil, err
+	}
+	db, err := etcd.Open(ctx, etcd.Config{Dir: c.Dir("server", "etcd"), SocketDir: c.RunDir(), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	s, err := transform.New(transform.Config{Store: db, Log: log, Rule: transform.Below(kinds.Secret.KeyPrefix(""), ring)})
+	if err != nil {
+		return nil, err
+	}
+	return newRotator(path, ring, db, s).Rotate(ctx, fresh)
 }
 
 // byResource finds the transformer of a key's resource.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,9 +25,16 @@ const reloadEvery = 10 * time.Second
 // by now.
 type Configuration struct {
 	path, server string
-	generated    *AESGCM
+	generated    generated
 	log          *slog.Logger
 	now          atomic.Pointer[loaded]
+	reload       sync.Mutex // one at a time
+}
+
+// generated keys, and whether a value was encrypted by one of their names.
+type generated interface {
+	store.Transformer
+	wrote(value []byte) bool
 }
 
 type loaded struct {
@@ -35,10 +43,10 @@ type loaded struct {
 }
 
 // OpenConfiguration reads the file; server tells this server from others in
-// what plugins report. generated keys read what they wrote before there was a
+// what plugins report. The generated keys read what they wrote before there was a
 // file, and write Secrets as long as the file does not speak of them.
-func OpenConfiguration(path, server string, generated *AESGCM, log *slog.Logger) (*Configuration, error) {
-	c := &Configuration{path: path, server: server, generated: generated, log: log}
+func OpenConfiguration(path, server string, keys generated, log *slog.Logger) (*Configuration, error) {
+	c := &Configuration{path: path, server: server, generated: keys, log: log}
 	first, err := c.load()
 	if err != nil {
 		return nil, fmt.Errorf("the encryption configuration %s: %w", path, err)
@@ -81,8 +89,10 @@ func (c *Configuration) Run(ctx context.Context) error {
 	}
 }
 
-// Reload reads the file now. One caller at a time.
+// Reload reads the file now.
 func (c *Configuration) Reload(ctx context.Context) error {
+	c.reload.Lock()
+	defer c.reload.Unlock()
 	old := c.now.Load()
 	hash, err := encryptionconfig.GetEncryptionConfigHash(c.path)
 	if err != nil || hash == old.EncryptionFileContentHash {

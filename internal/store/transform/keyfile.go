@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -51,11 +52,23 @@ const (
 // its owner only. Who loses it loses every Secret.
 func OpenKeys(path string, now func() time.Time) ([]Key, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := createKeys(path, now()); err != nil && !errors.Is(err, fs.ErrExist) {
+		key, err := newKey(now(), nil)
+		if err == nil {
+			err = writeKeys(path, []Key{key}, os.Link) // never over another one
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("cannot make the encryption key file: %w", err)
 		}
 	}
+	return ReadKeys(path)
+}
+
+// ReadKeys reads the file as it stands.
+func ReadKeys(path string) ([]Key, error) {
 	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the encryption key file %s is gone: put it back from a backup, and do not stop the server before", path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -110,16 +123,31 @@ func parseKeys(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// createKeys writes the file at once or not at all, and never over another.
-func createKeys(path string, now time.Time) (err error) {
+// newKey is a random one with a name that none of the others has.
+func newKey(now time.Time, others []Key) (Key, error) {
 	secret := make([]byte, keySize)
 	if _, err := rand.Read(secret); err != nil {
-		return err
+		return Key{}, err
 	}
-	entry := keyEntry{Name: "key" + now.UTC().Format("20060102"), Secret: base64.StdEncoding.EncodeToString(secret)}
+	for {
+		name := "key" + now.UTC().Format("20060102-150405")
+		if !slices.ContainsFunc(others, func(k Key) bool { return k.Name == name }) {
+			return Key{Name: name, Secret: secret}, nil
+		}
+		now = now.Add(time.Second)
+	}
+}
+
+// writeKeys makes the file at once or not at all, and durably; put is os.Link
+// for a file that must not be there yet, os.Rename to replace one.
+func writeKeys(path string, keys []Key, put func(from, to string) error) (err error) {
+	var list keyList
+	for _, k := range keys {
+		list.Keys = append(list.Keys, keyEntry{Name: k.Name, Secret: base64.StdEncoding.EncodeToString(k.Secret)})
+	}
 	data, err := yaml.Marshal(keyFile{APIVersion: keyFileVersion, Kind: keyFileKind, Resources: []keyResources{{
 		Resources: []string{"secrets"},
-		Providers: []keyProvider{{AESGCM: &keyList{Keys: []keyEntry{entry}}}, {Identity: &struct{}{}}},
+		Providers: []keyProvider{{AESGCM: &list}, {Identity: &struct{}{}}},
 	}}})
 	if err != nil {
 		return err
@@ -132,12 +160,16 @@ func createKeys(path string, now time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(tmp.Name())) }()
+	defer func() { // gone already, if it was renamed
+		if rerr := os.Remove(tmp.Name()); !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}()
 	_, err = tmp.Write(data)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(tmp.Name(), path); err != nil {
+	if err := put(tmp.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(dir) // Secrets must not reach the disk before their key

@@ -210,7 +210,7 @@ func TestOpenKeys(t *testing.T) {
 	now := func() time.Time { return time.Unix(1_800_000_000, 0) }
 	path := filepath.Join(t.TempDir(), "new", "encryption.yaml")
 	keys, err := OpenKeys(path, now)
-	if err != nil || len(keys) != 1 || len(keys[0].Secret) != keySize || keys[0].Name != "key20270115" {
+	if err != nil || len(keys) != 1 || len(keys[0].Secret) != keySize || keys[0].Name != "key20270115-080000" {
 		t.Fatalf("%+v %v", keys, err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
