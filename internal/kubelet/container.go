@@ -288,12 +288,18 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, box plan.Sandbox, 
 	return out, closeAll, nil
 }
 
+// Files below a pod's directory that its containers can write to.
+const (
+	hostsName   = "etc-hosts"
+	messagesDir = "containers"
+)
+
 func (w *worker) hostsFile(pod *corev1.Pod, box plan.Sandbox) (string, error) {
 	node := ""
 	if data, err := os.ReadFile("/etc/hosts"); err == nil {
 		node = string(data)
 	}
-	path := filepath.Join(w.k.volumes.Dir(string(pod.UID)), "etc-hosts")
+	path := filepath.Join(w.k.volumes.Dir(string(pod.UID)), hostsName)
 	text := spec.Hosts(pod, box.IPs, w.k.cfg.ClusterDomain, node)
 	if old, err := os.ReadFile(path); err == nil && string(old) == text {
 		return path, nil
@@ -306,7 +312,7 @@ func (w *worker) hostsFile(pod *corev1.Pod, box plan.Sandbox) (string, error) {
 
 // terminationFile may be written by any user in the container.
 func (w *worker) terminationFile(pod *corev1.Pod, c *corev1.Container, attempt uint32) (string, error) {
-	dir := filepath.Join(w.k.volumes.Dir(string(pod.UID)), "containers", c.Name)
+	dir := filepath.Join(w.k.volumes.Dir(string(pod.UID)), messagesDir, c.Name)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", err
 	}

@@ -225,6 +225,11 @@ func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (string, error)
 	if err != nil {
 		return "", err
 	}
+	kept, err := k.kept(ctx, pod)
+	if err != nil {
+		return "", err
+	}
+	total += kept
 	message := ""
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
@@ -241,11 +246,36 @@ func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (string, error)
 	return message, nil
 }
 
-// stored is all that the pod keeps on disk: what is written by containers, and
-// its emptyDirs.
+// kept is what the kubelet itself holds for a pod and its containers can write
+// to: /etc/hosts and the last messages. It would be a way around the limits
+// (CVE-2020-8557).
+func (k *Kubelet) kept(ctx context.Context, pod *corev1.Pod) (int64, error) {
+	dir := k.volumes.Dir(string(pod.UID))
+	total, err := diskUsage(ctx, filepath.Join(dir, messagesDir))
+	if err != nil {
+		return 0, err
+	}
+	info, err := os.Lstat(filepath.Join(dir, hostsName))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return total, nil
+	case err != nil:
+		return 0, err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		total += st.Blocks * 512 // stat(2)
+	}
+	return total, nil
+}
+
+// stored is all that the pod keeps on disk: what is written by containers, what
+// the kubelet keeps for them, and its emptyDirs.
 func (k *Kubelet) stored(ctx context.Context, pod *corev1.Pod) (map[string]int64, error) {
 	out, err := k.written(ctx, pod)
 	if err != nil {
+		return nil, err
+	}
+	if out[""], err = k.kept(ctx, pod); err != nil {
 		return nil, err
 	}
 	for i := range pod.Spec.Volumes {

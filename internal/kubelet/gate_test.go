@@ -83,24 +83,31 @@ func secure(t *testing.T, cfg *kubelet.Config) (ask func(cert *tls.Certificate, 
 	return ask, ca
 }
 
-func TestGate(t *testing.T) {
+// serving is a kubelet without a runtime that answers.
+func serving(t *testing.T) (ask func(cert *tls.Certificate, token, path string) (int, string), ca *tls.Certificate) {
+	t.Helper()
 	a := newAPI()
 	cfg := kubelet.Config{NodeName: "node", NodeIP: "127.0.0.1", Client: a, View: a.view, Objects: objects{a},
 		RuntimeEndpoint: "unix://" + t.TempDir() + "/none.sock", RootDir: t.TempDir(), PodLogDir: t.TempDir(), CgroupRoot: "knarr-gate-test"}
-	ask, ca := secure(t, &cfg)
+	ask, ca = secure(t, &cfg)
 	k, err := kubelet.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return ask, ca
+}
+
+func TestGate(t *testing.T) {
+	ask, ca := serving(t)
 	server := issue(t, "kube-apiserver-kubelet-client", x509.ExtKeyUsageClientAuth, ca)
 	forged := issue(t, "kube-apiserver-kubelet-client", x509.ExtKeyUsageClientAuth, issue(t, "other", x509.ExtKeyUsageAny, nil))
 	wrong := issue(t, "kube-apiserver-kubelet-client", x509.ExtKeyUsageServerAuth, ca)

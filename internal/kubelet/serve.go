@@ -35,7 +35,7 @@ func (k *Kubelet) serve(ctx context.Context, l net.Listener) error {
 	}
 	conf.NextProtos = []string{"http/1.1"} // streams are upgrades
 	srv := &http.Server{
-		Handler: k.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 1 << 20,
+		Handler: k.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: quiet(k.cfg.Log),
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })

@@ -110,6 +110,7 @@ func drain(f *os.File, out *writer) error {
 	}
 	r := bufio.NewReaderSize(f, block)
 	for {
+		begin := start
 		line, err := r.ReadSlice('\n')
 		var long []byte
 		for errors.Is(err, bufio.ErrBufferFull) {
@@ -120,7 +121,7 @@ func drain(f *os.File, out *writer) error {
 			line, err = r.ReadSlice('\n')
 		}
 		if errors.Is(err, io.EOF) {
-			_, err := f.Seek(start-int64(len(long)), io.SeekStart)
+			_, err := f.Seek(begin, io.SeekStart)
 			return err
 		}
 		if err != nil {
