@@ -288,13 +288,45 @@ func TestServiceAccount(t *testing.T) {
 			}
 		})
 	}
-	// CVE-2023-2728: a secret that comes with an ephemeral container.
-	p := simplePod("a", "x")
-	p.Spec.ServiceAccountName = "strict"
-	late := p.DeepCopy()
-	late.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e", Env: env("bad")}}}
-	r := &Request{Operation: Update, Ref: kinds.Ref{Kind: kinds.Pod, Namespace: "a", Name: "x", Sub: "ephemeralcontainers"}, Object: late, Old: p}
-	want(t, w.admit(r), 403, "does not reference that secret")
+}
+
+// strictAccount is one whose pods may only use the secrets that it names.
+func strictAccount() *corev1.ServiceAccount {
+	sa := account("a", "strict")
+	sa.Annotations = map[string]string{enforceSecrets: "true"}
+	sa.Secrets = []corev1.ObjectReference{{Name: "good"}}
+	return sa
+}
+
+// TestCVE2023_2728: a secret that comes with an ephemeral container.
+func TestCVE2023_2728(t *testing.T) {
+	w := newWorld(t, namespace("a"), account("a", "default"), strictAccount())
+	for secret, code := range map[string]int32{"bad": 403, "good": 0} {
+		p := simplePod("a", "x")
+		p.Spec.ServiceAccountName = "strict"
+		late := p.DeepCopy()
+		late.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e",
+			Env: []corev1.EnvVar{{Name: "E", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}}}}}}}
+		r := &Request{Operation: Update, Ref: kinds.Ref{Kind: kinds.Pod, Namespace: "a", Name: "x", Sub: "ephemeralcontainers"}, Object: late, Old: p}
+		want(t, w.admit(r), code, "does not reference that secret")
+	}
+}
+
+// TestCVE2024_3177: a secret that comes by envFrom, in any sort of container.
+func TestCVE2024_3177(t *testing.T) {
+	w := newWorld(t, namespace("a"), account("a", "default"), strictAccount())
+	for secret, code := range map[string]int32{"bad": 403, "good": 0} {
+		from := []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}}}
+		plain := simplePod("a", "x")
+		plain.Spec.ServiceAccountName = "strict"
+		first, second, late := plain.DeepCopy(), plain.DeepCopy(), plain.DeepCopy()
+		first.Spec.Containers[0].EnvFrom = from
+		second.Spec.InitContainers = []corev1.Container{{Name: "i", EnvFrom: from}}
+		late.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e", EnvFrom: from}}}
+		want(t, w.admit(create(kinds.Pod, first)), code, "does not reference that secret")
+		want(t, w.admit(create(kinds.Pod, second)), code, "does not reference that secret")
+		want(t, w.admit(&Request{Operation: Update, Ref: kinds.Ref{Kind: kinds.Pod, Namespace: "a", Name: "x", Sub: "ephemeralcontainers"}, Object: late, Old: plain}), code, "does not reference that secret")
+	}
 }
 
 func TestDefaultAccountIsAwaited(t *testing.T) {
@@ -390,7 +422,8 @@ func TestTolerationsAndTaints(t *testing.T) {
 	}
 }
 
-func TestExternalIPs(t *testing.T) {
+// TestCVE2020_8554: nobody takes over an address outside of the cluster.
+func TestCVE2020_8554(t *testing.T) {
 	w := newWorld(t, namespace("a"))
 	svc := func(ips ...string) *corev1.Service {
 		return &corev1.Service{ObjectMeta: meta("a", "s"), Spec: corev1.ServiceSpec{ExternalIPs: ips}}

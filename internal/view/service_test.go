@@ -13,7 +13,9 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 )
 
-func TestServiceAddress(t *testing.T) {
+// TestCVE2020_8555: what this server calls by a service is a pod behind it, never
+// a host that a user names.
+func TestCVE2020_8555(t *testing.T) {
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "ns", Name: name} }
 	service := func(name string, typ corev1.ServiceType) kinds.Object {
 		return &corev1.Service{ObjectMeta: meta(name), Spec: corev1.ServiceSpec{Type: typ, Ports: []corev1.ServicePort{{Name: "a", Port: 1}, {Name: "b", Port: 443}}}}

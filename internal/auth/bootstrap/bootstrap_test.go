@@ -317,9 +317,9 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// The roles that users get grant no way out of their namespace: nothing on
-// nodes, nothing cluster-scoped, no endpoints (CVE-2021-25740).
-func TestUserRoles(t *testing.T) {
+// TestCVE2021_25740: the roles that users get grant no way out of their
+// namespace: nothing on nodes, nothing cluster-scoped, no endpoints.
+func TestCVE2021_25740(t *testing.T) {
 	table := kinds.Builtin()
 	for _, r := range userRoles() {
 		if r.Name == "cluster-admin" {

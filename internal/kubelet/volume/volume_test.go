@@ -58,8 +58,9 @@ func TestPublishRefusesNames(t *testing.T) {
 	}
 }
 
-// A subPath never leaves its volume, whatever links a container made in it.
-func TestBeneath(t *testing.T) {
+// TestCVE2017_1002101, and CVE-2021-25741: a subPath never leaves its volume,
+// whatever links a container made in it.
+func TestCVE2017_1002101(t *testing.T) {
 	root, outside := t.TempDir(), t.TempDir()
 	for name, to := range map[string]string{"abs": outside, "up": "../../..", "in": "real"} {
 		if err := os.Symlink(to, filepath.Join(root, name)); err != nil {
