@@ -56,6 +56,17 @@ STEPS ?= 10000
 sim:
 	$(GO) run -tags $(TAGS) ./sim -seed $(SEED) -steps $(STEPS)
 
+## fuzz: every fuzz target for a while, one after the other: make fuzz FUZZTIME=10m FUZZ=Patch
+FUZZTIME ?= 60s
+FUZZ     ?= .
+fuzz:
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' cmd internal sim | sort | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file | grep -E '$(FUZZ)'); do \
+			echo "$$target in $$(dirname $$file)"; \
+			$(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 ./$$(dirname $$file) </dev/null; \
+		done; \
+	done
+
 ## generate: the OpenAPI documents, after a change of the table of kinds
 generate:
 	$(GO) generate ./internal/apiserver/openapi
