@@ -37,6 +37,8 @@ func (w *worker) act(ctx context.Context, pod *corev1.Pod, a plan.Action, in pla
 		w.startContainer(ctx, pod, a, in)
 	case plan.KillContainer:
 		w.kill(ctx, pod, a, in)
+	case plan.UpdateContainer, plan.SetCgroup:
+		err = w.resize(ctx, pod, a)
 	case plan.RemoveContainer:
 		_, err = w.k.cri.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: a.ID})
 	case plan.StopSandbox:
@@ -62,7 +64,7 @@ func (w *worker) fail(name, reason, message string) {
 
 func (w *worker) prepareVolumes(ctx context.Context, pod *corev1.Pod) {
 	w.watchObjects(pod)
-	err := w.k.cgroups.EnsurePod(pod)
+	err := w.ensureCgroup(pod)
 	if err == nil {
 		err = w.k.volumes.Setup(ctx, pod)
 	}
@@ -143,7 +145,7 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32
 	if err := os.MkdirAll(spec.LogDir(w.k.cfg.PodLogDir, pod), 0o755); err != nil {
 		return err
 	}
-	if err := w.k.cgroups.EnsurePod(pod); err != nil {
+	if err := w.ensureCgroup(pod); err != nil {
 		return err
 	}
 	config, err := w.sandboxConfig(pod, attempt)

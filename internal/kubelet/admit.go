@@ -12,18 +12,28 @@ import (
 
 // admit judges a pod once: what this node cannot do is refused with a reason
 // instead of being left out. A pod that already runs is not judged again.
-func (w *worker) admit(pod *corev1.Pod) {
+func (w *worker) admit(pod *corev1.Pod, absent bool) {
 	w.admitted = true
-	if placed(pod) || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil {
+	w.mu.Lock()
+	w.recall(pod)
+	w.mu.Unlock()
+	if placed(pod) || absent || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil {
 		w.placed.Store(true)
 		return
 	}
 	w.k.admitting.Lock() // one after the other, or two would take the same place
 	defer w.k.admitting.Unlock()
+	pod, _ = w.allocated()
 	w.rejected = w.k.refuses(w, pod)
 	if w.rejected != nil {
 		w.emit(pod, "", true, w.rejected.Reason, w.rejected.Message)
 		return
+	}
+	w.mu.Lock()
+	err := w.promise(pod)
+	w.mu.Unlock()
+	if err != nil {
+		w.log.Warn("cannot keep what was allocated to the pod", "error", err)
 	}
 	w.placed.Store(true)
 }
@@ -35,15 +45,28 @@ func placed(pod *corev1.Pod) bool {
 
 func (k *Kubelet) refuses(w *worker, pod *corev1.Pod) *plan.Rejection {
 	if why := k.cannot(pod); why != "" {
-		return &plan.Rejection{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + why}
+		return &plan.Rejection{Reason: "UnexpectedAdmissionError", Message: why}
 	}
+	if !k.able().groupsPolicy && strictGroups(pod) {
+		return &plan.Rejection{Reason: "SupplementalGroupsPolicyNotSupported", Message: "SupplementalGroupsPolicy=Strict is not supported in this node"}
+	}
+	return plan.Admit(pod, k.room(w))
+}
+
+func strictGroups(pod *corev1.Pod) bool {
+	s := pod.Spec.SecurityContext
+	return s != nil && s.SupplementalGroupsPolicy != nil && *s.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict
+}
+
+// room is what the node has for w's pod beside what others were promised.
+func (k *Kubelet) room(w *worker) plan.Room {
 	room := plan.Room{
 		Node:        view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName),
 		Allocatable: k.allocatable(), Sysctls: k.cfg.AllowedUnsafeSysctls,
 		Pressure: k.pressure(),
 	}
 	for _, other := range k.list() {
-		p, absent := other.current()
+		p, absent := other.allocated()
 		// One whose containers have ended takes no room, even if its record is
 		// not yet gone: the scheduler may know that sooner than we do.
 		if other == w || absent || other.over.Load() || !other.placed.Load() && !placed(p) {
@@ -51,7 +74,7 @@ func (k *Kubelet) refuses(w *worker, pod *corev1.Pod) *plan.Rejection {
 		}
 		room.Pods = append(room.Pods, p)
 	}
-	return plan.Admit(pod, room)
+	return room
 }
 
 // cannot says what the machine or its runtime lacks for the pod.
@@ -100,8 +123,8 @@ func (k *Kubelet) cannotRun(pod *corev1.Pod, c *corev1.Container) string {
 		}
 	}
 	for _, m := range c.VolumeMounts {
-		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled {
-			return "the runtime cannot mount recursively read-only"
+		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled && !k.able().recursiveReadOnly {
+			return fmt.Sprintf("volume %q requested recursive read-only mode, but it is not supported by the runtime", m.Name)
 		}
 		if m.MountPropagation == nil || *m.MountPropagation == corev1.MountPropagationNone {
 			continue

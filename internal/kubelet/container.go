@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -148,6 +149,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		Annotations: map[string]string{
 			cri.AnnotationHash: plan.Hash(c), cri.AnnotationRestartCount: strconv.FormatUint(uint64(attempt), 10),
 			cri.AnnotationTermination: c.TerminationMessagePath, cri.AnnotationPolicy: string(c.TerminationMessagePolicy),
+			cri.AnnotationAmounts: amountsText(pod, c),
 			cri.AnnotationBackoff: strconv.FormatInt(int64(backoff/time.Second), 10),
 		},
 		LogPath: filepath.Join(c.Name, strconv.FormatUint(uint64(attempt), 10)+".log"),
@@ -174,6 +176,15 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		return nil, nil, err
 	}
 	return config, closeMounts, nil
+}
+
+// amountsText tells a later kubelet what the container was made with.
+func amountsText(pod *corev1.Pod, c *corev1.Container) string {
+	data, err := json.Marshal(plan.AmountsOf(pod, c))
+	if err != nil { // four numbers
+		return ""
+	}
+	return string(data)
 }
 
 // withAddresses shows the pod with the addresses of its new sandbox, before
@@ -256,6 +267,9 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, box plan.Sandbox, 
 		}
 		hosts = hosts && filepath.Clean(m.MountPath) != "/etc/hosts"
 		mount := &runtimeapi.Mount{ContainerPath: m.MountPath, HostPath: path, Readonly: m.ReadOnly || volume.ReadOnly(pod, m.Name)}
+		if r := m.RecursiveReadOnly; r != nil && *r != corev1.RecursiveReadOnlyDisabled && w.k.able().recursiveReadOnly {
+			mount.RecursiveReadOnly = mount.Readonly
+		}
 		if !filepath.IsAbs(mount.ContainerPath) {
 			mount.ContainerPath = "/" + mount.ContainerPath
 		}

@@ -85,7 +85,7 @@ func (k *Kubelet) evictLoop(ctx context.Context) error {
 		}
 		again := map[*worker]time.Time{}
 		for _, w := range k.evictable() {
-			pod, _ := w.current()
+			pod, _ := w.allocated()
 			if !limited(pod) || plan.Critical(pod) {
 				continue
 			}

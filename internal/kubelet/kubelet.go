@@ -47,10 +47,12 @@ type Kubelet struct {
 
 	relistNow  chan struct{}          // capacity 1
 	runtime    atomic.Pointer[string] // its name
-	runtimeErr error                  // of the last relist; guarded by mu
-	changed    chan struct{}          // capacity 1: a pod in the view changed
-	nodeNow    chan struct{}          // capacity 1: the node's status should be looked at
-	short      shortage               // guarded by mu
+	features   atomic.Pointer[features]
+	runtimeErr error         // of the last relist; guarded by mu
+	changed    chan struct{} // capacity 1: a pod in the view changed
+	nodeNow    chan struct{} // capacity 1: the node's status should be looked at
+	resizeNow  chan struct{} // capacity 1: a resize that waits may fit now
+	short      shortage      // guarded by mu
 
 	collecting sync.Mutex
 	imagesUsed map[string]time.Time // guarded by collecting
@@ -64,7 +66,7 @@ func New(c Config) (*Kubelet, error) {
 	}
 	k := &Kubelet{
 		cfg: c, ready: make(chan struct{}), workers: map[types.UID]*worker{}, imagesUsed: map[string]time.Time{},
-		relistNow: make(chan struct{}, 1), changed: make(chan struct{}, 1), nodeNow: make(chan struct{}, 1),
+		relistNow: make(chan struct{}, 1), changed: make(chan struct{}, 1), nodeNow: make(chan struct{}, 1), resizeNow: make(chan struct{}, 1),
 	}
 	if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName); err != nil {
 		return nil, err
@@ -112,6 +114,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	run("lease", k.runLease)
 	run("runtime", k.relistLoop)
 	run("pods", k.podLoop)
+	run("resizes", k.resizeLoop)
 	run("garbage", k.collectLoop)
 	run("evictions", k.evictLoop)
 	<-ctx.Done()
@@ -222,6 +225,7 @@ func (k *Kubelet) startWorker(ctx context.Context, pod *corev1.Pod) *worker {
 		}
 		k.mu.Unlock()
 		kick(k.changed) // the name may be in use again
+		kick(k.resizeNow)
 	}()
 	kick(k.relistNow)
 	return w
@@ -298,6 +302,7 @@ func (k *Kubelet) adopt(ctx context.Context) error {
 		}
 	}
 	k.runtimeVersion(ctx) // its name is part of every status
+	k.readyCondition(ctx) // what it can do decides on pods
 	known := map[string]bool{}
 	for pod := range view.By[*corev1.Pod](k.cfg.View.Snapshot(), view.PodsByNode, k.cfg.NodeName) {
 		known[string(pod.UID)] = true

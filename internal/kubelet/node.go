@@ -224,6 +224,9 @@ func (k *Kubelet) nodeStatus(ctx context.Context, old *corev1.Node) corev1.NodeS
 		}
 		st.Conditions[at] = c
 	}
+	if can := k.features.Load(); can != nil {
+		st.RuntimeHandlers, st.Features = can.handlers, can.node
+	}
 	return st
 }
 
@@ -273,6 +276,8 @@ func (k *Kubelet) readyCondition(ctx context.Context) corev1.NodeCondition {
 		c.Message = "container runtime is down: " + clean(err).Error()
 		return c
 	}
+	can := featuresOf(st)
+	k.features.Store(&can)
 	for _, r := range st.GetStatus().GetConditions() {
 		if !r.Status {
 			c.Message = fmt.Sprintf("container runtime network not ready: %s=false reason:%s message:%s", r.Type, r.Reason, r.Message)

@@ -155,7 +155,7 @@ func TestRealPressure(t *testing.T) {
 		return p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted"
 	}
 	n.await("the modest pod is turned away", func() bool { return evicted("modest") })
-	if m := n.api.pod("modest").Status.Message; m != "The node had condition: [MemoryPressure]. " {
+	if m := n.api.pod("modest").Status.Message; m != "Pod was rejected: The node had condition: [MemoryPressure]. " {
 		t.Error(m)
 	}
 	n.await("web is evicted", func() bool { return evicted("web") })

@@ -37,17 +37,24 @@ type worker struct {
 	placed   atomic.Bool   // the node has taken the pod
 	over     atomic.Bool   // nothing of it runs or will run again
 
-	mu         sync.Mutex
-	pod        *corev1.Pod
-	absent     bool // from the API
-	print      string
-	images     map[string]plan.Image
-	kills      map[string]*killing // by container ID
-	hooks      map[string]plan.Hook
-	watched    map[string]func() // secrets and config maps: how to stop
-	evicted    string            // why the pod must end for good
-	dirty      bool              // what volumes show has changed
-	containers []plan.Container  // as last seen, for the server
+	mu      sync.Mutex
+	pod     *corev1.Pod
+	absent  bool // from the API
+	print   string
+	images  map[string]plan.Image
+	kills   map[string]*killing // by container ID
+	hooks   map[string]plan.Hook
+	watched map[string]func() // secrets and config maps: how to stop
+	evicted string            // why the pod must end for good
+	dirty   bool              // what volumes show has changed
+	alloc   allocation
+	pending *plan.Pending // a resize that waits for room
+	// pendingSince is when it began to wait, deferred the generation for which
+	// an event said so.
+	pendingSince time.Time
+	deferred     int64
+
+	containers []plan.Container // as last seen, for the server
 	sandboxes  []plan.Sandbox
 
 	// Only the worker's own goroutine uses these.
@@ -58,6 +65,8 @@ type worker struct {
 	since    time.Time
 	said     map[string]time.Time // events of the plan, when last said
 	fresh    time.Time            // when volumes were last refreshed
+	actuals  map[string]plan.Amounts
+	resizing int64 // what the last pass found under way
 }
 
 func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
@@ -65,7 +74,7 @@ func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
 		k: k, uid: pod.UID, pod: pod, observer: cri.NewObserver(k.cri), wake: make(chan struct{}, 1),
 		log:    k.cfg.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
 		images: map[string]plan.Image{}, kills: map[string]*killing{}, hooks: map[string]plan.Hook{}, watched: map[string]func(){},
-		failures: map[string]plan.Failed{}, said: map[string]time.Time{},
+		failures: map[string]plan.Failed{}, said: map[string]time.Time{}, actuals: map[string]plan.Amounts{},
 	}
 	w.status = &statusWriter{w: w}
 	kick(w.wake)
@@ -165,8 +174,12 @@ func (w *worker) release() {
 func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	pod, absent := w.current()
 	if !w.admitted {
-		w.admit(pod)
+		w.admit(pod, absent)
 	}
+	if w.undecided() {
+		w.k.settleResizes()
+	}
+	pod, absent = w.allocated()
 	seen, err := w.k.cri.Pod(ctx, string(w.uid))
 	var boxes []plan.Sandbox
 	var containers []plan.Container
@@ -182,15 +195,19 @@ func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	now := w.k.cfg.Now()
 	w.refresh(ctx, pod, now)
 	in := w.input(pod, absent, seen.Print, boxes, containers, now)
+	w.size(pod, &in)
 	out := plan.Pod(in)
 	w.since = out.Since
-	w.over.Store(out.Status.Phase == corev1.PodFailed || out.Status.Phase == corev1.PodSucceeded)
+	if over := out.Status.Phase == corev1.PodFailed || out.Status.Phase == corev1.PodSucceeded; w.over.Swap(over) != over {
+		kick(w.k.resizeNow)
+	}
 	w.hurry(out.Status.Phase, containers, now)
 	w.say(pod, out.Events, now)
 	w.k.prober.Want(string(w.uid), w.probes(pod, boxes, out.Probing))
 	if !absent {
 		w.status.set(ctx, out.Status)
 	}
+	w.resized(pod, out)
 	if out.Done {
 		return 0, true
 	}
@@ -242,7 +259,7 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 	in := plan.Input{
 		Pod: pod, Gone: absent, Now: now, NodeIP: w.k.cfg.NodeIP, Runtime: w.k.runtimeName(), Sandboxes: boxes, Containers: containers,
 		Probes: map[string]plan.Probes{}, Images: map[string]plan.Image{}, Failures: w.failures,
-		Volumes: w.volumes, Rejected: w.rejected, Since: w.since,
+		Volumes: w.volumes, Rejected: w.rejected, Since: w.since, RecursiveReadOnly: w.k.able().recursiveReadOnly,
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -250,7 +267,7 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 	for i := range containers {
 		c := &containers[i]
 		if kl := w.kills[c.ID]; kl != nil {
-			c.Killing, c.KillBefore = c.State != plan.Exited, kl.before
+			c.Killing, c.KillBefore, c.Killed = c.State != plan.Exited, kl.before, true
 		}
 		c.Hook = w.hooks[c.ID]
 		in.Probes[c.ID] = w.k.prober.Outcomes(c.ID)

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"knarr.dev/knarr/internal/kinds/qos"
+	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/kubelet/spec"
 )
 
@@ -83,57 +84,13 @@ func (t *Tree) EnsurePod(pod *corev1.Pod) error {
 			return err
 		}
 	}
-	shares, quota, memory := sums(pod)
 	if c := class(pod); c == "besteffort" {
 		if err := t.write("cpu", path.Join(t.root, c), "cpu.shares", 2); err != nil {
 			return err
 		}
 	}
-	if err := t.write("cpu", at, "cpu.shares", shares); err != nil {
-		return err
-	}
-	if quota > 0 {
-		if err := errors.Join(t.write("cpu", at, "cpu.cfs_period_us", spec.Period()), t.write("cpu", at, "cpu.cfs_quota_us", quota)); err != nil {
-			return err
-		}
-	}
-	if memory > 0 {
-		return t.write("memory", at, "memory.limit_in_bytes", memory)
-	}
-	return nil
-}
-
-// sums of a pod: requests of CPU; limits only if every container has one. An
-// init container counts if it alone needs more than the others together.
-func sums(pod *corev1.Pod) (shares, quota, memory int64) {
-	var cpu, cpuLimit, memLimit, initCPU, initCPULimit, initMem int64
-	allCPU, allMem := true, true
-	count := func(c *corev1.Container) (r, l, m int64) {
-		r, l, m = c.Resources.Requests.Cpu().MilliValue(), c.Resources.Limits.Cpu().MilliValue(), c.Resources.Limits.Memory().Value()
-		allCPU, allMem = allCPU && l > 0, allMem && m > 0
-		return r, l, m
-	}
-	for i := range pod.Spec.Containers {
-		r, l, m := count(&pod.Spec.Containers[i])
-		cpu, cpuLimit, memLimit = cpu+r, cpuLimit+l, memLimit+m
-	}
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		r, l, m := count(c)
-		if c.RestartPolicy != nil {
-			cpu, cpuLimit, memLimit = cpu+r, cpuLimit+l, memLimit+m
-			continue
-		}
-		initCPU, initCPULimit, initMem = max(initCPU, r), max(initCPULimit, l), max(initMem, m)
-	}
-	shares = spec.Shares(max(cpu, initCPU))
-	if allCPU {
-		quota = spec.Quota(max(cpuLimit, initCPULimit))
-	}
-	if allMem {
-		memory = max(memLimit, initMem)
-	}
-	return shares, quota, memory
+	a := plan.PodAmounts(pod)
+	return errors.Join(t.SetPod(pod, plan.CPUShares, a), t.SetPod(pod, plan.CPULimit, a), t.SetPod(pod, plan.MemoryLimit, a))
 }
 
 // mkdir below one hierarchy; a fresh cpuset has no processors and no memory
@@ -189,9 +146,7 @@ func delegate(dir string) error {
 // write one value, under its name of version 1.
 func (t *Tree) write(controller, at, file string, value int64) error {
 	text := strconv.FormatInt(value, 10)
-	dir := filepath.Join(mountRoot, controller)
 	if t.Unified {
-		dir = mountRoot
 		switch file {
 		case "cpu.shares": // 2..262144 onto 1..10000, as the runtimes do
 			file, text = "cpu.weight", strconv.FormatInt(1+((value-2)*9999)/262142, 10)
@@ -203,12 +158,7 @@ func (t *Tree) write(controller, at, file string, value int64) error {
 			file = "memory.max"
 		}
 	}
-	for _, m := range t.mounts {
-		if filepath.Base(m) == controller || t.Unified || contains(filepath.Base(m), controller) {
-			dir = m
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, at, file), []byte(text), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.WriteFile(filepath.Join(t.mount(controller), at, file), []byte(text), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cgroup: %w", err)
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/internal/kubelet/plan"
 )
 
 // TestRemovePod: killed processes are waited for, others keep their cgroup.
@@ -31,6 +33,28 @@ func TestRemovePod(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}
 	if err := tree.EnsurePod(pod); err != nil {
 		t.Fatal(err)
+	}
+	a := plan.Amounts{CPURequest: 500, CPULimit: 1500, MemoryLimit: 64 << 20}
+	for _, part := range []plan.Part{plan.CPUShares, plan.CPULimit, plan.MemoryLimit} {
+		if err := tree.SetPod(pod, part, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.SetPod(pod, plan.MemoryLimit, plan.Amounts{}); err != nil { // no limit: what is there stays
+		t.Fatal(err)
+	}
+	got := tree.Container(pod, "")
+	if tree.Unified {
+		a.CPURequest = 0
+	}
+	if got != a {
+		t.Errorf("amounts %+v, want %+v", got, a)
+	}
+	if _, ok := tree.Usage(pod, ""); !ok {
+		t.Error("no usage")
+	}
+	if _, ok := tree.Usage(pod, "none"); ok || tree.Container(pod, "none") != (plan.Amounts{}) {
+		t.Error("what does not exist has amounts")
 	}
 	if len(tree.Pods()) != 1 || !tree.Pods()["u"] {
 		t.Errorf("pods: %v", tree.Pods())

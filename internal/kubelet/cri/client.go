@@ -28,6 +28,7 @@ const (
 	AnnotationTermination  = "io.kubernetes.container.terminationMessagePath"
 	AnnotationPolicy       = "io.kubernetes.container.terminationMessagePolicy"
 	AnnotationBackoff      = "knarr.dev/restart-backoff-seconds"
+	AnnotationAmounts      = "knarr.dev/resources"
 	AnnotationGrace        = "io.kubernetes.pod.terminationGracePeriod"
 	// LabelNode tells several nodes on one runtime apart.
 	LabelNode = "knarr.dev/node"

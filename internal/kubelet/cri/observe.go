@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kubelet/logs"
@@ -147,6 +149,7 @@ func (o *Observer) container(ctx context.Context, c *runtimeapi.Container) (plan
 		return plan.Container{}, err
 	}
 	st := res.GetStatus()
+	made, told := Made(c.Annotations)
 	d := plan.Container{
 		ID: c.Id, SandboxID: c.PodSandboxId, Name: c.Labels[LabelContainerName],
 		Attempt: number(c.Annotations[AnnotationRestartCount]), Hash: c.Annotations[AnnotationHash],
@@ -154,6 +157,9 @@ func (o *Observer) container(ctx context.Context, c *runtimeapi.Container) (plan
 		Created: at(st.GetCreatedAt()), Started: at(st.GetStartedAt()), Finished: at(st.GetFinishedAt()),
 		ExitCode: st.GetExitCode(), Reason: st.GetReason(),
 		Backoff: time.Duration(number(c.Annotations[AnnotationBackoff])) * time.Second,
+		Given:   made, Told: told,
+		User:   userOf(st.GetUser().GetLinux()),
+		Actual: actual(st.GetResources().GetLinux()),
 	}
 	if d.State == plan.Exited {
 		d.Message = termination(ctx, st, c.Annotations)
@@ -167,6 +173,36 @@ func (o *Observer) container(ctx context.Context, c *runtimeapi.Container) (plan
 	}
 	o.containers[c.Id] = d
 	return d, nil
+}
+
+func userOf(u *runtimeapi.LinuxContainerUser) *corev1.LinuxContainerUser {
+	if u == nil {
+		return nil
+	}
+	return &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}
+}
+
+// Made is what a container was made with, and false if that is not known.
+func Made(annotations map[string]string) (plan.Amounts, bool) {
+	var a plan.Amounts
+	err := json.Unmarshal([]byte(annotations[AnnotationAmounts]), &a)
+	return a, err == nil
+}
+
+// Forget what is known of a container whose resources have changed.
+func (o *Observer) Forget(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.containers, id)
+}
+
+// actual amounts, as far as the runtime tells them: containerd does from 1.7.
+func actual(r *runtimeapi.LinuxContainerResources) plan.Amounts {
+	a := plan.Amounts{MemoryLimit: max(0, r.GetMemoryLimitInBytes()), CPURequest: (max(0, r.GetCpuShares())*1000 + 1023) / 1024}
+	if r.GetCpuPeriod() > 0 && r.GetCpuQuota() > 0 {
+		a.CPULimit = r.CpuQuota * 1000 / r.CpuPeriod
+	}
+	return a
 }
 
 // termination reads what the container wrote for its status, or, if it asked

@@ -58,7 +58,7 @@ func Admit(pod *corev1.Pod, r Room) *Rejection {
 }
 
 func predicate(name, message string) *Rejection {
-	return &Rejection{name, fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", name, message)}
+	return &Rejection{name, fmt.Sprintf("Predicate %s failed: %s", name, message)}
 }
 
 func onNode(pod *corev1.Pod, node *corev1.Node) *Rejection {
@@ -102,7 +102,7 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 		total := capacity.DeepCopy()
 		total.Add(q)
 		if total.Cmp(has) > 0 {
-			return &Rejection{"OutOf" + string(name), fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %s, used: %s, capacity: %s",
+			return &Rejection{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %s, used: %s, capacity: %s",
 				name, amount(name, q), amount(name, capacity), amount(name, has))}
 		}
 	}

@@ -21,14 +21,17 @@ func (p *pass) conditions(st *corev1.PodStatus) {
 		own = append(own, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
 			Reason: corev1.PodReasonTerminationByKubelet, Message: p.in.Evicted})
 	}
-	mine := map[corev1.PodConditionType]bool{}
+	own = append(own, p.resizeConditions()...)
+	mine := map[corev1.PodConditionType]bool{corev1.PodResizePending: true, corev1.PodResizeInProgress: true}
 	for _, c := range own {
 		mine[c.Type] = true
-		c.ObservedGeneration = p.pod.Generation
+		if c.ObservedGeneration == 0 {
+			c.ObservedGeneration = p.pod.Generation
+		}
 		c.LastTransitionTime = seconds(p.in.Now)
 		for _, old := range p.pod.Status.Conditions {
 			if old.Type == c.Type {
-				if old.Status == c.Status {
+				if old.Status == c.Status && (!resizes(c.Type) || old.Reason == c.Reason) {
 					c.LastTransitionTime = old.LastTransitionTime
 				}
 				c.LastProbeTime = old.LastProbeTime
@@ -48,10 +51,33 @@ func Owns(c *corev1.PodCondition) bool {
 	switch c.Type {
 	case corev1.DisruptionTarget: // others may say so too
 		return c.Reason == corev1.PodReasonTerminationByKubelet
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
+		corev1.PodResizePending, corev1.PodResizeInProgress:
 		return true
 	}
 	return false
+}
+
+func resizes(t corev1.PodConditionType) bool {
+	return t == corev1.PodResizePending || t == corev1.PodResizeInProgress
+}
+
+// resizeConditions say what the pod waits for and what is under way; there are
+// none when it has what it asks for.
+func (p *pass) resizeConditions() []corev1.PodCondition {
+	var out []corev1.PodCondition
+	if w := p.in.Pending; w != nil {
+		out = append(out, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue,
+			Reason: corev1.PodReasonDeferred, Message: w.Message, ObservedGeneration: w.Generation})
+	}
+	if p.out.Resizing {
+		c := corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, ObservedGeneration: p.in.Resizing}
+		if p.out.ResizeError != "" {
+			c.Reason, c.Message = corev1.PodReasonError, p.out.ResizeError
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 func truth(ok bool) corev1.ConditionStatus {

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/internal/kinds/restart"
 )
 
 // live brings the pod up and keeps it up.
@@ -28,11 +30,16 @@ func (p *pass) live() {
 	if p.initialize() {
 		for i := range p.pod.Spec.Containers {
 			spec := &p.pod.Spec.Containers[i]
-			if c := p.newest(spec.Name); c != nil && c.State == Exited && !p.restarts(c.ExitCode) {
-				continue // done, if in a sandbox before this one
+			if c := p.newest(spec.Name); c != nil && p.done(spec, c) {
+				continue // even if in a sandbox before this one
 			}
-			p.run(spec, p.restarts)
+			p.run(spec, p.again(spec))
 		}
+	}
+	p.resize()
+	if why := p.out.ResizeError; why != "" {
+		p.out.Events = append(p.out.Events, Event{Warning: true, Reason: "ResizeError",
+			Message: ResizeMessage("Pod resize error", p.pod, p.in.Resizing, why)})
 	}
 }
 
@@ -110,15 +117,15 @@ func (p *pass) settled() bool {
 		return true
 	}
 	for i := range p.pod.Spec.Containers {
-		c := p.newest(p.pod.Spec.Containers[i].Name)
-		if c == nil {
-			st := p.old[p.pod.Spec.Containers[i].Name]
-			if st == nil || st.State.Terminated == nil || p.restarts(st.State.Terminated.ExitCode) {
+		spec := &p.pod.Spec.Containers[i]
+		if c := p.newest(spec.Name); c != nil {
+			if !p.done(spec, c) {
 				return false
 			}
 			continue
 		}
-		if c.State != Exited || p.restarts(c.ExitCode) {
+		st := p.old[spec.Name]
+		if st == nil || st.State.Terminated == nil || restart.Again(&p.pod.Spec, spec, st.State.Terminated.ExitCode) {
 			return false
 		}
 	}
@@ -127,32 +134,32 @@ func (p *pass) settled() bool {
 
 // failedInit is the init container whose failure is the pod's.
 func (p *pass) failedInit() *Container {
-	if p.pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
-		return nil
-	}
 	for i := range p.pod.Spec.InitContainers {
 		spec := &p.pod.Spec.InitContainers[i]
-		if c := p.newest(spec.Name); c != nil && !sidecar(spec) && c.State == Exited && c.ExitCode != 0 {
+		if c := p.newest(spec.Name); c != nil && !sidecar(spec) && c.ExitCode != 0 && p.done(spec, c) {
 			return c
 		}
 	}
 	return nil
 }
 
-// restarts reports whether a container that ended so is started again.
-func (p *pass) restarts(code int32) bool {
-	switch p.pod.Spec.RestartPolicy {
-	case corev1.RestartPolicyNever:
-		return false
-	case corev1.RestartPolicyOnFailure:
-		return code != 0
-	}
-	return true
+// done reports whether a container has ended for good.
+func (p *pass) done(spec *corev1.Container, c *Container) bool {
+	return c.State == Exited && !restart.Again(&p.pod.Spec, spec, c.ExitCode) && !(c.Killed && restart.AfterKill(&p.pod.Spec, spec))
 }
 
-func always(int32) bool      { return true }
-func onFailure(c int32) bool { return c != 0 }
-func never(int32) bool       { return false }
+// again reports whether a container that ended with a code is started again.
+func (p *pass) again(spec *corev1.Container) func(int32) bool {
+	return func(code int32) bool { return restart.Again(&p.pod.Spec, spec, code) }
+}
+
+// onFailure is again for an init container, which is done when it ended well.
+func (p *pass) onFailure(spec *corev1.Container) func(int32) bool {
+	return func(code int32) bool { return code != 0 && restart.Again(&p.pod.Spec, spec, code) }
+}
+
+func always(int32) bool { return true }
+func never(int32) bool  { return false }
 
 // ephemeral containers start whenever there is a sandbox, once.
 func (p *pass) ephemeral() {
@@ -196,7 +203,7 @@ func (p *pass) initialize() bool {
 		if c != nil && c.State == Exited && c.ExitCode == 0 {
 			continue
 		}
-		p.run(spec, onFailure)
+		p.run(spec, p.onFailure(spec))
 		return false
 	}
 	return true
@@ -279,7 +286,12 @@ func (p *pass) run(spec *corev1.Container, again func(code int32) bool) {
 	case Unknown:
 		p.kill(c, 0, "Killing", "Container "+c.Name+" is in an unknown state, try killing it before restart", true)
 	case Exited:
-		if again(c.ExitCode) {
+		switch {
+		case again(c.ExitCode):
+			p.start(spec)
+		case c.Killed && restart.AfterKill(&p.pod.Spec, spec):
+			// It ended well, but only because it is to start anew.
+			p.wait[spec.Name] = waiting{reason: "ContainerCreating"}
 			p.start(spec)
 		}
 	}
@@ -289,6 +301,8 @@ func (p *pass) run(spec *corev1.Container, again func(code int32) bool) {
 func (p *pass) check(spec *corev1.Container, c *Container) {
 	pr := p.in.Probes[c.ID]
 	switch {
+	case p.resizeRestarts(spec, c):
+		p.kill(c, p.grace(), "Killing", fmt.Sprintf("Container %s resize requires restart", c.Name), false)
 	case c.Hook == HookFailed:
 		p.kill(c, p.grace(), "FailedPostStartHook", "FailedPostStartHook", false)
 	case c.Hash != Hash(spec):

@@ -66,14 +66,21 @@ type Container struct {
 	Started   time.Time
 	Finished  time.Time
 	ExitCode  int32
-	Reason    string // the runtime's: OOMKilled, Error, Completed
-	Message   string // termination message
+	Reason    string                     // the runtime's: OOMKilled, Error, Completed
+	Message   string                     // termination message
+	User      *corev1.LinuxContainerUser // of its first process, if the runtime tells
 
 	// Backoff is how long its next start waits after its end. The runtime keeps
 	// it with the container, so that a kubelet that starts anew knows it too.
 	Backoff time.Duration
 
+	// Given are the amounts that the runtime was told last, Actual those that
+	// hold, as far as the runtime or the kernel tell them.
+	Given, Actual Amounts
+	Told          bool // Given is known
+
 	Killing    bool      // the driver is ending it
+	Killed     bool      // the driver ended it, or is about to
 	KillBefore time.Time // when that will be over at the latest
 	Hook       Hook      // postStart
 }
@@ -140,6 +147,8 @@ type Input struct {
 	NodeIP  string
 	Runtime string // the runtime's name, as in "containerd"
 
+	RecursiveReadOnly bool // the runtime can mount so
+
 	Sandboxes  []Sandbox // newest first
 	Containers []Container
 	Probes     map[string]Probes // by container ID
@@ -149,6 +158,13 @@ type Input struct {
 
 	Rejected *Rejection // the node refuses the pod
 	Evicted  string     // why the node ends the pod for good; "": it does not
+
+	// Pod shows what is allocated to it. Its spec in the API may ask for
+	// something else: then Pending says why the node does not give that.
+	Pending  *Pending
+	Resizing int64            // generation of the pod whose resize is under way; 0: none is
+	Cgroup   Amounts          // what the pod's cgroup was told last
+	Usage    map[string]int64 // of memory, by container ID; "" is the pod
 	// Since is when the pod's ending began, as an earlier result said.
 	Since time.Time
 }
@@ -168,6 +184,8 @@ const (
 	EnsureImage     Op = "ensure image"
 	StartContainer  Op = "start container"
 	KillContainer   Op = "kill container"
+	UpdateContainer Op = "resize container" // to Action.Amounts, while it runs
+	SetCgroup       Op = "resize the pod"   // one Action.Part of its cgroup
 	RemoveContainer Op = "remove container" // created, never started
 	StopSandbox     Op = "stop sandbox"
 	CleanUp         Op = "clean up"       // volumes, cgroups; probes have stopped
@@ -186,6 +204,8 @@ type Action struct {
 	Reason    string        // KillContainer: why, for the event
 	Message   string
 	NoHook    bool // KillContainer: without preStop
+	Amounts   Amounts
+	Part      Part
 }
 
 // Kind of a probe.
@@ -221,6 +241,9 @@ type Result struct {
 	Since   time.Time
 	Wake    time.Time // look again then; zero: only when something changes
 	Done    bool      // nothing is left to do for this pod, ever
+
+	Resizing    bool   // something that runs has not got what is allocated
+	ResizeError string // what prevents it
 }
 
 // Hash identifies what a container was made of. Only the image may change in
@@ -353,7 +376,7 @@ func sidecar(c *corev1.Container) bool {
 func (p *pass) rejected() {
 	r := p.in.Rejected
 	st := p.pod.Status.DeepCopy()
-	st.Phase, st.Reason, st.Message = corev1.PodFailed, r.Reason, r.Message
+	st.Phase, st.Reason, st.Message = corev1.PodFailed, r.Reason, "Pod was rejected: "+r.Message
 	st.ObservedGeneration = p.pod.Generation
 	p.out.Status = *st
 	if p.pod.DeletionTimestamp != nil && !p.in.Gone {

@@ -120,6 +120,20 @@ func TestActions(t *testing.T) {
 			in.Containers = []Container{exited("a", 1)}
 			in.Containers[0].Backoff = 10 * time.Second
 		}, nil, "Running"},
+		{"its own policy", func(p *corev1.Pod) { never(p); always2(&p.Spec.Containers[0]) }, func(in *Input) {
+			in.Containers = []Container{exited("a", 0)}
+			in.Images["a"] = Image{Spec: "i", Ready: true, Attempt: 1}
+		}, []string{"start container a 1"}, "Running"},
+		{"its own never", func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, container("b"))
+			policy := corev1.ContainerRestartPolicyNever
+			p.Spec.Containers[0].RestartPolicy = &policy
+		}, func(in *Input) { in.Containers = []Container{exited("a", 1), running("b")} }, nil, "Running"},
+		{"an init container that may not fail", func(p *corev1.Pod) {
+			withInit(p)
+			policy := corev1.ContainerRestartPolicyNever
+			p.Spec.InitContainers[0].RestartPolicy = &policy
+		}, func(in *Input) { in.Containers = []Container{exited("i1", 1)} }, []string{"stop sandbox", "clean up"}, "Failed"},
 		{"never restarts", never, func(in *Input) { in.Containers = []Container{exited("a", 1)} }, []string{"stop sandbox", "clean up"}, "Failed"},
 		{"succeeded", never, func(in *Input) { in.Containers = []Container{exited("a", 0)} }, []string{"stop sandbox", "clean up"}, "Succeeded"},
 		{"liveness", probed, func(in *Input) {

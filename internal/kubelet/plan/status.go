@@ -75,6 +75,7 @@ func (p *pass) status() {
 		st.EphemeralContainerStatuses = append(st.EphemeralContainerStatuses, p.containerStatus(&spec, false))
 	}
 	st.Phase = p.phase(&st)
+	p.podResources(&st)
 	switch {
 	case p.terminal:
 	case p.in.Evicted != "":
@@ -146,16 +147,33 @@ func (p *pass) containerStatus(spec *corev1.Container, init bool) corev1.Contain
 	} else if old := p.sameBefore(c); old != nil && st.LastTerminationState.Terminated == nil {
 		st.LastTerminationState = old.LastTerminationState // its container may be gone by now
 	}
-	p.resources(&st, spec)
+	p.resources(&st, spec, c)
+	if c.User != nil {
+		st.User = &corev1.ContainerUser{Linux: c.User.DeepCopy()}
+	}
+	st.VolumeMounts = p.mounts(spec)
 	return st
 }
 
-func (p *pass) resources(st *corev1.ContainerStatus, spec *corev1.Container) {
-	if st.State.Running == nil || len(spec.Resources.Limits)+len(spec.Resources.Requests) == 0 {
-		return
+// mounts as they are, which may be less than was asked for if possible.
+func (p *pass) mounts(spec *corev1.Container) []corev1.VolumeMountStatus {
+	var out []corev1.VolumeMountStatus
+	for i := range spec.VolumeMounts {
+		m := &spec.VolumeMounts[i]
+		st := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.RecursiveReadOnly != nil {
+			mode := *m.RecursiveReadOnly
+			if mode == corev1.RecursiveReadOnlyIfPossible {
+				mode = corev1.RecursiveReadOnlyDisabled
+				if p.in.RecursiveReadOnly {
+					mode = corev1.RecursiveReadOnlyEnabled
+				}
+			}
+			st.RecursiveReadOnly = &mode
+		}
+		out = append(out, st)
 	}
-	st.AllocatedResources = spec.Resources.Requests
-	st.Resources = spec.Resources.DeepCopy()
+	return out
 }
 
 // absent is the status of a container that the runtime does not have: never

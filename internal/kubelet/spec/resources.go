@@ -1,10 +1,15 @@
 package spec
 
 import (
+	"math"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kinds/qos"
+	"knarr.dev/knarr/internal/kubelet/plan"
 )
 
 // The kernel's scales, and upstream's figures on them.
@@ -35,17 +40,20 @@ func Period() int64 { return period }
 
 // Resources of a container. memory is the node's capacity.
 func Resources(pod *corev1.Pod, c *corev1.Container, memory int64) *runtimeapi.LinuxContainerResources {
-	req, lim := c.Resources.Requests, c.Resources.Limits
-	r := &runtimeapi.LinuxContainerResources{
-		CpuPeriod: period, CpuQuota: Quota(lim.Cpu().MilliValue()),
-		MemoryLimitInBytes: lim.Memory().Value(), OomScoreAdj: OOMScore(pod, c, memory),
+	a := plan.AmountsOf(pod, c)
+	if _, asked := c.Resources.Requests[corev1.ResourceCPU]; !asked {
+		a.CPURequest = a.CPULimit
 	}
-	cpu := req.Cpu().MilliValue()
-	if _, asked := req[corev1.ResourceCPU]; !asked {
-		cpu = lim.Cpu().MilliValue()
-	}
-	r.CpuShares = Shares(cpu)
+	r := Update(a)
+	r.OomScoreAdj = OOMScore(pod, c, memory)
 	return r
+}
+
+// Update is what a running container is changed to.
+func Update(a plan.Amounts) *runtimeapi.LinuxContainerResources {
+	return &runtimeapi.LinuxContainerResources{
+		CpuPeriod: period, CpuQuota: Quota(a.CPULimit), CpuShares: Shares(a.CPURequest), MemoryLimitInBytes: a.MemoryLimit,
+	}
 }
 
 // OOMScore of a container's processes.
@@ -62,6 +70,35 @@ func OOMScore(pod *corev1.Pod, c *corev1.Container, memory int64) int64 {
 	if memory <= 0 {
 		return oomBestEffort - 1
 	}
-	score := 1000 - 1000*c.Resources.Requests.Memory().Value()/memory
+	rest := unasked(pod)
+	score := 1000 - 1000*(c.Resources.Requests.Memory().Value()+rest)/memory
+	if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && isInit(pod, c.Name) {
+		// A sidecar goes no sooner than those that need it.
+		least := int64(math.MaxInt64)
+		for i := range pod.Spec.Containers {
+			least = min(least, pod.Spec.Containers[i].Resources.Requests.Memory().Value())
+		}
+		score = min(score, 1000-1000*(least+rest)/memory)
+	}
 	return max(1000+oomGuaranteed, min(oomBestEffort-1, score))
+}
+
+func isInit(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
+}
+
+// unasked is each container's part of the memory that the pod asks for beyond
+// what its containers do.
+func unasked(pod *corev1.Pod) int64 {
+	if !resourcehelper.IsPodLevelRequestsSet(pod) || len(pod.Spec.Containers) == 0 {
+		return 0
+	}
+	asked := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
+	n := len(pod.Spec.Containers)
+	for i := range pod.Spec.InitContainers {
+		if r := pod.Spec.InitContainers[i].RestartPolicy; r != nil && *r == corev1.ContainerRestartPolicyAlways {
+			n++
+		}
+	}
+	return max(0, pod.Spec.Resources.Requests.Memory().Value()-asked.Memory().Value()) / int64(n)
 }

@@ -105,17 +105,26 @@ func Hostname(pod *corev1.Pod, node, domain string) (host, full string) {
 	if pod.Spec.HostNetwork {
 		return node, ""
 	}
+	if o := pod.Spec.HostnameOverride; o != nil { // it stands alone: no name in the cluster's domain
+		return label(*o), ""
+	}
 	host = pod.Name
 	if pod.Spec.Hostname != "" {
 		host = pod.Spec.Hostname
 	}
-	if len(host) > 63 { // sethostname(2) takes 64 bytes, a DNS label 63
-		host = strings.TrimRight(host[:63], "-.")
-	}
+	host = label(host)
 	if pod.Spec.Subdomain != "" {
 		full = fmt.Sprintf("%s.%s.%s.svc.%s", host, pod.Spec.Subdomain, pod.Namespace, domain)
 	}
 	return host, full
+}
+
+// label cuts a name to what a DNS label takes; sethostname(2) takes one more.
+func label(host string) string {
+	if len(host) > 63 {
+		return strings.TrimRight(host[:63], "-.")
+	}
+	return host
 }
 
 // maxUTS is the longest host name that the kernel takes (sethostname(2)).
@@ -219,7 +228,7 @@ func Ports(pod *corev1.Pod) []*runtimeapi.PortMapping {
 	}
 	for i := range pod.Spec.InitContainers {
 		// Only sidecars: nobody else takes an init container's port into account.
-		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			add(c)
 		}
 	}

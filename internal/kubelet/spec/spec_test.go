@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -106,5 +107,50 @@ func TestNonRoot(t *testing.T) {
 		if err := VerifyNonRoot(&corev1.Pod{}, c, tt.image); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
 		}
+	}
+}
+
+func TestHostname(t *testing.T) {
+	long, override, yes := strings.Repeat("a", 62)+"-b", "over.ride", true
+	for _, tt := range []struct {
+		name       string
+		pod        corev1.PodSpec
+		host, full string
+	}{
+		{"name", corev1.PodSpec{}, "p", ""},
+		{"own", corev1.PodSpec{Hostname: "h", Subdomain: "s"}, "h", "h.s.n.svc.d"},
+		{"too long", corev1.PodSpec{Hostname: long}, strings.Repeat("a", 62), ""},
+		{"override", corev1.PodSpec{HostnameOverride: &override, Hostname: "h", Subdomain: "s"}, "over.ride", ""},
+		{"node's", corev1.PodSpec{HostNetwork: true, Hostname: "h"}, "node", ""},
+	} {
+		host, full := Hostname(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n"}, Spec: tt.pod}, "node", "d")
+		if host != tt.host || full != tt.full {
+			t.Errorf("%s: %q %q", tt.name, host, full)
+		}
+	}
+	if got, err := UTSName(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n"}, Spec: corev1.PodSpec{SetHostnameAsFQDN: &yes, Subdomain: "s"}}, "d"); err != nil || got != "p.s.n.svc.d" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+func TestResources(t *testing.T) {
+	list := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		Resources:      &corev1.ResourceRequirements{Requests: list("2", "500"), Limits: list("4", "800")},
+		Containers:     []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{Requests: list("1", "300")}}},
+		InitContainers: []corev1.Container{{Name: "side", RestartPolicy: &always, Resources: corev1.ResourceRequirements{Requests: list("1", "100"), Limits: list("1", "100")}}},
+	}}
+	r := Resources(pod, &pod.Spec.Containers[0], 1000)
+	if r.CpuShares != 1024 || r.CpuQuota != 400_000 || r.MemoryLimitInBytes != 800 {
+		t.Errorf("the pod's limits are the container's: %v", r)
+	}
+	if r.OomScoreAdj != 1000-300-50 { // half of what the pod asks for beyond its containers
+		t.Errorf("score %d", r.OomScoreAdj)
+	}
+	if r := Resources(pod, &pod.Spec.InitContainers[0], 1000); r.MemoryLimitInBytes != 100 || r.OomScoreAdj != 1000-300-50 {
+		t.Errorf("a sidecar goes no sooner than what needs it: %v", r)
 	}
 }

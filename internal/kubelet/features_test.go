@@ -1,0 +1,27 @@
+package kubelet
+
+import (
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestFeaturesOf(t *testing.T) {
+	if f := featuresOf(&runtimeapi.StatusResponse{}); f.recursiveReadOnly || f.groupsPolicy || f.handlers != nil || f.node != nil {
+		t.Errorf("an old runtime: %+v", f)
+	}
+	can := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true, UserNamespaces: true}
+	f := featuresOf(&runtimeapi.StatusResponse{
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "runc", Features: can}, {Name: "", Features: can}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	})
+	if !f.recursiveReadOnly || !f.groupsPolicy || !*f.node.SupplementalGroupsPolicy || len(f.handlers) != 2 || f.handlers[0].Name != "" {
+		t.Errorf("%+v", f)
+	}
+	if h := f.handlers[1].Features; *h.UserNamespaces || !*h.RecursiveReadOnlyMounts {
+		t.Errorf("%+v", h)
+	}
+	if f := featuresOf(&runtimeapi.StatusResponse{RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "other", Features: can}}}); f.recursiveReadOnly {
+		t.Error("what another handler can do")
+	}
+}
