@@ -43,6 +43,9 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 	if k.Default != nil {
 		k.Default(obj)
 	}
+	if k.Admitted != nil {
+		k.Admitted(obj)
+	}
 	return nil
 }
 

@@ -115,6 +115,7 @@ func (s *Server) bind(c *call, b *corev1.Binding) (runtime.Object, error) {
 			return conflict("pod %v has non-empty .spec.schedulingGates", pod.Name)
 		}
 		pod.Spec.NodeName = b.Target.Name
+		pod.Status.NominatedNodeName = "" // it has its node
 		for k, v := range b.Annotations {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
 		}

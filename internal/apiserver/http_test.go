@@ -175,7 +175,7 @@ func TestRefusals(t *testing.T) {
 		{"version that is none", "GET", podURL + "?resourceVersion=x", "", nil, 400, "BadRequest", "resourceVersion"},
 		{"watch with bad options", "GET", podURL + "?watch=1&sendInitialEvents=true", "", nil, 422, "Invalid", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"},
 		{"includeObject of nobody", "GET", podURL + "?includeObject=Some", "", []string{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"}, 400, "BadRequest", "includeObject"},
-		{"resize", "PATCH", podURL + "/a/resize", `{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"1"}}}]}}`, []string{"Content-Type", "application/strategic-merge-patch+json"}, 422, "Invalid", "resizing pods in place"},
+		{"resize", "PATCH", podURL + "/a/resize", `{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"1"}}}]}}`, []string{"Content-Type", "application/strategic-merge-patch+json"}, 422, "Invalid", "Pod QOS Class may not change as a result of resizing"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := w.do(t, tc.method, tc.path, tc.body, tc.header...)

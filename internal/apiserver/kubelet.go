@@ -116,7 +116,7 @@ func (p *kubeletProxy) pod(w *recorder, r *http.Request, in *info, ref kinds.Ref
 		renameStreams(q)
 	}
 	if in.sub == "log" {
-		if err := checkLogOptions(q); err != nil {
+		if err := checkLogOptions(pod.Name, q); err != nil {
 			return err
 		}
 	}
@@ -140,28 +140,37 @@ func renameStreams(q url.Values) {
 	}
 }
 
-// checkLogOptions refuses what a kubelet would not take.
-func checkLogOptions(q url.Values) error {
-	path := field.NewPath("")
+// checkLogOptions refuses what a kubelet would not take, in the API's words.
+func checkLogOptions(pod string, q url.Values) error {
 	var errs field.ErrorList
-	for name, least := range map[string]int64{"tailLines": 0, "limitBytes": 1, "sinceSeconds": 1} {
-		v := q.Get(name)
+	both := q.Get("sinceSeconds") != "" && q.Get("sinceTime") != ""
+	for _, o := range []struct {
+		name  string
+		least int64
+		why   string
+	}{
+		{"tailLines", 0, "must be greater than or equal to 0"}, {"limitBytes", 1, "must be greater than 0"}, {"sinceSeconds", 1, "must be greater than 0"},
+	} {
+		v := q.Get(o.name)
 		if v == "" {
 			continue
 		}
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
-			return badRequest("%s: Invalid value: %q: %v", name, v, err)
+			return badRequest("%s: Invalid value: %q: %v", o.name, v, err)
 		}
-		if n < least {
-			errs = append(errs, field.Invalid(path.Child(name), n, fmt.Sprintf("must be greater than or equal to %d", least)))
+		if n < o.least && !(both && o.name == "sinceSeconds") {
+			errs = append(errs, field.Invalid(field.NewPath(o.name), n, o.why))
 		}
 	}
-	if q.Get("sinceSeconds") != "" && q.Get("sinceTime") != "" {
-		errs = append(errs, field.Forbidden(path, "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+	if both {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+	}
+	if q.Has("stream") {
+		errs = append(errs, field.Forbidden(field.NewPath("stream"), "may not be specified"))
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, "", errs)
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, pod, errs)
 	}
 	if truth(q, "insecureSkipTLSVerifyBackend") {
 		return badRequest("insecureSkipTLSVerifyBackend is not supported: nodes are always verified")

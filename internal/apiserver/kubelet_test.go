@@ -123,8 +123,9 @@ func TestLogs(t *testing.T) {
 	for query, want := range map[string]string{
 		"":                          "a container name must be specified for pod a, choose one of: [c d] or one of the init containers: [init]",
 		"?container=nope":           "container nope is not valid for pod a",
-		"?container=c&tailLines=-1": "tailLines: Invalid value: -1",
-		"?container=c&limitBytes=0": "limitBytes",
+		"?container=c&tailLines=-1": `PodLogOptions \"a\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0`,
+		"?container=c&limitBytes=0": "limitBytes: Invalid value: 0: must be greater than 0",
+		"?container=c&stream=All":   "stream: Forbidden: may not be specified",
 		"?container=c&sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z": "at most one of",
 		"?container=c&tailLines=x":                                   "tailLines",
 		"?container=c&insecureSkipTLSVerifyBackend=true":             "insecureSkipTLSVerifyBackend",

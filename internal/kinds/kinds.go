@@ -88,6 +88,8 @@ type Kind struct {
 	// on the main resource, generation) before admission and validation.
 	PrepareCreate func(obj Object)
 	PrepareUpdate func(obj, old Object)
+	// Admitted completes a new object after admission changed it.
+	Admitted func(obj Object)
 	// Stamp notes the time of what a write of the object or of its status
 	// changes; it runs after PrepareUpdate. A new object has its
 	// creationTimestamp for that.

@@ -23,10 +23,20 @@ func PodCreate(pod *corev1.Pod) {
 	mergeLabelKeys(pod)
 }
 
+// PodAdmitted completes a new pod after admission, which may have added
+// containers and resources.
+func PodAdmitted(pod *corev1.Pod) {
+	podResources(&pod.Spec)
+	pod.Status.QOSClass = qos.Of(pod)
+}
+
 // PodUpdate keeps the status and counts changes of the spec.
 func PodUpdate(pod, old *corev1.Pod) {
 	Keep(pod, old)
 	pod.Status = old.Status
+	if pod.Spec.Resources == nil { // left out by a client that does not know them
+		pod.Spec.Resources = old.Spec.Resources
+	}
 	changed := differ(pod.Spec, old.Spec)
 	if !changed {
 		pod.Spec = old.Spec // the same parts, which validation compares at no cost
@@ -35,12 +45,44 @@ func PodUpdate(pod, old *corev1.Pod) {
 }
 
 // PodStatusUpdate keeps everything but the status. Owners are not the
-// kubelet's to change, and the class of service never changes.
+// kubelet's to change. What a client leaves out that does not know it stays:
+// the class of service, the generations, the claims.
 func PodStatusUpdate(pod, old *corev1.Pod) {
 	Keep(pod, old)
 	pod.Spec = old.Spec
 	pod.OwnerReferences = old.OwnerReferences
-	pod.Status.QOSClass = old.Status.QOSClass
+	st, was := &pod.Status, &old.Status
+	or(&st.QOSClass, was.QOSClass)
+	or(&st.ObservedGeneration, was.ObservedGeneration)
+	if st.ResourceClaimStatuses == nil {
+		st.ResourceClaimStatuses = was.ResourceClaimStatuses
+	}
+	if st.ExtendedResourceClaimStatus == nil {
+		st.ExtendedResourceClaimStatus = was.ExtendedResourceClaimStatus
+	}
+	if st.NodeAllocatableResourceClaimStatuses == nil {
+		st.NodeAllocatableResourceClaimStatuses = was.NodeAllocatableResourceClaimStatuses
+	}
+	// A type may be there several times: the first of them is the first's.
+	generations := map[corev1.PodConditionType][]int64{}
+	for i := range was.Conditions {
+		c := &was.Conditions[i]
+		generations[c.Type] = append(generations[c.Type], c.ObservedGeneration)
+	}
+	for i := range st.Conditions {
+		c := &st.Conditions[i]
+		if g := generations[c.Type]; len(g) > 0 {
+			or(&c.ObservedGeneration, g[0])
+			generations[c.Type] = g[1:]
+		}
+	}
+}
+
+func or[T comparable](v *T, otherwise T) {
+	var zero T
+	if *v == zero {
+		*v = otherwise
+	}
 }
 
 // PodEphemeralUpdate takes nothing but the ephemeral containers.
@@ -51,24 +93,33 @@ func PodEphemeralUpdate(pod, old *corev1.Pod) {
 	bump(pod, old, differ(pod.Spec, old.Spec))
 }
 
-// PodResizeUpdate takes nothing but the containers' resources and what is to
-// happen when they change.
+// PodResizeUpdate takes nothing but resources and what is to happen when they
+// change. Containers that were added, removed, renamed or moved are left for
+// validation to refuse.
 func PodResizeUpdate(pod, old *corev1.Pod) {
+	if !sameNames(pod.Spec.Containers, old.Spec.Containers) || !sameNames(pod.Spec.InitContainers, old.Spec.InitContainers) {
+		return
+	}
 	wanted := pod.DeepCopy()
 	revert(pod, old)
-	for _, lists := range [...][2][]corev1.Container{
-		{wanted.Spec.Containers, pod.Spec.Containers},
-		{wanted.Spec.InitContainers, pod.Spec.InitContainers},
-	} {
-		want, have := lists[0], lists[1]
-		for i := range min(len(want), len(have)) {
-			if want[i].Name == have[i].Name {
-				have[i].Resources, have[i].ResizePolicy = want[i].Resources, want[i].ResizePolicy
-			}
+	take := func(have, want []corev1.Container) {
+		for i := range have {
+			have[i].Resources, have[i].ResizePolicy = want[i].Resources, want[i].ResizePolicy
 		}
 	}
-	pod.Spec.Resources = wanted.Spec.Resources
+	take(pod.Spec.Containers, wanted.Spec.Containers)
+	take(pod.Spec.InitContainers, wanted.Spec.InitContainers)
+	// A client that does not know of resources of the whole pod leaves them out
+	// and means no harm.
+	if wanted.Spec.Resources != nil {
+		pod.Spec.Resources = wanted.Spec.Resources
+		podResources(&pod.Spec)
+	}
 	bump(pod, old, differ(pod.Spec, old.Spec))
+}
+
+func sameNames(a, b []corev1.Container) bool {
+	return slices.EqualFunc(a, b, func(x, y corev1.Container) bool { return x.Name == y.Name })
 }
 
 // revert makes pod what old is, except for what the request identifies itself

@@ -38,14 +38,15 @@ func TestPodUpdates(t *testing.T) {
 	old := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 3, CreationTimestamp: metav1.Unix(1, 0), OwnerReferences: []metav1.OwnerReference{{Name: "rs"}}, Labels: map[string]string{"a": "b"}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning, QOSClass: corev1.PodQOSBestEffort},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, QOSClass: corev1.PodQOSBestEffort, ObservedGeneration: 2,
+			Conditions: []corev1.PodCondition{{Type: "a", ObservedGeneration: 1}, {Type: "a", ObservedGeneration: 2}}},
 	}
 	changed := func() *corev1.Pod {
 		p := old.DeepCopy()
 		p.UID, p.Generation, p.OwnerReferences = "", 99, nil
 		p.Spec.Containers[0].Image = "j"
 		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}}
-		p.Status.Phase, p.Status.QOSClass = corev1.PodFailed, corev1.PodQOSGuaranteed
+		p.Status.Phase, p.Status.QOSClass = corev1.PodFailed, ""
 		return p
 	}
 	p := changed()
@@ -55,6 +56,12 @@ func TestPodUpdates(t *testing.T) {
 	p = changed()
 	if PodStatusUpdate(p, old); p.Status.Phase != corev1.PodFailed || p.Status.QOSClass != corev1.PodQOSBestEffort || p.Generation != 3 || p.Spec.Containers[0].Image != "i" || len(p.OwnerReferences) != 1 {
 		t.Errorf("status: %+v", p)
+	}
+	p = changed()
+	p.Status.ObservedGeneration, p.Status.Conditions = 0, []corev1.PodCondition{{Type: "b"}, {Type: "a"}, {Type: "a", ObservedGeneration: 3}}
+	PodStatusUpdate(p, old)
+	if c := p.Status.Conditions; p.Status.ObservedGeneration != 2 || c[0].ObservedGeneration != 0 || c[1].ObservedGeneration != 1 || c[2].ObservedGeneration != 3 {
+		t.Errorf("generations that were left out: %+v", p.Status)
 	}
 	p = changed()
 	p.Labels = nil
@@ -387,5 +394,47 @@ func TestDeviceTaintTimes(t *testing.T) {
 	ResourceSliceUpdate(next, s)
 	if ResourceSliceStamp(next, s, now); !next.Spec.Devices[0].Taints[1].TimeAdded.Equal(&now) || next.Generation != 2 {
 		t.Errorf("changed slice: %+v", next)
+	}
+}
+
+func TestPodAdmitted(t *testing.T) {
+	list := func(cpu, memory string) corev1.ResourceList {
+		l := corev1.ResourceList{}
+		for name, q := range map[corev1.ResourceName]string{"cpu": cpu, "memory": memory} {
+			if q != "" {
+				l[name] = resource.MustParse(q)
+			}
+		}
+		return l
+	}
+	same := func(a, b corev1.ResourceList) bool {
+		return len(a) == len(b) && a.Cpu().Cmp(*b.Cpu()) == 0 && a.Memory().Cmp(*b.Memory()) == 0
+	}
+	for name, tc := range map[string]struct {
+		pod, a, b, want corev1.ResourceRequirements
+	}{
+		"requests of what is limited": {pod: corev1.ResourceRequirements{Limits: list("2", "")}, want: corev1.ResourceRequirements{Requests: list("2", ""), Limits: list("2", "")}},
+		"what the containers ask for": {pod: corev1.ResourceRequirements{Limits: list("4", "")}, a: corev1.ResourceRequirements{Requests: list("1", "1Gi")}, b: corev1.ResourceRequirements{Requests: list("1", "")},
+			want: corev1.ResourceRequirements{Requests: list("2", "1Gi"), Limits: list("4", "")}},
+		"what all containers are limited to": {pod: corev1.ResourceRequirements{Requests: list("1", "")}, a: corev1.ResourceRequirements{Limits: list("1", "")}, b: corev1.ResourceRequirements{Limits: list("2", "")},
+			want: corev1.ResourceRequirements{Requests: list("1", ""), Limits: list("3", "")}},
+		"no less than what the pod asks for": {pod: corev1.ResourceRequirements{Requests: list("5", "")}, a: corev1.ResourceRequirements{Limits: list("1", "")}, b: corev1.ResourceRequirements{Limits: list("2", "")},
+			want: corev1.ResourceRequirements{Requests: list("5", ""), Limits: list("5", "")}},
+		"nothing": {a: corev1.ResourceRequirements{Requests: list("1", "")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{Spec: corev1.PodSpec{Resources: &tc.pod, Containers: []corev1.Container{{Name: "a", Resources: tc.a}, {Name: "b", Resources: tc.b}}}}
+			PodAdmitted(pod)
+			if r := pod.Spec.Resources; !same(r.Requests, tc.want.Requests) || !same(r.Limits, tc.want.Limits) {
+				t.Errorf("got %v, want %v", r, tc.want)
+			}
+			PodAdmitted(pod)
+			if r := pod.Spec.Resources; !same(r.Requests, tc.want.Requests) || !same(r.Limits, tc.want.Limits) {
+				t.Errorf("again: %v", r)
+			}
+			if pod.Status.QOSClass == "" {
+				t.Error("no class")
+			}
+		})
 	}
 }

@@ -59,6 +59,11 @@ func (s *podScope) initContainers(p *field.Path) {
 			s.longRunning(at, c)
 			continue
 		}
+		for j, r := range c.ResizePolicy {
+			if r.RestartPolicy == corev1.RestartContainer {
+				s.invalid(at.Child("resizePolicy").Index(j).Child("restartPolicy"), r.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers")
+			}
+		}
 		const why = "may not be set for init containers without restartPolicy=Always"
 		for _, f := range []struct {
 			name string
@@ -74,17 +79,39 @@ func (s *podScope) initContainers(p *field.Path) {
 	}
 }
 
+// The bounds of restart rules (upstream's).
+const (
+	maxRestartRules = 20
+	maxExitCodes    = 255
+)
+
 func (s *podScope) restartPolicy(p *field.Path, c *corev1.Container, init bool) {
-	if c.RestartPolicy == nil {
+	rules := p.Child("restartPolicyRules")
+	switch {
+	case c.RestartPolicy == nil && len(c.RestartPolicyRules) > 0:
+		s.add(field.Required(p.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+	case c.RestartPolicy != nil && init && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways:
 		if len(c.RestartPolicyRules) > 0 {
-			s.add(field.Required(p.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+			s.forbid(rules, "restartPolicyRules are not allowed for init containers with restart policy Always")
 		}
 		return
+	case c.RestartPolicy != nil:
+		inPtr(s.errors, p.Child("restartPolicy"), c.RestartPolicy, corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	}
-	policies := []corev1.ContainerRestartPolicy{corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure}
-	inPtr(s.errors, p.Child("restartPolicy"), c.RestartPolicy, policies...)
-	if init && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && len(c.RestartPolicyRules) > 0 {
-		s.forbid(p.Child("restartPolicyRules"), "restartPolicyRules are not allowed for init containers with restart policy Always")
+	if n := len(c.RestartPolicyRules); n > maxRestartRules {
+		s.add(field.TooMany(rules, n, maxRestartRules))
+	}
+	for i := range c.RestartPolicyRules {
+		r, at := &c.RestartPolicyRules[i], rules.Index(i)
+		in(s.errors, at.Child("action"), r.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
+		if r.ExitCodes == nil {
+			s.add(field.Required(at.Child("exitCodes"), "must be specified"))
+			continue
+		}
+		in(s.errors, at.Child("exitCodes", "operator"), r.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
+		if n := len(r.ExitCodes.Values); n > maxExitCodes {
+			s.add(field.TooMany(at.Child("exitCodes", "values"), n, maxExitCodes))
+		}
 	}
 }
 
@@ -183,7 +210,7 @@ func (s *podScope) resizePolicy(p *field.Path, list []corev1.ContainerResizePoli
 		in(s.errors, p, r.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
 		in(s.errors, p, r.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
 		if s.spec.RestartPolicy == corev1.RestartPolicyNever && r.RestartPolicy != corev1.NotRequired {
-			s.invalid(p, r.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'")
+			s.invalid(p, r.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'")
 		}
 	}
 }

@@ -116,11 +116,14 @@ func TestPodUnsupported(t *testing.T) {
 	creates(t, goodPod, fillPod, Pod, []podChange{
 		{"runtime class", func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("gvisor") }, []string{"spec.runtimeClassName Forbidden: runtime classes are not supported by this version of knarr"}},
 		{"overhead", func(p *corev1.Pod) { p.Spec.Overhead = quantities("cpu", "1") }, []string{"spec.overhead Forbidden"}},
-		{"pod resources", func(p *corev1.Pod) { p.Spec.Resources = &corev1.ResourceRequirements{} }, []string{"spec.resources Forbidden"}},
 		{"claims", func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "c"}} }, []string{"spec.resourceClaims Forbidden"}},
 		{"windows", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, []string{"spec.os.name Forbidden: Windows pods are not supported"}},
 		{"linux", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Linux} }, nil},
-		{"container restarts", func(p *corev1.Pod) { first(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, []string{"spec.containers[0].restartPolicy Forbidden"}},
+		{"container restarts", func(p *corev1.Pod) { first(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, nil},
+		{"restart of all", func(p *corev1.Pod) {
+			first(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever)
+			first(p).RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "RestartAllContainers", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "In"}}}
+		}, []string{"spec.containers[0].restartPolicyRules[0].action Forbidden: restarting all containers of a pod is not supported by this version of knarr"}},
 		{"stop signal", func(p *corev1.Pod) { first(p).Lifecycle = &corev1.Lifecycle{StopSignal: ptr(corev1.SIGHUP)} }, []string{"spec.containers[0].lifecycle.stopSignal Forbidden"}},
 		{"owner of files", func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultUser: ptr(int64(1))}}}}
@@ -200,6 +203,11 @@ func TestPodStatusUpdate(t *testing.T) {
 		{"comes back", func(p *corev1.Pod) {
 			p.Status.ContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 		}, []string{"status.containerStatuses[0].state Forbidden: may not be transitioned to non-terminated state"}},
+		{"generations", func(p *corev1.Pod) {
+			p.Status.ObservedGeneration = -1
+			p.Status.Conditions = []corev1.PodCondition{{Type: "a b", ObservedGeneration: -1}}
+		}, []string{"status.observedGeneration Invalid: must be a non-negative integer", "status.conditions[0].observedGeneration Invalid: must be a non-negative integer", "status.conditions[0].Type Invalid"}},
+		{"nominated", func(p *corev1.Pod) { p.Status.NominatedNodeName = "n" }, nil},
 		{"qos", func(p *corev1.Pod) { p.Status.QOSClass = "Other" }, []string{"status.qosClass Invalid: field is immutable"}},
 		{"addresses", func(p *corev1.Pod) { p.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "10.0.0.2"}} },
 			[]string{"status.podIPs Invalid: may specify no more than one IP for each IP family"}},
@@ -208,7 +216,7 @@ func TestPodStatusUpdate(t *testing.T) {
 		{"host", func(p *corev1.Pod) { p.Status.HostIP, p.Status.HostIPs = "10.0.0.1", []corev1.HostIP{{IP: "10.0.0.2"}} },
 			[]string{"status.hostIPs[0].ip Invalid: must be equal to `hostIP`"}},
 		{"nominated", func(p *corev1.Pod) { p.Status.NominatedNodeName = "N" }, []string{"status.nominatedNodeName Invalid"}},
-		{"condition", func(p *corev1.Pod) { p.Status.Conditions = []corev1.PodCondition{{Type: "a b"}} }, []string{"metadata.conditions[0].Type Invalid"}},
+		{"condition", func(p *corev1.Pod) { p.Status.Conditions = []corev1.PodCondition{{Type: "a b"}} }, []string{"status.conditions[0].Type Invalid"}},
 	})
 }
 
@@ -248,5 +256,5 @@ func TestPodEphemeralUpdate(t *testing.T) {
 	updates(t, mirror, fillPod, PodEphemeralUpdate, []podChange{{"mirror", nil, []string{"[] Forbidden: static pods do not support ephemeral containers"}}})
 	updates(t, goodPod, fillPod, PodResizeUpdate, []podChange{{"resize", func(p *corev1.Pod) {
 		first(p).Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("1")}
-	}, []string{"spec Forbidden: resizing pods in place is not supported"}}})
+	}, []string{"spec Invalid: Pod QOS Class may not change as a result of resizing"}}})
 }

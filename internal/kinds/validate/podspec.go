@@ -15,6 +15,7 @@ const (
 	maxNameservers = 3
 	maxSearches    = 32
 	maxSearchChars = 2048
+	maxHostname    = 64 // that sethostname(2) takes
 )
 
 // PodSpec judges the spec of a pod, or of a template if isPod is false.
@@ -35,6 +36,7 @@ func (s *podScope) podSpec(p *field.Path) {
 	s.containers(p.Child("containers"))
 	s.initContainers(p.Child("initContainers"))
 	s.ephemeralContainers(p.Child("ephemeralContainers"))
+	s.podResources(p.Child("resources"))
 	in(s.errors, p.Child("restartPolicy"), spec.RestartPolicy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
 	in(s.errors, p.Child("dnsPolicy"), spec.DNSPolicy, corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	s.dnsConfig(p.Child("dnsConfig"))
@@ -87,6 +89,19 @@ func (s *podScope) identity(p *field.Path) {
 	}
 	if spec.Subdomain != "" {
 		s.dnsLabel(p.Child("subdomain"), spec.Subdomain)
+	}
+	if h := spec.HostnameOverride; h != nil {
+		at := p.Child("hostnameOverride")
+		if spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN {
+			s.forbid(at, "may not be specified when setHostnameAsFQDN is true")
+		}
+		if spec.HostNetwork {
+			s.forbid(at, "may not be specified when hostNetwork is true")
+		}
+		if len(*h) > maxHostname {
+			s.add(field.TooLong(at, "", maxHostname))
+		}
+		s.msgs(at, *h, validation.IsDNS1123Subdomain(*h))
 	}
 	for i, a := range spec.HostAliases {
 		at := p.Child("hostAliases").Index(i)

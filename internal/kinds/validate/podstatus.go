@@ -1,10 +1,14 @@
 package validate
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
+
+	"knarr.dev/knarr/internal/kinds/restart"
 )
 
 // PodStatusUpdate judges what the kubelet and the scheduler report.
@@ -13,10 +17,14 @@ func PodStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	s := &podScope{errors: e, spec: &pod.Spec, isPod: true}
 	s.annotationUpdate(pod, old)
 	for i, c := range pod.Status.Conditions {
+		at := statusPath.Child("conditions").Index(i)
+		if c.ObservedGeneration < 0 {
+			s.invalid(at.Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer")
+		}
 		switch c.Type {
 		case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized:
 		default:
-			s.qualifiedName(metaPath.Child("conditions").Index(i).Child("Type"), string(c.Type))
+			s.qualifiedName(at.Child("Type"), string(c.Type))
 		}
 	}
 	if pod.Spec.NodeName != old.Spec.NodeName {
@@ -24,6 +32,12 @@ func PodStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	}
 	if n := pod.Status.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {
 		s.msgs(statusPath.Child("nominatedNodeName"), n, subdomain(n, false))
+		if old.Spec.NodeName != "" {
+			s.forbid(statusPath.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node")
+		}
+	}
+	if pod.Status.ObservedGeneration < 0 {
+		s.invalid(statusPath.Child("observedGeneration"), pod.Status.ObservedGeneration, "must be a non-negative integer")
 	}
 	s.immutable(statusPath.Child("qosClass"), pod.Status.QOSClass, old.Status.QOSClass)
 	s.transitions(pod, old)
@@ -57,31 +71,30 @@ func (s *podScope) statusUser(p *field.Path, u *corev1.ContainerUser) {
 
 // transitions: what has ended for good does not come back.
 func (s *podScope) transitions(pod, old *corev1.Pod) {
-	policy := old.Spec.RestartPolicy
-	stays := map[string]bool{}
-	for i := range old.Spec.InitContainers {
-		c := &old.Spec.InitContainers[i]
-		stays[c.Name] = c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-	}
-	s.transition("containerStatuses", pod.Status.ContainerStatuses, old.Status.ContainerStatuses, policy, nil)
-	s.transition("initContainerStatuses", pod.Status.InitContainerStatuses, old.Status.InitContainerStatuses, policy, stays)
-	s.transition("ephemeralContainerStatuses", pod.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, corev1.RestartPolicyNever, nil)
+	s.transition("containerStatuses", pod.Status.ContainerStatuses, old.Status.ContainerStatuses, again(&old.Spec, old.Spec.Containers))
+	s.transition("initContainerStatuses", pod.Status.InitContainerStatuses, old.Status.InitContainerStatuses, again(&old.Spec, old.Spec.InitContainers))
+	s.transition("ephemeralContainerStatuses", pod.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, func(string, int32) bool { return false })
 }
 
-func (s *podScope) transition(name string, list, old []corev1.ContainerStatus, policy corev1.RestartPolicy, skip map[string]bool) {
-	if policy == corev1.RestartPolicyAlways {
-		return
+// again tells by name whether a container that ended so may run again.
+func again(spec *corev1.PodSpec, list []corev1.Container) func(name string, code int32) bool {
+	return func(name string, code int32) bool {
+		i := slices.IndexFunc(list, func(c corev1.Container) bool { return c.Name == name })
+		return i >= 0 && restart.Again(spec, &list[i], code)
 	}
+}
+
+func (s *podScope) transition(name string, list, old []corev1.ContainerStatus, again func(string, int32) bool) {
 	ended := make(map[string]bool, len(list))
 	for i := range list {
 		ended[list[i].Name] = list[i].State.Terminated != nil
 	}
 	for i := range old {
 		t := old[i].State.Terminated
-		if t == nil || t.ExitCode != 0 && policy == corev1.RestartPolicyOnFailure || skip[old[i].Name] {
+		if t == nil {
 			continue
 		}
-		if end, ok := ended[old[i].Name]; ok && !end {
+		if end, ok := ended[old[i].Name]; ok && !end && !again(old[i].Name, t.ExitCode) {
 			s.forbid(statusPath.Child(name).Index(i).Child("state"), "may not be transitioned to non-terminated state")
 		}
 	}
@@ -126,11 +139,4 @@ func (s *podScope) ipList(p *field.Path, ips []string) {
 	if dual, err := netutils.IsDualStackIPStrings(ips); valid && (err != nil || !dual || len(ips) > 2) {
 		s.invalid(p, ips, "may specify no more than one IP for each IP family")
 	}
-}
-
-// PodResizeUpdate judges changed cpu and memory of containers.
-func PodResizeUpdate(pod, old *corev1.Pod) field.ErrorList {
-	// No kubelet of this version changes a running container's cgroup, and a
-	// spec that says more than what holds would mislead the scheduler.
-	return field.ErrorList{field.Forbidden(specPath, "resizing pods in place is "+notYet)}
 }

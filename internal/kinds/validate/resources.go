@@ -104,10 +104,15 @@ func pageSize(name corev1.ResourceName) (resource.Quantity, error) {
 }
 
 func (s *podScope) containerResources(p *field.Path, r *corev1.ResourceRequirements) {
+	s.resources(p, r, s.containerResource)
+}
+
+// resources of a container or pod; known judges their names.
+func (s *podScope) resources(p *field.Path, r *corev1.ResourceRequirements, known func(*field.Path, corev1.ResourceName)) {
 	limits, requests := p.Child("limits"), p.Child("requests")
 	pages, basic := false, false
 	one := func(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
-		s.containerResource(at, name)
+		known(at, name)
 		s.quantity(at, name, q)
 		if hugePages(name) {
 			pages = true

@@ -18,10 +18,8 @@ var podUnsupported = []struct {
 }{
 	{[]string{"hostUsers"}, func(s *corev1.PodSpec) bool { return s.HostUsers != nil && !*s.HostUsers }, "user namespaces are " + notYet},
 	{[]string{"resourceClaims"}, func(s *corev1.PodSpec) bool { return len(s.ResourceClaims) > 0 }, "dynamic resource allocation is " + notYet},
-	{[]string{"resources"}, func(s *corev1.PodSpec) bool { return s.Resources != nil }, "resources of a whole pod are " + notYet},
 	{[]string{"runtimeClassName"}, func(s *corev1.PodSpec) bool { return s.RuntimeClassName != nil }, "runtime classes are " + notYet},
 	{[]string{"overhead"}, func(s *corev1.PodSpec) bool { return len(s.Overhead) > 0 }, "may only be set by a runtime class, which is " + notYet},
-	{[]string{"hostnameOverride"}, func(s *corev1.PodSpec) bool { return s.HostnameOverride != nil }, notYet},
 	{[]string{"schedulingGroup"}, func(s *corev1.PodSpec) bool { return s.SchedulingGroup != nil }, "scheduling of groups is " + notYet},
 	{[]string{"evictionResponders"}, func(s *corev1.PodSpec) bool { return len(s.EvictionResponders) > 0 }, notYet},
 	{[]string{"os", "name"}, func(s *corev1.PodSpec) bool { return s.OS != nil && s.OS.Name == corev1.Windows }, "Windows pods are " + notYet},
@@ -36,19 +34,15 @@ var podUnsupported = []struct {
 // containerUnsupported are the fields of a container that nothing honours yet.
 var containerUnsupported = []struct {
 	path []string
-	set  func(c *corev1.Container, init bool) bool
+	set  func(*corev1.Container) bool
 	why  string
 }{
-	{[]string{"volumeDevices"}, func(c *corev1.Container, _ bool) bool { return len(c.VolumeDevices) > 0 }, "block devices are " + notYet},
-	{[]string{"restartPolicy"}, func(c *corev1.Container, init bool) bool {
-		return c.RestartPolicy != nil && !(init && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways)
-	}, "restart policies of single containers other than Always for init containers are " + notYet},
-	{[]string{"restartPolicyRules"}, func(c *corev1.Container, _ bool) bool { return len(c.RestartPolicyRules) > 0 }, notYet},
-	{[]string{"resources", "claims"}, func(c *corev1.Container, _ bool) bool { return len(c.Resources.Claims) > 0 }, "dynamic resource allocation is " + notYet},
-	{[]string{"lifecycle", "stopSignal"}, func(c *corev1.Container, _ bool) bool {
+	{[]string{"volumeDevices"}, func(c *corev1.Container) bool { return len(c.VolumeDevices) > 0 }, "block devices are " + notYet},
+	{[]string{"resources", "claims"}, func(c *corev1.Container) bool { return len(c.Resources.Claims) > 0 }, "dynamic resource allocation is " + notYet},
+	{[]string{"lifecycle", "stopSignal"}, func(c *corev1.Container) bool {
 		return c.Lifecycle != nil && c.Lifecycle.StopSignal != nil
 	}, notYet},
-	{[]string{"securityContext", "windowsOptions"}, func(c *corev1.Container, _ bool) bool {
+	{[]string{"securityContext", "windowsOptions"}, func(c *corev1.Container) bool {
 		return c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil
 	}, "Windows pods are " + notYet},
 }
@@ -112,15 +106,20 @@ func (s *podScope) unsupported(p *field.Path) {
 	for i := range s.spec.Volumes {
 		s.unsupportedVolumeFields(p.Child("volumes").Index(i), &s.spec.Volumes[i].VolumeSource)
 	}
-	each := func(at *field.Path, c *corev1.Container, init bool) {
+	each := func(at *field.Path, c *corev1.Container) {
 		for _, f := range containerUnsupported {
-			if f.set(c, init) {
+			if f.set(c) {
 				s.forbid(at.Child(f.path[0], f.path[1:]...), f.why)
 			}
 		}
 		for i := range c.Env {
 			if from := c.Env[i].ValueFrom; from != nil && from.FileKeyRef != nil {
 				s.forbid(at.Child("env").Index(i).Child("valueFrom", "fileKeyRef"), notYet)
+			}
+		}
+		for i := range c.RestartPolicyRules {
+			if c.RestartPolicyRules[i].Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+				s.forbid(at.Child("restartPolicyRules").Index(i).Child("action"), "restarting all containers of a pod is "+notYet)
 			}
 		}
 		for i := range c.VolumeMounts {
@@ -130,13 +129,13 @@ func (s *podScope) unsupported(p *field.Path) {
 		}
 	}
 	for i := range s.spec.InitContainers {
-		each(p.Child("initContainers").Index(i), &s.spec.InitContainers[i], true)
+		each(p.Child("initContainers").Index(i), &s.spec.InitContainers[i])
 	}
 	for i := range s.spec.Containers {
-		each(p.Child("containers").Index(i), &s.spec.Containers[i], false)
+		each(p.Child("containers").Index(i), &s.spec.Containers[i])
 	}
 	for i := range s.spec.EphemeralContainers {
-		each(p.Child("ephemeralContainers").Index(i), (*corev1.Container)(&s.spec.EphemeralContainers[i].EphemeralContainerCommon), false)
+		each(p.Child("ephemeralContainers").Index(i), (*corev1.Container)(&s.spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 }
 
