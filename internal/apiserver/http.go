@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -18,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/net"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -301,26 +299,6 @@ func dryRun(q url.Values) (bool, error) {
 		}
 	}
 	return len(q["dryRun"]) > 0, nil
-}
-
-// warner adds Warning headers, each text once (RFC 7234, code 299), bounded in
-// number and length: their texts can hold what a client sent.
-func warner(w http.ResponseWriter) func(string) {
-	seen := map[string]bool{}
-	return func(text string) {
-		text = strings.ReplaceAll(text, "\n", " ") // a YAML parser's errors; a header is one line
-		if len(text) > maxWarning {
-			text = strings.ToValidUTF8(text[:maxWarning], "")
-		}
-		if seen[text] || len(seen) > 2*maxFieldWarnings {
-			return
-		}
-		seen[text] = true
-		h, err := net.NewWarningHeader(299, "-", text)
-		if err == nil {
-			w.Header().Add("Warning", h)
-		}
-	}
 }
 
 // write sends an encoded answer.

@@ -26,10 +26,6 @@ func fieldValidation(q url.Values) (fieldPolicy, error) {
 // maxFieldWarnings bounds the headers that one body can cause.
 const maxFieldWarnings = 20
 
-// maxWarning bounds the length of one warning, whose text can hold what a
-// client sent; as upstream cuts them.
-const maxWarning = 256
-
 // judge refuses with what refuse makes of the findings, or warns.
 func (v fieldPolicy) judge(unknown []error, warn func(string), refuse func(text string) error) error {
 	if len(unknown) == 0 {

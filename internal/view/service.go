@@ -26,7 +26,7 @@ func ServiceAddress(s *Snapshot, namespace, name string, port int32) (string, er
 	svc := Get[*corev1.Service](s, kinds.Service, namespace, name)
 	switch {
 	case svc == nil:
-		return "", nowhere("service %q not found in namespace %q", name, namespace)
+		return "", nowhere("service %q not found", name) // upstream's words
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
 		return "", nowhere("service %q is of type ExternalName", name)
 	}

@@ -57,6 +57,13 @@ type Service struct {
 	Port                  int32 // 0: 443
 }
 
+func (s *Service) port() int32 {
+	if s.Port == 0 {
+		return defaultPort
+	}
+	return s.Port
+}
+
 // Resolve finds "address:port" of a pod behind a service's port.
 type Resolve func(namespace, name string, port int32) (string, error)
 
@@ -89,7 +96,7 @@ func (e *StatusError) Error() string {
 func (c *Caller) Call(ctx context.Context, h Hook, timeout time.Duration, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	shown, address, t, err := c.locate(h)
+	shown, t, err := c.locate(h)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +105,7 @@ func (c *Caller) Call(ctx context.Context, h Hook, timeout time.Duration, body [
 	}
 	seconds := math.Ceil(timeout.Seconds())
 	shown.RawQuery = url.Values{"timeout": {strconv.Itoa(int(max(seconds, 1))) + "s"}}.Encode()
-	answer, err := post(ctx, shown, address, t, body)
+	answer, err := c.post(ctx, h, shown, t, body)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -108,30 +115,23 @@ func (c *Caller) Call(ctx context.Context, h Hook, timeout time.Duration, body [
 	return answer, nil
 }
 
-// locate returns the URL as users know it, the address to connect to instead of
-// its host (empty: the same) and the connections to use.
-func (c *Caller) locate(h Hook) (shown *url.URL, address string, t *http.Transport, err error) {
+// locate returns the URL as users know it, and the connections to use.
+func (c *Caller) locate(h Hook) (shown *url.URL, t *http.Transport, err error) {
 	switch {
 	case h.Service != nil:
-		s, port := h.Service, h.Service.Port
-		if port == 0 {
-			port = defaultPort
-		}
-		if address, err = c.resolve(s.Namespace, s.Name, port); err != nil {
-			return nil, "", nil, err
-		}
+		s := h.Service
 		server := s.Name + "." + s.Namespace + ".svc"
-		shown = &url.URL{Scheme: "https", Host: net.JoinHostPort(server, strconv.Itoa(int(port))), Path: s.Path}
+		shown = &url.URL{Scheme: "https", Host: net.JoinHostPort(server, strconv.Itoa(int(s.port()))), Path: s.Path}
 		t, err = c.transport(identity{string(h.CABundle), server})
-		return shown, address, t, err
+		return shown, t, err
 	case h.URL != "":
 		if shown, err = url.Parse(h.URL); err != nil {
-			return nil, "", nil, err
+			return nil, nil, err
 		}
 		t, err = c.transport(identity{bundle: string(h.CABundle)})
-		return shown, "", t, err
+		return shown, t, err
 	}
-	return nil, "", nil, errNowhere
+	return nil, nil, errNowhere
 }
 
 // transport keeps connections by address, so that none is used for a pod that
@@ -165,7 +165,15 @@ func (c *Caller) transport(id identity) (*http.Transport, error) {
 	return t, nil
 }
 
-func post(ctx context.Context, to *url.URL, address string, t *http.Transport, body []byte) ([]byte, error) {
+// post asks a service at the address of one of its pods.
+func (c *Caller) post(ctx context.Context, h Hook, to *url.URL, t *http.Transport, body []byte) ([]byte, error) {
+	address := ""
+	if s := h.Service; s != nil {
+		var err error
+		if address, err = c.resolve(s.Namespace, s.Name, s.port()); err != nil {
+			return nil, err
+		}
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err

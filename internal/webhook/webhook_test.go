@@ -86,7 +86,7 @@ func TestCall(t *testing.T) {
 			"POST svc.ns.svc:443 /a?timeout=60s HTTP/1.1 application/json kube-apiserver-admission hi", true},
 		{"port", Hook{Service: &Service{Namespace: "ns", Name: "svc", Port: 8443}, CABundle: bundle},
 			"POST svc.ns.svc:8443 /?timeout=60s HTTP/1.1 application/json kube-apiserver-admission hi", true},
-		{"no service", Hook{Service: &Service{Namespace: "ns", Name: "gone"}, CABundle: bundle}, `service "gone" not found`, false},
+		{"no service", Hook{Service: &Service{Namespace: "ns", Name: "gone"}, CABundle: bundle}, `Post "https://gone.ns.svc:443?timeout=60s": service "gone" not found`, false},
 		{"another service's certificate", Hook{Service: &Service{Namespace: "ns", Name: "imposter"}, CABundle: bundle}, "certificate is valid for svc.ns.svc, not imposter.ns.svc", false},
 		{"another authority", Hook{Service: &Service{Namespace: "ns", Name: "svc"}, CABundle: other}, "x509", false},
 		{"the system's authorities", Hook{Service: &Service{Namespace: "ns", Name: "svc"}, CABundle: []byte(" \n")}, "x509", false},
