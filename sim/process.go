@@ -12,7 +12,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
@@ -25,11 +27,13 @@ import (
 	"knarr.dev/knarr/internal/controller/nodeipam"
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
 	"knarr.dev/knarr/internal/controller/podgc"
+	"knarr.dev/knarr/internal/controller/policystatus"
 	"knarr.dev/knarr/internal/controller/replicaset"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/scheduler"
 	"knarr.dev/knarr/internal/view"
@@ -98,6 +102,12 @@ func (w *world) controllers() []reconcile.Controller {
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
 		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam, flowcontrol.Controller(),
+		policystatus.Controller(expression.Types{
+			Kind: func(schema.GroupVersionResource) (schema.GroupVersionKind, bool) {
+				return schema.GroupVersionKind{}, false
+			},
+			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
+		}),
 	}
 }
 

@@ -1,9 +1,14 @@
 package server
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"knarr.dev/knarr/internal/apiserver/openapi"
 	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/controller/apiservice"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
@@ -19,18 +24,20 @@ import (
 	"knarr.dev/knarr/internal/controller/nodeipam"
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
 	"knarr.dev/knarr/internal/controller/podgc"
+	"knarr.dev/knarr/internal/controller/policystatus"
 	"knarr.dev/knarr/internal/controller/replicaset"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
 	"knarr.dev/knarr/internal/controller/storagemigration"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/security/pki"
 	"knarr.dev/knarr/internal/view"
 )
 
 // controllers of a server, each one line.
-func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer) ([]reconcile.Controller, error) {
+func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer, types expression.Types) ([]reconcile.Controller, error) {
 	approve, err := csr.Controller(csr.Config{Authorizer: authz, Signer: signer})
 	if err != nil {
 		return nil, err
@@ -65,6 +72,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		endpointslice.Controller(),
 		endpoints.Controller(),
 		flowcontrol.Controller(),
+		policystatus.Controller(types),
 	}, nil
 }
 
@@ -78,4 +86,25 @@ func served(table *kinds.Table) []apiservice.Served {
 		}
 	}
 	return out
+}
+
+// policyTypes are what policies are checked against: all that is served is described
+// in its OpenAPI document.
+func policyTypes(table *kinds.Table, docs *openapi.Handler, log *slog.Logger) expression.Types {
+	return expression.Types{
+		Kind: func(gvr schema.GroupVersionResource) (schema.GroupVersionKind, bool) {
+			k := table.ByResource(gvr)
+			if k == nil {
+				return schema.GroupVersionKind{}, false
+			}
+			return k.GVK, true
+		},
+		Schema: func(gvk schema.GroupVersionKind) *spec.Schema {
+			s, err := docs.Schema(gvk)
+			if err != nil {
+				log.Error("policies are not checked against a kind: it cannot be described", "kind", gvk.String(), "error", err)
+			}
+			return s
+		},
+	}
 }
