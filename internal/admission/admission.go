@@ -5,9 +5,11 @@ package admission
 
 import (
 	"context"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -44,12 +46,34 @@ type Request struct {
 	Warn func(text string)
 	// Annotate adds to the request's record in the audit log; nil: there is none.
 	Annotate func(key, value string)
+	// AnnotateContent is Annotate for what shows parts of the object: it may
+	// only be kept where the body of the request is. nil: it is not.
+	AnnotateContent func(key, value string)
 	// Patched says after Mutate that a webhook or policy has changed Object: it
 	// may hold what no client could have written.
 	Patched bool
 
-	rounds *rounds // of mutating webhooks; nil: none was asked
-	second bool    // the plugins run once more
+	rounds   *rounds // of mutating webhooks; nil: none was asked
+	policies *rounds // of mutating policies; nil: none was asked
+	second   bool    // the plugins run once more
+	noted    map[string]bool
+}
+
+// rounds remembers what webhooks or policies did to one request: one that asks
+// for it sees the object again if another has changed it since.
+type rounds struct {
+	invoked, again map[string]bool // by what they are called
+	last           runtime.Object  // as they left it
+}
+
+func newRounds() *rounds { return &rounds{invoked: map[string]bool{}, again: map[string]bool{}} }
+
+// changed: whoever was asked before is to be asked again.
+func (s *rounds) changed() {
+	for id := range s.invoked {
+		s.again[id] = true
+	}
+	clear(s.invoked)
 }
 
 // Mutate runs the plugins over a request, and once more if a webhook or policy
@@ -87,4 +111,17 @@ type Plugin interface {
 	Mutate(ctx context.Context, r *Request) error
 	// Validate only looks; it runs after all mutations and validation.
 	Validate(ctx context.Context, r *Request) error
+}
+
+// note adds to the audit log, what is there stays; a key has a domain, as
+// upstream wants it.
+func (r *Request) note(to func(key, value string), key, value string) {
+	if to == nil || r.noted[key] || !strings.Contains(key, "/") || len(validation.IsQualifiedName(key)) > 0 {
+		return
+	}
+	if r.noted == nil {
+		r.noted = map[string]bool{}
+	}
+	r.noted[key] = true
+	to(key, value)
 }

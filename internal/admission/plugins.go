@@ -11,6 +11,7 @@ import (
 	registrationv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -55,7 +56,10 @@ type Config struct {
 	// holds the configurations, and Table has all kinds.
 	Webhooks *webhook.Caller
 	Table    *kinds.Table
-	Log      *slog.Logger // nil: nowhere
+	// Types knows the fields of all kinds: by it mutating policies apply
+	// configurations. nil: they cannot.
+	Types managedfields.TypeConverter
+	Log   *slog.Logger // nil: nowhere
 }
 
 // Default is the built-in plugins in the order in which they run. What
@@ -101,12 +105,15 @@ func Default(cfg Config) ([]Plugin, error) {
 		return plugins, nil
 	}
 	for _, k := range []*kinds.Kind{kinds.MutatingWebhookConfiguration, kinds.ValidatingWebhookConfiguration,
-		kinds.ValidatingAdmissionPolicy, kinds.ValidatingAdmissionPolicyBinding} {
+		kinds.MutatingAdmissionPolicy, kinds.MutatingAdmissionPolicyBinding, kinds.ValidatingAdmissionPolicy, kinds.ValidatingAdmissionPolicyBinding} {
 		if !cfg.View.Has(k) {
 			return nil, fmt.Errorf("admission: the view does not hold %s", k)
 		}
 	}
 	return append(plugins,
+		mutatingPolicies{c,
+			&ready[*mutatingPolicy]{make: mutatingPolicyOf, read: reading[*registrationv1.MutatingAdmissionPolicy](cfg.View, kinds.MutatingAdmissionPolicy)},
+			&ready[*mutatingBinding]{make: mutatingBindingOf, read: reading[*registrationv1.MutatingAdmissionPolicyBinding](cfg.View, kinds.MutatingAdmissionPolicyBinding)}},
 		mutatingWebhooks{c, &ready[[]*hook]{make: hooksOf, read: reading[*registrationv1.MutatingWebhookConfiguration](cfg.View, kinds.MutatingWebhookConfiguration)}},
 		policyParams{c},
 		validatingPolicies{c,

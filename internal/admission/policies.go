@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apiserver/pkg/admission"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
@@ -25,72 +24,14 @@ import (
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
-	"knarr.dev/knarr/internal/view"
 )
 
 const (
 	maxAuditValue = 10 << 10 // bytes of an audit annotation
 	// maxAuditFailures bounds what one request adds to the audit log.
-	maxAuditFailures   = 50
-	failureAnnotation  = "validation.policy.admission.k8s.io/validation_failure"
-	errNoParams        = failure("no params found for policy binding with `Deny` parameterNotFoundAction")
-	errParamNamespace  = failure("paramRef.namespace must not be provided for a cluster-scoped `paramKind`")
-	errParamNamespaced = failure("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources")
+	maxAuditFailures  = 50
+	failureAnnotation = "validation.policy.admission.k8s.io/validation_failure"
 )
-
-// failure is why a policy cannot judge.
-type failure string
-
-func (f failure) Error() string { return string(f) }
-
-// scope is MatchResources with its selectors parsed; nil matches everything.
-type scope struct {
-	*registrationv1.MatchResources
-	namespaces, objects labels.Selector
-}
-
-func scopeOf(m *registrationv1.MatchResources) (*scope, error) {
-	if m == nil {
-		return nil, nil
-	}
-	namespaces, err := metav1.LabelSelectorAsSelector(m.NamespaceSelector)
-	if err != nil {
-		return nil, err
-	}
-	objects, err := metav1.LabelSelectorAsSelector(m.ObjectSelector)
-	return &scope{m, namespaces, objects}, err
-}
-
-// within says as which kind a policy is to see the request, or nil: not at all.
-func (q *question) within(ctx context.Context, s *scope) (*kinds.Kind, error) {
-	if s == nil {
-		return q.r.Ref.Kind, nil
-	}
-	if !q.objectsMatch(s.objects) {
-		return nil, nil
-	}
-	in := func(rules []registrationv1.NamedRuleWithOperations) *kinds.Kind {
-		return q.kindFor(s.MatchPolicy, func(k *kinds.Kind) bool {
-			return slices.ContainsFunc(rules, func(r registrationv1.NamedRuleWithOperations) bool {
-				return q.ruleMatches(&r.RuleWithOperations, k) && (len(r.ResourceNames) == 0 || slices.Contains(r.ResourceNames, q.r.Ref.Name))
-			})
-		})
-	}
-	if in(s.ExcludeResourceRules) != nil {
-		return nil, nil
-	}
-	k := q.r.Ref.Kind
-	if len(s.ResourceRules) > 0 {
-		k = in(s.ResourceRules)
-	}
-	if k == nil {
-		return nil, nil
-	}
-	if ok, err := q.namespaceMatches(ctx, s.namespaces); !ok || err != nil {
-		return nil, err
-	}
-	return k, q.prepare(ctx, k)
-}
 
 // policy is a ValidatingAdmissionPolicy, ready to judge.
 type policy struct {
@@ -124,9 +65,7 @@ func bindingOf(o kinds.Object) (*binding, error) {
 	if b.scope, err = scopeOf(b.Spec.MatchResources); err != nil {
 		return nil, err
 	}
-	if ref := b.Spec.ParamRef; ref != nil && ref.Selector != nil {
-		b.selector, err = metav1.LabelSelectorAsSelector(ref.Selector)
-	}
+	b.selector, err = selectorOf(b.Spec.ParamRef)
 	return b, err
 }
 
@@ -145,7 +84,7 @@ func rulesOf(p *registrationv1.ValidatingAdmissionPolicy) *rules {
 		}
 	}
 	if len(s.MatchConditions) > 0 {
-		out.conditions = matcher(s.MatchConditions, s.FailurePolicy, "policy", p.Name)
+		out.conditions = matcher(s.MatchConditions, s.ParamKind != nil, s.FailurePolicy, "policy", p.Name)
 	}
 	validations, messages := make([]plugincel.ExpressionAccessor, len(s.Validations)), make([]plugincel.ExpressionAccessor, len(s.Validations))
 	for i, v := range s.Validations {
@@ -211,7 +150,7 @@ func (validatingPolicies) Mutate(context.Context, *Request) error { return nil }
 
 func (p validatingPolicies) Validate(ctx context.Context, r *Request) error {
 	bindings, err := p.bindings.now()
-	if err != nil || len(bindings) == 0 || exempt(r) {
+	if err != nil || len(bindings) == 0 || ownPolicy(r) {
 		return err
 	}
 	policies, err := p.policies.now()
@@ -288,98 +227,17 @@ func (j *judge) policy(ctx context.Context, p *policy, bindings []*binding) erro
 		} else if in == nil {
 			continue
 		}
-		params, err := j.params(ctx, p, b)
+		params, err := j.q.params(ctx, p.Spec.ParamKind, b.Spec.ParamRef, b.selector)
 		if err != nil {
 			broken(b, "binding", err)
 			continue
 		}
-		ns, err := j.namespace(ctx)
+		ns, err := j.q.namespaceObject(ctx)
 		if err != nil {
 			return err
 		}
 		for _, param := range params {
 			j.evaluate(ctx, p, b, k, param, ns)
-		}
-	}
-	return nil
-}
-
-// namespace of the object, as expressions see it.
-func (j *judge) namespace(ctx context.Context) (*corev1.Namespace, error) {
-	if j.q.namespace == "" || j.q.r.Ref.Kind == kinds.Namespace {
-		return nil, nil
-	}
-	ns, err := find[*corev1.Namespace](ctx, j.c, kinds.Namespace, "", j.q.namespace)
-	return plugincel.CreateNamespaceObject(ns), err
-}
-
-// params are the objects that a binding judges by, one after the other; one nil
-// is to judge by none.
-func (j *judge) params(ctx context.Context, p *policy, b *binding) ([]runtime.Object, error) {
-	ref := b.Spec.ParamRef
-	if p.Spec.ParamKind == nil || ref == nil {
-		return []runtime.Object{nil}, nil
-	}
-	gvk := schema.FromAPIVersionAndKind(p.Spec.ParamKind.APIVersion, p.Spec.ParamKind.Kind)
-	k := j.c.Table.ByGVK(gvk)
-	held := j.c.held(k)
-	if held == nil {
-		return nil, failure(fmt.Sprintf("paramKind kind `%v` not known", p.Spec.ParamKind.String()))
-	}
-	namespace := ref.Namespace
-	switch {
-	case !k.Namespaced && namespace != "":
-		return nil, errParamNamespace
-	case k.Namespaced && namespace == "":
-		if namespace = j.q.namespace; namespace == "" {
-			return nil, errParamNamespaced
-		}
-	}
-	var found []kinds.Object
-	if b.selector == nil {
-		o, err := find[kinds.Object](ctx, j.c, held, namespace, ref.Name)
-		if err != nil {
-			return nil, err
-		}
-		if o != nil {
-			found = append(found, o)
-		}
-	} else {
-		for _, o := range view.NowList[kinds.Object](j.c.View, held, namespace) {
-			if b.selector.Matches(labels.Set(o.GetLabels())) {
-				found = append(found, o)
-			}
-		}
-	}
-	if len(found) == 0 && ref.ParameterNotFoundAction != nil && *ref.ParameterNotFoundAction == registrationv1.DenyAction {
-		return nil, errNoParams
-	}
-	out := make([]runtime.Object, len(found))
-	for i, o := range found {
-		if raw, ok := o.(*kinds.Raw); ok {
-			loaded, err := k.Load(ctx, raw.JSON)
-			if err != nil {
-				return nil, err
-			}
-			out[i] = loaded
-			continue
-		}
-		out[i] = shownAs(k, o, gvk)
-	}
-	return out, nil
-}
-
-// held is the kind in whose form the view has the objects of k, or nil.
-func (c *Config) held(k *kinds.Kind) *kinds.Kind {
-	if k == nil {
-		return nil
-	}
-	if c.View.Has(stored(k)) {
-		return stored(k)
-	}
-	for _, raw := range c.View.Kinds() {
-		if raw.Now != nil && raw.Prefix == k.Prefix {
-			return raw
 		}
 	}
 	return nil
@@ -495,15 +353,13 @@ func (j *judge) remark(ctx context.Context, p *policy, b *binding, x *rules, at 
 
 // annotate tells the audit log.
 func (j *judge) annotate() {
-	if j.q.r.Annotate == nil {
-		return
-	}
+	r := j.q.r
 	for _, n := range j.notes {
-		j.q.r.Annotate(n.key, strings.Join(n.values, ", "))
+		r.note(r.Annotate, n.key, strings.Join(n.values, ", "))
 	}
 	if len(j.audited) > 0 {
 		if data, err := json.Marshal(j.audited); err == nil {
-			j.q.r.Annotate(failureAnnotation, string(data))
+			r.note(r.Annotate, failureAnnotation, string(data))
 		}
 	}
 }

@@ -31,34 +31,62 @@ func (p policyParams) Validate(ctx context.Context, r *Request) error {
 	}
 	switch o := r.Object.(type) {
 	case *registrationv1.ValidatingAdmissionPolicy:
-		if old, ok := r.Old.(*registrationv1.ValidatingAdmissionPolicy); o.Spec.ParamKind == nil || ok && equality.Semantic.DeepEqual(old.Spec.ParamKind, o.Spec.ParamKind) {
-			return nil
-		}
-		a := p.readOf(o.Spec.ParamKind)
-		a.Verb, a.Namespace, a.Name = "get", "*", "*"
-		return p.require(ctx, r, a, "paramKind", fmt.Sprintf(`user %v must have "get" permission on all objects of the referenced paramKind (kind=%s, apiVersion=%s)`,
-			r.User, o.Spec.ParamKind.Kind, o.Spec.ParamKind.APIVersion))
+		old, _ := r.Old.(*registrationv1.ValidatingAdmissionPolicy)
+		return p.kind(ctx, r, o.Spec.ParamKind, old != nil && equality.Semantic.DeepEqual(old.Spec.ParamKind, o.Spec.ParamKind))
+	case *registrationv1.MutatingAdmissionPolicy:
+		old, _ := r.Old.(*registrationv1.MutatingAdmissionPolicy)
+		return p.kind(ctx, r, o.Spec.ParamKind, old != nil && equality.Semantic.DeepEqual(old.Spec.ParamKind, o.Spec.ParamKind))
 	case *registrationv1.ValidatingAdmissionPolicyBinding:
-		ref := o.Spec.ParamRef
-		if old, ok := r.Old.(*registrationv1.ValidatingAdmissionPolicyBinding); ref == nil || ok && old.Spec.PolicyName == o.Spec.PolicyName && equality.Semantic.DeepEqual(old.Spec.ParamRef, ref) {
-			return nil
+		old, _ := r.Old.(*registrationv1.ValidatingAdmissionPolicyBinding)
+		same := old != nil && old.Spec.PolicyName == o.Spec.PolicyName && equality.Semantic.DeepEqual(old.Spec.ParamRef, o.Spec.ParamRef)
+		var known **registrationv1.ParamKind
+		if named := view.Now[*registrationv1.ValidatingAdmissionPolicy](p.c.View, kinds.ValidatingAdmissionPolicy, "", o.Spec.PolicyName); named != nil {
+			known = &named.Spec.ParamKind
 		}
-		a, why := p.readOf(nil), `user %v does not have "%v" permission on the object referenced by paramRef`
-		a.Verb, a.Namespace, a.Name = "get", ref.Namespace, ref.Name
-		if ref.Name == "" {
-			a.Verb = "list"
+		return p.object(ctx, r, o.Spec.PolicyName, o.Spec.ParamRef, known, same)
+	case *registrationv1.MutatingAdmissionPolicyBinding:
+		old, _ := r.Old.(*registrationv1.MutatingAdmissionPolicyBinding)
+		same := old != nil && old.Spec.PolicyName == o.Spec.PolicyName && equality.Semantic.DeepEqual(old.Spec.ParamRef, o.Spec.ParamRef)
+		var known **registrationv1.ParamKind
+		if named := view.Now[*registrationv1.MutatingAdmissionPolicy](p.c.View, kinds.MutatingAdmissionPolicy, "", o.Spec.PolicyName); named != nil {
+			known = &named.Spec.ParamKind
 		}
-		why = fmt.Sprintf(why, r.User, a.Verb)
-		switch named := view.Now[*registrationv1.ValidatingAdmissionPolicy](p.c.View, kinds.ValidatingAdmissionPolicy, "", o.Spec.PolicyName); {
-		case named == nil:
-			why = fmt.Sprintf(`unable to get policy %s to determine minimum required permissions and user %v does not have "%v" permission for all groups, versions and resources`, o.Spec.PolicyName, r.User, a.Verb)
-		case named.Spec.ParamKind != nil:
-			exact := p.readOf(named.Spec.ParamKind)
-			a.APIGroup, a.APIVersion, a.Resource = exact.APIGroup, exact.APIVersion, exact.Resource
-		}
-		return p.require(ctx, r, a, "paramRef", why)
+		return p.object(ctx, r, o.Spec.PolicyName, o.Spec.ParamRef, known, same)
 	}
 	return nil
+}
+
+// kind: whoever names a kind may read all its objects, unless it stands as it was.
+func (p policyParams) kind(ctx context.Context, r *Request, k *registrationv1.ParamKind, same bool) error {
+	if k == nil || same {
+		return nil
+	}
+	a := p.readOf(k)
+	a.Verb, a.Namespace, a.Name = "get", "*", "*"
+	return p.require(ctx, r, a, "paramKind", fmt.Sprintf(`user %v must have "get" permission on all objects of the referenced paramKind (kind=%s, apiVersion=%s)`,
+		r.User, k.Kind, k.APIVersion))
+}
+
+// object: whoever names objects may read them. known is the kind of the
+// parameters of the policy; nil: there is no such policy yet.
+func (p policyParams) object(ctx context.Context, r *Request, policy string, ref *registrationv1.ParamRef, known **registrationv1.ParamKind, same bool) error {
+	if ref == nil || same {
+		return nil
+	}
+	a := p.readOf(nil)
+	a.Verb, a.Namespace, a.Name = "get", ref.Namespace, ref.Name
+	if ref.Name == "" {
+		a.Verb = "list"
+	}
+	why := fmt.Sprintf(`user %v does not have "%v" permission on the object referenced by paramRef`, r.User, a.Verb)
+	switch {
+	case known == nil:
+		why = fmt.Sprintf(`unable to get policy %s to determine minimum required permissions and user %v does not have "%v" permission for all groups, versions and resources`, policy, r.User, a.Verb)
+	case *known != nil:
+		exact := p.readOf(*known)
+		a.APIGroup, a.APIVersion, a.Resource = exact.APIGroup, exact.APIVersion, exact.Resource
+	}
+	return p.require(ctx, r, a, "paramRef", why)
 }
 
 // readOf is the permission for the objects of a kind; for all, if it is not

@@ -81,3 +81,34 @@ func BenchmarkNoWebhooks(b *testing.B) {
 		}
 	}
 }
+
+// TestMutatingPolicyParams: the same holds for policies that change objects.
+func TestMutatingPolicyParams(t *testing.T) {
+	kind := func(name string) *registrationv1.ParamKind {
+		return &registrationv1.ParamKind{APIVersion: "v1", Kind: name}
+	}
+	w := newWorldWith(t, Config{AccountPatience: -1, Table: kinds.Builtin(), Webhooks: webhook.New(func(string, string, int32) (string, error) { return "", nil })},
+		clusterRole("reader", rule("get,list", "", "configmaps")), bind("reader", "reader", "reader"),
+		&registrationv1.MutatingAdmissionPolicy{ObjectMeta: meta("", "known"), Spec: registrationv1.MutatingAdmissionPolicySpec{ParamKind: kind("ConfigMap")}})
+	policy := &registrationv1.MutatingAdmissionPolicy{ObjectMeta: meta("", "p"), Spec: registrationv1.MutatingAdmissionPolicySpec{ParamKind: kind("ConfigMap")}}
+	binding := &registrationv1.MutatingAdmissionPolicyBinding{ObjectMeta: meta("", "b"), Spec: registrationv1.MutatingAdmissionPolicyBindingSpec{PolicyName: "known", ParamRef: &registrationv1.ParamRef{Name: "limits"}}}
+	for _, tc := range []struct {
+		who    string
+		kind   *kinds.Kind
+		object kinds.Object
+		want   string
+	}{
+		{"reader", kinds.MutatingAdmissionPolicy, policy, ""},
+		{"nobody", kinds.MutatingAdmissionPolicy, policy, `must have "get" permission on all objects of the referenced paramKind (kind=ConfigMap, apiVersion=v1)`},
+		{"reader", kinds.MutatingAdmissionPolicyBinding, binding, ""},
+		{"nobody", kinds.MutatingAdmissionPolicyBinding, binding, `does not have "get" permission on the object referenced by paramRef`},
+	} {
+		r := create(tc.kind, tc.object)
+		r.User = person(tc.who)
+		var code int32
+		if tc.want != "" {
+			code = 422
+		}
+		want(t, w.admit(r), code, tc.want)
+	}
+}

@@ -5,15 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	reviewv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,22 +17,10 @@ import (
 	upstream "k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 
-	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
-// Bounds of a patch: a copy can double the document, so there may be few of
-// them and its size is looked at after each.
-const (
-	maxPatchOps    = 10000
-	maxPatchCopies = 100
-	maxPatched     = 3 << 20 // bytes, as a request's body
-)
-
-var (
-	errReviewVersions = errors.New("webhook does not accept known AdmissionReview versions (v1, v1beta1)")
-	errPatchTooLong   = errors.New("the patch has too many operations, or what it makes is too long")
-)
+var errReviewVersions = errors.New("webhook does not accept known AdmissionReview versions (v1, v1beta1)")
 
 // question is a request as webhooks and policies see it. What they are shown is
 // made once for each kind, as a copy that says what it is.
@@ -253,77 +237,4 @@ func readReply(data []byte, uid types.UID, version string, mutating bool) (*repl
 		return nil, fmt.Errorf("webhook returned invalid response.patchType of %q", *a.PatchType)
 	}
 	return out, nil
-}
-
-func decodePatch(data []byte) (jsonpatch.Patch, error) {
-	ops, err := jsonpatch.DecodePatch(data)
-	if err == nil && len(ops) > maxPatchOps {
-		err = errPatchTooLong
-	}
-	return ops, err
-}
-
-// patch changes the request's object, in place, so that whoever made the
-// request sees it; fields that nobody knows are dropped, as upstream does.
-func (q *question) patch(ctx context.Context, k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err error) {
-	before := q.shown(k).object
-	doc, err := json.Marshal(before)
-	if err != nil {
-		return false, err
-	}
-	for copies := 0; len(ops) > 0; {
-		n := 1 + slices.IndexFunc(ops, func(o jsonpatch.Operation) bool { return o.Kind() == "copy" })
-		if n == 0 {
-			n = len(ops)
-		} else if copies++; copies > maxPatchCopies {
-			return false, errPatchTooLong
-		}
-		if doc, err = ops[:n].Apply(doc); err != nil {
-			return false, err
-		}
-		if len(doc) > maxPatched {
-			return false, errPatchTooLong
-		}
-		ops = ops[n:]
-	}
-	after := reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
-	if u, ok := after.(*unstructured.Unstructured); ok {
-		if err = u.UnmarshalJSON(doc); err == nil && k.Prune != nil && q.whole(k) {
-			_, err = k.Prune(u.Object)
-		}
-	} else {
-		_, err = codec.DecodeBody(codec.JSON, doc, after)
-	}
-	if err != nil {
-		return false, err
-	}
-	if changed = !equality.Semantic.DeepEqual(before, after); changed {
-		err = q.replace(ctx, k, after)
-	}
-	return changed, err
-}
-
-// replace makes after, in the form of k, the request's object, with defaults.
-func (q *question) replace(ctx context.Context, k *kinds.Kind, after runtime.Object) (err error) {
-	own := q.r.Ref.Kind
-	if q.whole(k) {
-		if k != own && k.Load != nil {
-			if after, err = converted(ctx, k, own, after.(kinds.Object)); err != nil {
-				return err
-			}
-		}
-		if k.ToStored != nil {
-			after = k.ToStored(after.(kinds.Object))
-		}
-		if d := stored(own).Default; d != nil {
-			d(after.(kinds.Object))
-		}
-	} else if d := own.Subresources[q.r.Ref.Sub].DefaultBody; d != nil {
-		d(after)
-	}
-	gvk := q.r.Object.GetObjectKind().GroupVersionKind()
-	reflect.ValueOf(q.r.Object).Elem().Set(reflect.ValueOf(after).Elem())
-	q.r.Object.GetObjectKind().SetGroupVersionKind(gvk)
-	clear(q.forms)
-	return nil
 }

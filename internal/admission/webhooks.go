@@ -7,17 +7,14 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	registrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -32,7 +29,7 @@ import (
 // hook is one webhook of a configuration, ready to be asked.
 type hook struct {
 	registrationv1.MutatingWebhook // a validating one looks the same but for a field
-	id                             string
+	config, id                     string
 	namespaces, objects            labels.Selector
 	conditions                     func() matchconditions.Matcher // nil: none
 }
@@ -99,7 +96,7 @@ func hooksOf(config kinds.Object) ([]*hook, error) {
 	}
 	out := make([]*hook, len(list))
 	for i, w := range list {
-		h := &hook{MutatingWebhook: w, id: config.GetName() + "/" + w.Name + "/" + strconv.Itoa(i)}
+		h := &hook{MutatingWebhook: w, config: config.GetName(), id: config.GetName() + "/" + w.Name + "/" + strconv.Itoa(i)}
 		var err error
 		if h.namespaces, err = metav1.LabelSelectorAsSelector(w.NamespaceSelector); err != nil {
 			return nil, err
@@ -108,30 +105,35 @@ func hooksOf(config kinds.Object) ([]*hook, error) {
 			return nil, err
 		}
 		if len(w.MatchConditions) > 0 {
-			h.conditions = sync.OnceValue(func() matchconditions.Matcher { return matcher(w.MatchConditions, w.FailurePolicy, "webhook", w.Name) })
+			h.conditions = sync.OnceValue(func() matchconditions.Matcher {
+				return matcher(w.MatchConditions, false, w.FailurePolicy, "webhook", w.Name)
+			})
 		}
 		out[i] = h
 	}
 	return out, nil
 }
 
-func matcher(list []registrationv1.MatchCondition, failure *registrationv1.FailurePolicyType, of, name string) matchconditions.Matcher {
+func matcher(list []registrationv1.MatchCondition, params bool, failure *registrationv1.FailurePolicyType, of, name string) matchconditions.Matcher {
 	var all []plugincel.ExpressionAccessor
 	for i := range list {
 		all = append(all, (*matchconditions.MatchCondition)(&list[i]))
 	}
-	vars := plugincel.OptionalVariableDeclarations{HasParams: of == "policy", HasAuthorizer: true}
+	vars := plugincel.OptionalVariableDeclarations{HasParams: params, HasAuthorizer: true}
 	compiled := plugincel.NewConditionCompiler(expression.Env()).CompileCondition(all, vars, environment.StoredExpressions)
 	return matchconditions.NewMatcher(compiled, failure, of, "admit", name)
 }
 
-// exempt requests are shown to nobody: by the configurations of webhooks and
-// policies the cluster is freed from a bad one, and reviews decide whether
-// anybody may do anything.
+// exempt requests are shown to no webhook: by the configurations of webhooks
+// and policies the cluster is freed from a bad one.
 func exempt(r *Request) bool {
-	switch g := r.Ref.Kind.GVK.Group; g {
-	case registrationv1.GroupName:
-		return true
+	return r.Ref.Kind.GVK.Group == registrationv1.GroupName || review(r)
+}
+
+// review: the request asks who somebody is or what they may; who judged that
+// could lock everybody out.
+func review(r *Request) bool {
+	switch r.Ref.Kind.GVK.Group {
 	case "authentication.k8s.io", "authorization.k8s.io":
 		return !r.Ref.Kind.Stored()
 	}
@@ -143,9 +145,7 @@ func (c *Config) match(ctx context.Context, h *hook, q *question) (*kinds.Kind, 
 	if !q.objectsMatch(h.objects) {
 		return nil, nil
 	}
-	k := q.kindFor(h.MatchPolicy, func(k *kinds.Kind) bool {
-		return slices.ContainsFunc(h.Rules, func(r registrationv1.RuleWithOperations) bool { return q.ruleMatches(&r, k) })
-	})
+	k := q.kindFor(h.MatchPolicy, len(h.Rules), func(i int, k *kinds.Kind) bool { return q.ruleMatches(&h.Rules[i], k) })
 	if k == nil {
 		return nil, nil
 	}
@@ -221,8 +221,9 @@ func (c *Config) ask(ctx context.Context, h *hook, q *question, k *kinds.Kind, m
 // defaultTimeout is what defaulting gives to a webhook that names none.
 const defaultTimeout = 10 * time.Second
 
-// settle decides what the failure of a call means; nil: go on without it.
-func (c *Config) settle(ctx context.Context, h *hook, err error) error {
+// settle decides what the failure of a call means; nil: go on without it, which
+// stands in the audit log under key.
+func (c *Config) settle(ctx context.Context, h *hook, r *Request, key string, err error) error {
 	var call *callError
 	if !errors.As(err, &call) {
 		return err
@@ -231,6 +232,9 @@ func (c *Config) settle(ctx context.Context, h *hook, err error) error {
 		return apierrors.NewInternalError(call)
 	}
 	c.Log.Warn("a webhook failed and is passed over", "webhook", h.Name, "error", call.err)
+	if !errors.Is(call.err, context.Canceled) {
+		r.note(r.Annotate, failedOpen+key, h.Name)
+	}
 	if ctx.Err() != nil {
 		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
@@ -261,21 +265,6 @@ func denied(name string, s *metav1.Status) error {
 	return &apierrors.StatusError{ErrStatus: out}
 }
 
-// rounds remembers what webhooks did to one request: one that asks for it sees
-// the object again if another has changed it since.
-type rounds struct {
-	invoked, again map[string]bool // by id
-	last           runtime.Object
-}
-
-// changed: whoever was asked before is to be asked again.
-func (s *rounds) changed() {
-	for id := range s.invoked {
-		s.again[id] = true
-	}
-	clear(s.invoked)
-}
-
 // mutatingWebhooks lets users' servers complete objects, one after the other.
 type mutatingWebhooks struct {
 	c     *Config
@@ -292,14 +281,14 @@ func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
 		return err
 	}
 	if r.rounds == nil {
-		r.rounds = &rounds{invoked: map[string]bool{}, again: map[string]bool{}}
+		r.rounds = newRounds()
 	}
 	s := r.rounds
 	if r.second && s.last != nil && !equality.Semantic.DeepEqual(s.last, r.Object) {
 		s.changed()
 	}
 	q := p.c.question(r)
-	for _, h := range slices.Concat(sets...) {
+	for i, h := range slices.Concat(sets...) {
 		if r.second && !s.again[h.id] {
 			continue // who was not asked is not asked now
 		}
@@ -310,8 +299,9 @@ func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
 		if k == nil {
 			continue
 		}
-		changed, err := p.apply(ctx, h, q, k)
-		if err = p.c.settle(ctx, h, err); err != nil {
+		changed, err := p.apply(ctx, h, q, k, i)
+		r.noteMutation(h, i, changed)
+		if err = p.c.settle(ctx, h, r, mutationNote+r.round(i), err); err != nil {
 			return err
 		}
 		if changed {
@@ -328,8 +318,8 @@ func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
 	return nil
 }
 
-// apply asks one webhook and does what it says.
-func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *kinds.Kind) (changed bool, err error) {
+// apply asks one webhook, the i-th, and does what it says.
+func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *kinds.Kind, i int) (changed bool, err error) {
 	a, err := p.c.ask(ctx, h, q, k, true)
 	if err != nil {
 		return false, err
@@ -356,6 +346,7 @@ func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *ki
 	if changed, err = q.patch(ctx, k, ops); err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
+	q.r.notePatch(h, i, ops)
 	return changed, nil
 }
 
@@ -392,6 +383,9 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 			all = append(all, &asked{h: h, k: k})
 		}
 	}
+	if len(all) > 0 && ctx.Err() != nil { // nobody waits for the answers
+		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
+	}
 	var wg sync.WaitGroup
 	for _, a := range all {
 		wg.Go(func() { a.reply, a.err = p.c.ask(ctx, a.h, q, a.k, false) })
@@ -402,10 +396,10 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 			a.reply.tell(a.h, r)
 		}
 	}
-	for _, a := range all {
+	for i, a := range all {
 		switch {
 		case a.err != nil:
-			if err := p.c.settle(ctx, a.h, a.err); err != nil {
+			if err := p.c.settle(ctx, a.h, r, validatingNote+fmt.Sprintf("round_0_index_%d", i), a.err); err != nil {
 				return err
 			}
 		case !a.reply.allowed:
@@ -413,106 +407,4 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 		}
 	}
 	return nil
-}
-
-// tell passes on what is not for the object.
-func (a *reply) tell(h *hook, r *Request) {
-	warnAll(r, a.warnings)
-	if r.Annotate != nil {
-		for k, v := range a.notes {
-			r.Annotate(h.Name+"/"+k, v)
-		}
-	}
-}
-
-func warnAll(r *Request, texts []string) {
-	if r.Warn == nil {
-		return
-	}
-	for _, t := range texts {
-		r.Warn(t)
-	}
-}
-
-// objectsMatch: the new state or the old one has the labels.
-func (q *question) objectsMatch(s labels.Selector) bool {
-	if s.Empty() {
-		return true
-	}
-	has := func(o runtime.Object) bool {
-		m, ok := o.(metav1.Object)
-		return ok && s.Matches(labels.Set(m.GetLabels()))
-	}
-	return q.r.Object != nil && has(q.r.Object) || q.r.Old != nil && has(q.r.Old)
-}
-
-// namespaceMatches: the labels are those of the object's namespace, or of the
-// object if it is one. What lies in none always matches.
-func (q *question) namespaceMatches(ctx context.Context, s labels.Selector) (bool, error) {
-	if s.Empty() || q.namespace == "" && q.r.Ref.Kind != kinds.Namespace {
-		return true, nil
-	}
-	var ns metav1.Object
-	if q.r.Ref.Kind == kinds.Namespace && q.r.Ref.Sub == "" {
-		o := q.r.Object
-		if o == nil {
-			o = q.r.Old
-		}
-		ns, _ = o.(metav1.Object)
-	} else {
-		found, err := find[*corev1.Namespace](ctx, q.c, kinds.Namespace, "", q.namespace)
-		if err != nil {
-			return false, apierrors.NewInternalError(err)
-		}
-		if found == nil {
-			return false, apierrors.NewNotFound(kinds.Namespace.GroupResource(), q.namespace)
-		}
-		ns = found
-	}
-	return ns != nil && s.Matches(labels.Set(ns.GetLabels())), nil
-}
-
-// kindFor is the kind of the request if it matches, else one that is the same
-// objects in another form.
-func (q *question) kindFor(policy *registrationv1.MatchPolicyType, matches func(*kinds.Kind) bool) *kinds.Kind {
-	own := q.r.Ref.Kind
-	if matches(own) {
-		return own
-	}
-	if policy == nil || *policy != registrationv1.Equivalent || q.c.Table == nil || !own.Stored() && own.StoredAs == nil {
-		return nil
-	}
-	for _, k := range q.c.Table.All() {
-		if k != own && (stored(k) == stored(own) || k.Load != nil && k.Prefix == own.Prefix) && matches(k) {
-			return k
-		}
-	}
-	return nil
-}
-
-func stored(k *kinds.Kind) *kinds.Kind {
-	if k.StoredAs != nil {
-		return k.StoredAs
-	}
-	return k
-}
-
-func (q *question) ruleMatches(r *registrationv1.RuleWithOperations, k *kinds.Kind) bool {
-	if !anyOf(r.APIGroups, k.GVK.Group) || !anyOf(r.APIVersions, k.GVK.Version) || !anyOf(r.Operations, registrationv1.OperationType(q.r.Operation)) {
-		return false
-	}
-	if r.Scope != nil {
-		clusterWide := k == kinds.Namespace || q.namespace == ""
-		if *r.Scope == registrationv1.NamespacedScope && clusterWide || *r.Scope == registrationv1.ClusterScope && !clusterWide {
-			return false
-		}
-	}
-	return slices.ContainsFunc(r.Resources, func(name string) bool {
-		resource, sub, _ := strings.Cut(name, "/")
-		return (resource == "*" || resource == k.Resource) && (sub == "*" || sub == q.r.Ref.Sub)
-	})
-}
-
-func anyOf[T ~string](list []T, want T) bool {
-	return slices.Contains(list, "*") || slices.Contains(list, want)
 }

@@ -25,6 +25,7 @@ import (
 
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/apiserver"
+	"knarr.dev/knarr/internal/apiserver/ownership"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 	"knarr.dev/knarr/internal/webhook"
@@ -129,7 +130,8 @@ func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
 		caller := webhook.New(func(namespace, name string, port int32) (string, error) {
 			return view.ServiceAddress(h.view.Snapshot(), namespace, name, port)
 		})
-		plugins, err := admission.Default(admission.Config{View: h.view, Authz: allRules{}, Webhooks: caller, Table: c.Kinds, AccountPatience: -1})
+		c.Fields = ownership.New(c.Kinds.All(), c.Kinds.ByGVK)
+		plugins, err := admission.Default(admission.Config{View: h.view, Authz: allRules{}, Webhooks: caller, Table: c.Kinds, Types: c.Fields.TypeConverter(), AccountPatience: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -390,6 +392,14 @@ func TestRefusingWebhooks(t *testing.T) {
 	// A refusal is none of the failures that may be passed over.
 	h.says("/v", refuses(nil))
 	create(400)
+	h.remove(t, validating, "v")
+	h.remove(t, mutating, "m")
+	h.put(t, registration+validating.Resource, `{"metadata":{"name":"s"},"webhooks":[{"name":"s.example.com","clientConfig":{"service":{"namespace":"default","name":"gone","path":"/p"}},
+		"sideEffects":"None","admissionReviewVersions":["v1"],"rules":[`+configMaps+`]}]}`, validating)
+	a = create(500)
+	if want := `Internal error occurred: failed calling webhook "s.example.com": failed to call webhook: Post "https://gone.default.svc:443/p?timeout=10s": service "gone" not found`; a.at("message") != want {
+		t.Errorf("%s", a.raw)
+	}
 }
 
 // TestWhoIsAsked: rules, selectors and conditions.

@@ -66,6 +66,8 @@ type Config struct {
 	Authz     authorizer.UnconditionalAuthorizer
 	Rules     authorizer.RuleResolver // optional: SelfSubjectRulesReview
 	Admission []admission.Plugin
+	// Fields are shared with the plugins; nil: the server's own.
+	Fields *ownership.Fields
 
 	// IssueToken answers serviceaccounts/token, ReviewToken TokenReview.
 	IssueToken  func(ctx context.Context, namespace, serviceAccount string, r *authenticationv1.TokenRequest) error
@@ -188,7 +190,9 @@ func New(cfg Config) (*Server, error) {
 	s.plugins = s.metrics.timed(cfg.Admission)
 	s.alloc = newAllocator(s.cfg)
 	s.kubelet = newKubeletProxy(s)
-	s.fields = ownership.New(cfg.Kinds.All(), cfg.Kinds.ByGVK)
+	if s.fields = cfg.Fields; s.fields == nil {
+		s.fields = ownership.New(cfg.Kinds.All(), cfg.Kinds.ByGVK)
+	}
 	return s, nil
 }
 

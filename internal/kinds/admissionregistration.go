@@ -98,13 +98,13 @@ var (
 
 var apiExtensions = []string{"api-extensions"}
 
-// Mutating policies are not served before something enforces them: one that is
-// stored and does nothing misleads.
 var admissionregistration = []*Kind{
 	MutatingWebhookConfiguration,
 	ValidatingWebhookConfiguration,
 	ValidatingAdmissionPolicy,
 	ValidatingAdmissionPolicyBinding,
+	MutatingAdmissionPolicy,
+	MutatingAdmissionPolicyBinding,
 }
 
 func webhookColumns[T Object](count func(T) int) []Column {

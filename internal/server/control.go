@@ -24,6 +24,7 @@ import (
 	"knarr.dev/knarr/internal/apiserver/aggregate"
 	"knarr.dev/knarr/internal/apiserver/discovery"
 	"knarr.dev/knarr/internal/apiserver/openapi"
+	"knarr.dev/knarr/internal/apiserver/ownership"
 	"knarr.dev/knarr/internal/auth/authn"
 	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/auth/bootstrap"
@@ -69,6 +70,7 @@ type control struct {
 	view       *view.View
 	authz      *authz.Authorizer
 	access     access
+	docs       *openapi.Handler
 	api        *apiserver.Server
 	loops      []reconcile.Controller
 	listener   net.Listener
@@ -109,11 +111,15 @@ func (s *control) wire() (err error) {
 	if err != nil {
 		return err
 	}
+	s.docs, err = openapi.New(func() (any, []*kinds.Kind) { now := s.table.Now(); return now, now.All() })
+	if err != nil {
+		return err
+	}
 	s.authz = authz.New(s.view)
 	if err := s.wireAccess(); err != nil {
 		return err
 	}
-	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now})
+	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log))
 	if err != nil {
 		return err
 	}
@@ -137,7 +143,9 @@ func (s *control) wireAPI() error {
 	webhooks := webhook.New(func(namespace, name string, port int32) (string, error) {
 		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
 	})
-	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table, Log: s.log})
+	fields := ownership.New(s.table.All(), s.table.ByGVK)
+	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table,
+		Types: fields.TypeConverter(), Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -149,16 +157,12 @@ func (s *control) wireAPI() error {
 	for _, path := range groups.Paths() {
 		extra[path] = groups
 	}
-	docs, err := openapi.New(func() (any, []*kinds.Kind) { now := s.table.Now(); return now, now.All() })
-	if err != nil {
-		return err
-	}
-	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = docs, docs, docs
+	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = s.docs, s.docs, s.docs
 	resources := prometheus.NewRegistry()
 	resources.MustRegister(scheduler.Resources(s.view))
 	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
 	s.api, err = apiserver.New(apiserver.Config{
-		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: s.access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins,
+		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: s.access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins, Fields: fields,
 		IssueToken: s.access.tokens.Issue, ReviewToken: s.access.authn.Review, Impersonate: authn.Impersonate(s.authz),
 		Backend: func(gv schema.GroupVersion) *aggregate.Backend { return s.aggregate.Backend(gv) },
 		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},

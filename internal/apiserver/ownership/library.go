@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"slices"
 
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -118,10 +117,10 @@ type converter struct {
 	fields *Fields
 }
 
-// goType of a kind or of a Scale; nil if it has none.
+// goType of a kind or of a subresource's body; nil if it has none.
 func (c converter) goType(gvk schema.GroupVersionKind) reflect.Type {
-	if gvk == scaleGVK {
-		return reflect.TypeFor[autoscalingv1.Scale]()
+	if t := c.fields.bodies[gvk]; t != nil {
+		return t
 	}
 	k := c.fields.byGVK(gvk)
 	if k == nil || k.New == nil {
@@ -133,8 +132,6 @@ func (c converter) goType(gvk schema.GroupVersionKind) reflect.Type {
 	}
 	return reflect.TypeOf(obj).Elem()
 }
-
-var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
 // ObjectToTyped implements managedfields.TypeConverter.
 func (c converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {

@@ -19,6 +19,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -32,29 +33,46 @@ type Fields struct {
 	byGVK  func(schema.GroupVersionKind) *kinds.Kind
 	shapes *shapes
 	typer  func() *typer
+	bodies map[schema.GroupVersionKind]reflect.Type // of subresources, by their own kind
 
 	differs sync.Pool // of *differ
 }
 
 // New knows the kinds that byGVK returns, and the Go types of builtin.
 func New(builtin []*kinds.Kind, byGVK func(schema.GroupVersionKind) *kinds.Kind) *Fields {
-	f := &Fields{byGVK: byGVK, shapes: newShapes(), differs: sync.Pool{New: func() any { return new(differ) }}}
+	f := &Fields{byGVK: byGVK, shapes: newShapes(), bodies: bodies(builtin), differs: sync.Pool{New: func() any { return new(differ) }}}
 	f.typer = sync.OnceValue(func() *typer { // a megabyte that many servers never need
 		return newTyper(f.shapes, goTypes(builtin))
 	})
 	return f
 }
 
-// goTypes of all objects that can have managed fields.
+// TypeConverter tells what objects of all kinds, and bodies of subresources,
+// are made of.
+func (f *Fields) TypeConverter() managedfields.TypeConverter {
+	return converter{ctx: context.Background(), fields: f} // types need no call of a webhook
+}
+
+// goTypes of all objects that can have managed fields, or be changed by a policy.
 func goTypes(ks []*kinds.Kind) []reflect.Type {
 	var out []reflect.Type
 	for _, k := range ks {
 		if k.New != nil && !isDynamic(k.New()) {
 			out = append(out, reflect.TypeOf(k.New()).Elem())
 		}
+	}
+	for _, t := range bodies(ks) {
+		out = append(out, t)
+	}
+	return out
+}
+
+func bodies(ks []*kinds.Kind) map[schema.GroupVersionKind]reflect.Type {
+	out := map[schema.GroupVersionKind]reflect.Type{}
+	for _, k := range ks {
 		for _, sub := range k.Subresources {
-			if sub.Scale != nil {
-				out = append(out, reflect.TypeOf(sub.New()).Elem())
+			if sub.New != nil && !sub.GVK.Empty() {
+				out[sub.GVK] = reflect.TypeOf(sub.New()).Elem()
 			}
 		}
 	}

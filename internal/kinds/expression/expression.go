@@ -9,6 +9,7 @@ import (
 	celgo "github.com/google/cel-go/cel"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
+	"k8s.io/apiserver/pkg/cel/mutation"
 )
 
 // Env is the environment of all expressions; made at the first use, because it
@@ -72,6 +73,16 @@ func (*Variable) ReturnTypes() []*celgo.Type { return []*celgo.Type{celgo.AnyTyp
 type Patch struct {
 	Expression string
 	Result     *celgo.Type
+}
+
+// JSONPatch is an expression that gives the operations of a JSON patch.
+func JSONPatch(text string) Patch {
+	return Patch{Expression: text, Result: celgo.ListType(celgo.ObjectType(mutation.JSONPatchTypeName))}
+}
+
+// ApplyConfiguration is an expression that gives an object to apply.
+func ApplyConfiguration(text string) Patch {
+	return Patch{Expression: text, Result: celgo.ObjectType(mutation.ObjectTypeName)}
 }
 
 // GetExpression implements plugincel.ExpressionAccessor.

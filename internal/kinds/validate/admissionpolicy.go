@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	celgo "github.com/google/cel-go/cel"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -374,7 +373,7 @@ func (x *policyExpressions) mutation(p *field.Path, m *admissionv1.Mutation) {
 		if m.JSONPatch == nil {
 			x.add(field.Required(patch, "must be specified when patchType is JSONPatch"))
 		} else {
-			x.patch(patch.Child("expression"), m.JSONPatch.Expression, celgo.ListType(celgo.ObjectType("JSONPatch")))
+			x.patch(patch.Child("expression"), expression.JSONPatch(strings.TrimSpace(m.JSONPatch.Expression)))
 		}
 		if m.ApplyConfiguration != nil {
 			x.invalid(apply, "{applyConfiguration}", "must not be specified when patchType is JSONPatch")
@@ -383,7 +382,7 @@ func (x *policyExpressions) mutation(p *field.Path, m *admissionv1.Mutation) {
 		if m.ApplyConfiguration == nil {
 			x.add(field.Required(apply, "must be specified when patchType is ApplyConfiguration"))
 		} else {
-			x.patch(apply.Child("expression"), m.ApplyConfiguration.Expression, celgo.ObjectType("Object"))
+			x.patch(apply.Child("expression"), expression.ApplyConfiguration(strings.TrimSpace(m.ApplyConfiguration.Expression)))
 		}
 		if m.JSONPatch != nil {
 			x.invalid(patch, "{jsonPatch}", "must not be specified when patchType is ApplyConfiguration")
@@ -391,12 +390,12 @@ func (x *policyExpressions) mutation(p *field.Path, m *admissionv1.Mutation) {
 	}
 }
 
-func (x *policyExpressions) patch(p *field.Path, text string, result *celgo.Type) {
-	if text = strings.TrimSpace(text); text == "" {
+func (x *policyExpressions) patch(p *field.Path, change expression.Patch) {
+	if change.Expression == "" {
 		x.required(p)
 		return
 	}
-	x.compiles(p, x.compiler, expression.Patch{Expression: text, Result: result}, x.vars)
+	x.compiles(p, x.compiler, change, x.vars)
 }
 
 // MutatingAdmissionPolicyBinding judges a new one.
