@@ -36,8 +36,11 @@ func carryRules(r *autoscalingv2.HPAScalingRules) *carriedRules {
 		return nil
 	}
 	out := &carriedRules{StabilizationWindowSeconds: r.StabilizationWindowSeconds, SelectPolicy: r.SelectPolicy, Tolerance: r.Tolerance}
-	for _, p := range r.Policies {
-		out.Policies = append(out.Policies, carriedPolicy(p))
+	if r.Policies != nil { // none is not the same as absent
+		out.Policies = make([]carriedPolicy, len(r.Policies))
+	}
+	for i, p := range r.Policies {
+		out.Policies[i] = carriedPolicy(p)
 	}
 	return out
 }
@@ -47,8 +50,11 @@ func (r *carriedRules) rules() *autoscalingv2.HPAScalingRules {
 		return nil
 	}
 	out := &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: r.StabilizationWindowSeconds, SelectPolicy: r.SelectPolicy, Tolerance: r.Tolerance}
-	for _, p := range r.Policies {
-		out.Policies = append(out.Policies, autoscalingv2.HPAScalingPolicy(p))
+	if r.Policies != nil {
+		out.Policies = make([]autoscalingv2.HPAScalingPolicy, len(r.Policies))
+	}
+	for i, p := range r.Policies {
+		out.Policies[i] = autoscalingv2.HPAScalingPolicy(p)
 	}
 	return out
 }
