@@ -126,12 +126,13 @@ func sums(pod *corev1.Pod) (shares, quota, memory int64) {
 		}
 		initCPU, initCPULimit, initMem = max(initCPU, r), max(initCPULimit, l), max(initMem, m)
 	}
-	shares = spec.Shares(max(cpu, initCPU))
+	over := pod.Spec.Overhead // of what runs the containers
+	shares = spec.Shares(max(cpu, initCPU) + over.Cpu().MilliValue())
 	if allCPU {
-		quota = spec.Quota(max(cpuLimit, initCPULimit))
+		quota = spec.Quota(max(cpuLimit, initCPULimit) + over.Cpu().MilliValue())
 	}
 	if allMem {
-		memory = max(memLimit, initMem)
+		memory = max(memLimit, initMem) + over.Memory().Value()
 	}
 	return shares, quota, memory
 }

@@ -2,6 +2,7 @@ package spec
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kinds/qos"
@@ -46,6 +47,26 @@ func Resources(pod *corev1.Pod, c *corev1.Container, memory int64) *runtimeapi.L
 	}
 	r.CpuShares = Shares(cpu)
 	return r
+}
+
+// Sandbox tells a runtime that makes a machine for each pod how large that has
+// to be: what the containers need together, and what running them costs. nil
+// is nothing.
+func Sandbox(pod *corev1.Pod) (resources, overhead *runtimeapi.LinuxContainerResources) {
+	opts := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
+	req, lim := resourcehelper.PodRequests(pod, opts), resourcehelper.PodLimits(pod, opts)
+	cpu, asked := req[corev1.ResourceCPU]
+	if !asked {
+		cpu = lim[corev1.ResourceCPU]
+	}
+	resources = &runtimeapi.LinuxContainerResources{
+		CpuPeriod: period, CpuShares: Shares(cpu.MilliValue()), CpuQuota: Quota(lim.Cpu().MilliValue()), MemoryLimitInBytes: lim.Memory().Value()}
+	if over := pod.Spec.Overhead; len(over) > 0 {
+		milli := over.Cpu().MilliValue()
+		overhead = &runtimeapi.LinuxContainerResources{
+			CpuPeriod: period, CpuShares: Shares(milli), CpuQuota: Quota(milli), MemoryLimitInBytes: over.Memory().Value()}
+	}
+	return resources, overhead
 }
 
 // OOMScore of a container's processes.
