@@ -117,7 +117,7 @@ func TestAutoscalers(t *testing.T) {
 	if a = apply(v1, "one", "autoscaling/v1", `"maxReplicas": 5`); a.code != 201 {
 		t.Fatalf("applied: %s", a.raw)
 	}
-	if a = apply(v2, "two", "autoscaling/v2", `"maxReplicas": 7`); a.code != 409 || !strings.Contains(a.raw, `conflict with \"one\" using autoscaling/v1: .spec.maxReplicas`) {
+	if a = apply(v2, "two", "autoscaling/v2", `"maxReplicas": 7`); a.code != 409 || !strings.Contains(a.raw, `conflict with \"one\": .spec.maxReplicas`) {
 		t.Errorf("applied by another: %d %s", a.code, a.raw)
 	}
 	if a = w.must(t, 200, "GET", "/apis/autoscaling", ""); a.at("preferredVersion.version") != "v2" {
