@@ -10,6 +10,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -56,7 +58,7 @@ func (w *world) converged() error {
 	if err != nil {
 		return err
 	}
-	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkSlices} {
+	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkSlices, w.checkBudgets} {
 		if err := check(t); err != nil {
 			return err
 		}
@@ -325,6 +327,34 @@ func (w *world) checkSlices(t truth) error {
 		slices.Sort(got)
 		if !slices.Equal(want, got) {
 			return fmt.Errorf("service %s/%s: endpoints %v, ready pods %v", svc.Namespace, svc.Name, got, want)
+		}
+	}
+	return nil
+}
+
+// checkBudgets: each disruption budget has counted its pods, and allows no more
+// than there are to spare.
+func (w *world) checkBudgets(t truth) error {
+	for _, b := range all[*policyv1.PodDisruptionBudget](t, kinds.PodDisruptionBudget) {
+		sel, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		if err != nil {
+			return err
+		}
+		healthy := int32(0)
+		for _, p := range all[*corev1.Pod](t, kinds.Pod) {
+			if p.Namespace == b.Namespace && sel.Matches(labels.Set(p.Labels)) && p.DeletionTimestamp == nil && podReady(p) {
+				healthy++
+			}
+		}
+		s := b.Status
+		if c := meta.FindStatusCondition(s.Conditions, policyv1.DisruptionAllowedCondition); c != nil && c.Reason == policyv1.SyncFailedReason {
+			if s.DisruptionsAllowed != 0 {
+				return fmt.Errorf("budget %s/%s allows %d and cannot count", b.Namespace, b.Name, s.DisruptionsAllowed)
+			}
+			continue
+		}
+		if s.ObservedGeneration != b.Generation || s.CurrentHealthy != healthy || len(s.DisruptedPods) > 0 || s.DisruptionsAllowed > max(0, healthy-s.DesiredHealthy) {
+			return fmt.Errorf("budget %s/%s: status %+v, but %d pods are healthy", b.Namespace, b.Name, s, healthy)
 		}
 	}
 	return nil

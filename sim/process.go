@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
 	"knarr.dev/knarr/internal/controller/deployment"
+	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
@@ -97,7 +98,7 @@ func (w *world) controllers() []reconcile.Controller {
 		panic(err) // the configuration is constant
 	}
 	return []reconcile.Controller{
-		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(),
+		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(), disruption.Controller(w.table),
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),

@@ -5,6 +5,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -53,6 +54,8 @@ func (u *users) act() {
 			Spec: corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Port: 80}}}})
 	case n < 83:
 		what, err = "delete service", u.remove(kinds.Ref{Kind: kinds.Service, Namespace: ns, Name: app}, "")
+	case n < 86:
+		what, err = "create disruption budget", u.create(kinds.PodDisruptionBudget, u.budget(ns, app))
 	case n < 89:
 		what, err = "create config map with owners", u.create(kinds.ConfigMap, u.owned(ns))
 	case n < 94:
@@ -82,8 +85,23 @@ func (u *users) disturbPod(ns, app string) (string, error) {
 		return "pod gets other labels", u.patch(ref, `{"metadata":{"labels":{"app":"alone"}}}`)
 	case 2:
 		return "create a pod that a set adopts", u.create(kinds.Pod, u.pod(ns, app))
+	case 3:
+		_, err := u.admin.Create(u.ctx, ref.WithSub("eviction"), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}})
+		return "evict pod", err
 	}
 	return "delete pod", u.remove(ref, "")
+}
+
+// budget of an app, of one kind or the other.
+func (u *users) budget(ns, app string) *policyv1.PodDisruptionBudget {
+	b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: app}}
+	b.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
+	if n := intstr.FromInt32(int32(u.rng.IntN(3))); u.rng.IntN(2) == 0 {
+		b.Spec.MinAvailable = &n
+	} else {
+		b.Spec.MaxUnavailable = &n
+	}
+	return b
 }
 
 // any object's name of the kind in the namespace, or none.

@@ -520,7 +520,7 @@ func TestNamesAreUpstreams(t *testing.T) {
 		got = append(got, p.Name())
 	}
 	order := []string{"NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "Priority", "DefaultTolerationSeconds",
-		"RBACEscalation", "CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "DenyServiceExternalIPs", "ResourceClaimAuthorization"}
+		"RBACEscalation", "RuntimeClass", "CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "DenyServiceExternalIPs", "ResourceClaimAuthorization"}
 	if !slices.Equal(got, order) {
 		t.Errorf("order %v", got)
 	}

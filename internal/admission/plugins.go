@@ -36,8 +36,8 @@ type Authorizer interface {
 
 // Config of the built-in plugins.
 type Config struct {
-	// View holds namespaces, service accounts, pods, nodes and priority
-	// classes; also limit ranges, if they are to count.
+	// View holds namespaces, service accounts, pods, nodes, priority
+	// and runtime classes; also limit ranges, if they are to count.
 	View  *view.View
 	Authz Authorizer
 	// Fresh waits until the view knows everything of the kind that was written
@@ -68,7 +68,7 @@ func Default(cfg Config) ([]Plugin, error) {
 	if cfg.View == nil || cfg.Authz == nil {
 		return nil, errConfig
 	}
-	for _, k := range []*kinds.Kind{kinds.Namespace, kinds.ServiceAccount, kinds.Pod, kinds.Node, kinds.PriorityClass} {
+	for _, k := range []*kinds.Kind{kinds.Namespace, kinds.ServiceAccount, kinds.Pod, kinds.Node, kinds.PriorityClass, kinds.RuntimeClass} {
 		if !cfg.View.Has(k) {
 			return nil, fmt.Errorf("admission: the view does not hold %s", k)
 		}
@@ -95,6 +95,7 @@ func Default(cfg Config) ([]Plugin, error) {
 		priority{c},
 		defaultTolerations{},
 		escalation{cfg.Authz},
+		runtimeClass{c},
 		certificateApproval{cfg.Authz},
 		certificateSigning{cfg.Authz},
 		certificateSubject{},

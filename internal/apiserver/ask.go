@@ -139,22 +139,6 @@ func setScheduled(pod *corev1.Pod, now metav1.Time) {
 	pod.Status.Conditions = append(pod.Status.Conditions, want)
 }
 
-// evict deletes a pod on behalf of a drain. There are no disruption budgets
-// yet that could forbid it.
-func (s *Server) evict(c *call, e *policyv1.Eviction) (runtime.Object, error) {
-	opts := e.DeleteOptions
-	if opts == nil {
-		opts = &metav1.DeleteOptions{}
-	}
-	one := *c
-	one.ref.Sub = ""
-	one.dryRun = c.dryRun || len(opts.DryRun) > 0
-	if _, _, err := s.delete(&one, opts); err != nil {
-		return nil, err
-	}
-	return success(), nil
-}
-
 func (s *Server) issueToken(c *call, r *authenticationv1.TokenRequest) (runtime.Object, error) {
 	if s.cfg.IssueToken == nil {
 		return nil, statusError(http.StatusNotImplemented, metav1.StatusReasonInternalError, "this server issues no tokens")

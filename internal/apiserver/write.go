@@ -48,6 +48,8 @@ type call struct {
 	force   bool         // apply: take fields from others
 	owned   bool         // whoever plans the change has seen to the managed fields
 	scale   *kinds.Scale // the update is one of the scale, and admitted as such
+
+	admitted bool // a deletion that was ordered by an eviction, and admitted as such
 }
 
 func randomUID() string { return string(uuid.NewUUID()) }

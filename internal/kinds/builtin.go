@@ -410,6 +410,10 @@ func Builtin() *Table {
 		resourceKinds,
 		migrationKinds,
 		flowcontrol,
+		batchKinds,
+		autoscalingKinds,
+		policyKinds,
+		nodeKinds,
 	))
 }
 

@@ -91,6 +91,12 @@ func TestHeadings(t *testing.T) {
 		APIService:                "Name Service Available Age",
 		CustomResourceDefinition:  "Name Created At",
 
+		Job:                              "Name Status Completions Duration Age +Containers +Images +Selector",
+		CronJob:                          "Name Schedule Timezone Suspend Active Last Schedule Age +Containers +Images +Selector",
+		HorizontalPodAutoscaler:          "Name Reference Targets MinPods MaxPods Replicas Age",
+		HorizontalPodAutoscalerV1:        "Name Reference Targets MinPods MaxPods Replicas Age",
+		PodDisruptionBudget:              "Name Min Available Max Unavailable Allowed Disruptions Age",
+		RuntimeClass:                     "Name Handler Age",
 		FlowSchema:                       "Name PriorityLevel MatchingPrecedence DistinguisherMethod Age MissingPL",
 		PriorityLevelConfiguration:       "Name Type NominalConcurrencyShares Queues HandSize QueueLengthLimit Age",
 		MutatingWebhookConfiguration:     "Name Webhooks Age",

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -102,6 +103,7 @@ func (w *worker) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.Pod
 			CgroupParent: k.cgroups.PodParent(pod), SecurityContext: security, Sysctls: sysctls(pod),
 		},
 	}
+	c.Linux.Resources, c.Linux.Overhead = spec.Sandbox(pod)
 	if !pod.Spec.HostNetwork {
 		c.Hostname, err = spec.UTSName(pod, k.cfg.ClusterDomain)
 	}
@@ -154,11 +156,32 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32
 	}
 	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
 	defer cancel()
-	_, err = w.k.cri.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	handler, err := w.runtimeHandler(ctx, pod)
 	if err != nil {
-		return clean(err)
+		return err
 	}
-	return nil
+	_, err = w.k.cri.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	switch {
+	case err == nil:
+		return nil
+	case handler != "":
+		return fmt.Errorf("runtime handler %q: %w", handler, clean(err))
+	}
+	return clean(err)
+}
+
+// runtimeHandler is what the runtime calls the pod's runtime class; empty: its
+// default.
+func (w *worker) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, error) {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return "", nil
+	}
+	o, err := w.k.cfg.Objects.Get(ctx, kinds.RuntimeClass, "", *name)
+	if err != nil {
+		return "", fmt.Errorf("cannot look up RuntimeClass %q: %w", *name, err)
+	}
+	return o.(*nodev1.RuntimeClass).Handler, nil
 }
 
 func (w *worker) cleanUp() error {

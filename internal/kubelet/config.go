@@ -20,8 +20,8 @@ import (
 	"knarr.dev/knarr/internal/view"
 )
 
-// Objects reads secrets and config maps one by one, as a node is authorized
-// to. Get may answer from a cache that Watch keeps current; changed must be
+// Objects reads secrets, config maps and runtime classes one by one, as a node
+// is authorized to. Get may answer from a cache that Watch keeps current; changed must be
 // quick and may be called from any goroutine.
 type Objects interface {
 	Get(ctx context.Context, k *kinds.Kind, namespace, name string) (kinds.Object, error)

@@ -15,6 +15,7 @@ import (
 	"knarr.dev/knarr/internal/controller/csr"
 	"knarr.dev/knarr/internal/controller/customresourcedefinition"
 	"knarr.dev/knarr/internal/controller/deployment"
+	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
@@ -67,6 +68,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		nodelifecycle.Controller(nodelifecycle.Config{}),
 		podgc.Controller(podgc.Config{}),
 		deployment.Controller(),
+		disruption.Controller(table),
 		replicaset.Controller(),
 		replicaset.ReplicationController(),
 		endpointslice.Controller(),

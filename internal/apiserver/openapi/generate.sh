@@ -14,7 +14,7 @@ go tool openapi-gen --output-dir $defs --output-pkg knarr.dev/knarr/$defs \
 	$api/certificates/v1 $api/networking/v1 $api/scheduling/v1 $api/authentication/v1 \
 	$api/authorization/v1 $api/autoscaling/v1 $api/autoscaling/v2 $api/policy/v1 $api/batch/v1 \
 	$api/admissionregistration/v1 $api/flowcontrol/v1 $api/node/v1 $api/resource/v1 $api/storage/v1 \
-	$api/storagemigration/v1 \
+	$api/storagemigration/v1 $api/scheduling/v1alpha3 \
 	k8s.io/kube-aggregator/pkg/apis/apiregistration/v1 k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 \
 	$machinery/apis/meta/v1 $machinery/runtime $machinery/api/resource $machinery/util/intstr $machinery/version
 CGO_ENABLED=0 go run -tags openapigen ./internal/apiserver/openapi/gen -out internal/apiserver/openapi/docs \

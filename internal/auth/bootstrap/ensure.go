@@ -38,6 +38,10 @@ func ControllerRole(c reconcile.Controller) *rbacv1.ClusterRole {
 		// It only joins what others were allowed to grant.
 		r.Rules = append(r.Rules, rule([]string{"escalate"}, rbacv1.GroupName, "clusterroles"))
 	}
+	if c.Name == "disruption-controller" {
+		// How many pods their owners want, whatever kind these are of.
+		r.Rules = append(r.Rules, rule([]string{"get"}, "*", "*/scale"))
+	}
 	return r
 }
 

@@ -1,6 +1,9 @@
 package prepare
 
 import (
+	"maps"
+	"strconv"
+
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -49,13 +52,42 @@ func ReplicaSetStatusUpdate(rs, old *appsv1.ReplicaSet) {
 func DaemonSetCreate(ds *appsv1.DaemonSet) {
 	fresh(ds, true)
 	ds.Status = appsv1.DaemonSetStatus{}
+	setTemplateGeneration(ds, max(1, templateGeneration(ds)))
 }
 
 // DaemonSetUpdate keeps the status and counts changes.
 func DaemonSetUpdate(ds, old *appsv1.DaemonSet) {
 	Keep(ds, old)
 	ds.Status = old.Status
+	n := templateGeneration(old)
+	if differ(ds.Spec.Template, old.Spec.Template) {
+		n++
+	}
+	setTemplateGeneration(ds, n)
 	bump(ds, old, differ(ds.Spec, old.Spec))
+}
+
+// templateGeneration counts the templates of a daemon set, in an annotation
+// since the field for it is gone: it is on the set's pods as a label.
+func templateGeneration(ds *appsv1.DaemonSet) int64 {
+	n, err := strconv.ParseInt(ds.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func setTemplateGeneration(ds *appsv1.DaemonSet, n int64) {
+	text := strconv.FormatInt(n, 10)
+	if ds.Annotations[appsv1.DeprecatedTemplateGeneration] == text {
+		return
+	}
+	notes := maps.Clone(ds.Annotations)
+	if notes == nil {
+		notes = map[string]string{}
+	}
+	notes[appsv1.DeprecatedTemplateGeneration] = text
+	ds.Annotations = notes
 }
 
 // DaemonSetStatusUpdate keeps the spec.

@@ -438,3 +438,24 @@ func TestPodAdmitted(t *testing.T) {
 		})
 	}
 }
+
+func TestDaemonSetCountsItsTemplates(t *testing.T) {
+	const key = appsv1.DeprecatedTemplateGeneration
+	ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"a": "b"}}}
+	DaemonSetCreate(ds)
+	if ds.Annotations[key] != "1" || ds.Annotations["a"] != "b" {
+		t.Errorf("created: %v", ds.Annotations)
+	}
+	next := ds.DeepCopy()
+	next.Annotations, next.Spec.MinReadySeconds = nil, 3
+	DaemonSetUpdate(next, ds)
+	if next.Annotations[key] != "1" || next.Generation != 2 {
+		t.Errorf("another spec: %v, generation %d", next.Annotations, next.Generation)
+	}
+	again := next.DeepCopy()
+	again.Annotations[key], again.Spec.Template.Labels = "7", map[string]string{"c": "d"}
+	DaemonSetUpdate(again, next)
+	if again.Annotations[key] != "2" || next.Annotations[key] != "1" {
+		t.Errorf("another template: %v", again.Annotations)
+	}
+}

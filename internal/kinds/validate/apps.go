@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -188,25 +189,31 @@ func DaemonSetStatusUpdate(ds, old *appsv1.DaemonSet) field.ErrorList {
 // ControllerRevision judges a new revision.
 func ControllerRevision(cr *appsv1.ControllerRevision) field.ErrorList {
 	e := meta(&cr.ObjectMeta, true, subdomain)
-	e.revision(cr)
+	e.notNegative(field.NewPath("revision"), cr.Revision)
+	var v any
+	switch p, err := field.NewPath("data"), json.Unmarshal(cr.Data.Raw, &v); {
+	case cr.Data.Raw == nil:
+		e.add(field.Required(p, "data is mandatory"))
+	case err != nil:
+		e.invalid(p, "<value omitted>", fmt.Sprintf("error parsing data: %v", err))
+	case v == nil:
+		e.add(field.Required(p, "data is mandatory"))
+	default:
+		if _, ok := v.(map[string]any); !ok {
+			e.add(field.Required(p, "data must be a valid JSON object"))
+		}
+	}
 	return e.list
 }
 
 // ControllerRevisionUpdate judges a changed one; what it holds stays.
 func ControllerRevisionUpdate(cr, old *appsv1.ControllerRevision) field.ErrorList {
 	e := metaUpdate(&cr.ObjectMeta, &old.ObjectMeta)
-	e.revision(cr)
+	e.notNegative(field.NewPath("revision"), cr.Revision)
 	if !same(cr.Data.Raw, old.Data.Raw) {
 		e.invalid(field.NewPath("data"), "<data>", "field is immutable")
 	}
 	return e.list
-}
-
-func (e *errors) revision(cr *appsv1.ControllerRevision) {
-	if len(cr.Data.Raw) == 0 && cr.Data.Object == nil {
-		e.add(field.Required(field.NewPath("data"), "data is mandatory"))
-	}
-	e.notNegative(field.NewPath("revision"), cr.Revision)
 }
 
 // count is one number of a status that sums over replicas.
@@ -216,6 +223,12 @@ type count struct {
 }
 
 func (e *errors) counts(replicas, ready, available int32, more ...count) {
+	e.countsAs("readyReplicas", replicas, ready, available, more...)
+}
+
+// countsAs calls the number of ready replicas by the name that upstream has for
+// it in the kind's messages.
+func (e *errors) countsAs(readyName string, replicas, ready, available int32, more ...count) {
 	e.notNegative(statusPath.Child("replicas"), int64(replicas))
 	for _, c := range append(more, count{"readyReplicas", ready}, count{"availableReplicas", available}) {
 		e.notNegative(statusPath.Child(c.name), int64(c.n))
@@ -224,7 +237,7 @@ func (e *errors) counts(replicas, ready, available int32, more ...count) {
 		}
 	}
 	if available > ready {
-		e.invalid(statusPath.Child("availableReplicas"), available, "cannot be greater than readyReplicas")
+		e.invalid(statusPath.Child("availableReplicas"), available, "cannot be greater than "+readyName)
 	}
 }
 

@@ -79,7 +79,7 @@ func (s *podScope) initContainers(p *field.Path) {
 	}
 }
 
-// The bounds of restart rules (upstream's).
+// The bounds of restart rules, and of jobs' rules about exit codes (upstream's).
 const (
 	maxRestartRules = 20
 	maxExitCodes    = 255

@@ -120,15 +120,26 @@ func TestOtherSets(t *testing.T) {
 	})
 	updates(t, sts, defaults.StatefulSet, StatefulSetUpdate, []change[*appsv1.StatefulSet]{
 		{"scale", func(s *appsv1.StatefulSet) { s.Spec.Replicas = ptr(int32(3)) }, nil},
-		{"service", func(s *appsv1.StatefulSet) { s.Spec.ServiceName = "t" }, []string{"spec Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template'"}},
+		{"service", func(s *appsv1.StatefulSet) { s.Spec.ServiceName = "t" }, []string{"spec.serviceName Invalid: field is immutable"}},
+		{"the rest", func(s *appsv1.StatefulSet) {
+			s.Spec.PodManagementPolicy, s.Spec.RevisionHistoryLimit = appsv1.ParallelPodManagement, ptr[int32](-1)
+			s.Spec.Selector.MatchLabels["app"], s.Spec.Template.Labels["app"] = "other", "other"
+		}, []string{"spec.podManagementPolicy Invalid: field is immutable", "spec.selector Invalid: field is immutable"}},
 	})
 	cr := func() *appsv1.ControllerRevision {
 		return &appsv1.ControllerRevision{ObjectMeta: named("c", "default"), Data: runtime.RawExtension{Raw: []byte("{}")}}
 	}
+	creates(t, cr, nothing, ControllerRevision, []change[*appsv1.ControllerRevision]{
+		{"good", nil, nil},
+		{"no data", func(c *appsv1.ControllerRevision) { c.Data.Raw = nil }, []string{"data Required: data is mandatory"}},
+		{"null", func(c *appsv1.ControllerRevision) { c.Data.Raw = []byte("null") }, []string{"data Required: data is mandatory"}},
+		{"list", func(c *appsv1.ControllerRevision) { c.Data.Raw = []byte("[]") }, []string{"data Required: data must be a valid JSON object"}},
+		{"no JSON", func(c *appsv1.ControllerRevision) { c.Data.Raw, c.Revision = []byte("{"), -1 }, []string{"data Invalid: error parsing data: unexpected end of JSON input", "revision Invalid"}},
+	})
 	updates(t, cr, nothing, ControllerRevisionUpdate, []change[*appsv1.ControllerRevision]{
 		{"revision", func(c *appsv1.ControllerRevision) { c.Revision = 2 }, nil},
 		{"data", func(c *appsv1.ControllerRevision) { c.Data.Raw = []byte("{ }") }, []string{"data Invalid: field is immutable"}},
-		{"no data", func(c *appsv1.ControllerRevision) { c.Data.Raw = nil }, []string{"data Required: data is mandatory", "data Invalid"}},
+		{"no data", func(c *appsv1.ControllerRevision) { c.Data.Raw = nil }, []string{"data Invalid: field is immutable"}},
 	})
 	rc := func() *corev1.ReplicationController {
 		tmpl := goodTemplate()

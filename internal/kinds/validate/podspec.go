@@ -50,6 +50,9 @@ func (s *podScope) podSpec(p *field.Path) {
 	if d := spec.ActiveDeadlineSeconds; d != nil && (*d < 1 || *d > math.MaxInt32) {
 		s.invalid(p.Child("activeDeadlineSeconds"), *d, validation.InclusiveRangeError(1, math.MaxInt32))
 	}
+	if spec.Overhead != nil { // of its runtime class, which admission sees to
+		s.containerResources(p.Child("overhead"), &corev1.ResourceRequirements{Limits: spec.Overhead})
+	}
 	s.unsupported(p)
 }
 

@@ -13,6 +13,9 @@ import (
 func StatefulSet(sts *appsv1.StatefulSet) field.ErrorList {
 	e := meta(&sts.ObjectMeta, true, label)
 	e.statefulSet(&sts.Spec)
+	if name := sts.Spec.ServiceName; name != "" { // later it cannot change
+		e.dnsLabel(specPath.Child("serviceName"), name)
+	}
 	return e.list
 }
 
@@ -20,15 +23,11 @@ func StatefulSet(sts *appsv1.StatefulSet) field.ErrorList {
 func StatefulSetUpdate(sts, old *appsv1.StatefulSet) field.ErrorList {
 	e := metaUpdate(&sts.ObjectMeta, &old.ObjectMeta)
 	e.statefulSet(&sts.Spec)
-	rest := sts.Spec.DeepCopy()
 	was := &old.Spec
-	rest.Replicas, rest.Ordinals, rest.Template = was.Replicas, was.Ordinals, was.Template
-	rest.UpdateStrategy, rest.MinReadySeconds, rest.RevisionHistoryLimit = was.UpdateStrategy, was.MinReadySeconds, was.RevisionHistoryLimit
-	rest.PersistentVolumeClaimRetentionPolicy = was.PersistentVolumeClaimRetentionPolicy
-	if !same(rest, was) {
-		e.forbid(specPath, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', "+
-			"'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")
-	}
+	e.immutable(specPath.Child("selector"), sts.Spec.Selector, was.Selector)
+	e.immutable(specPath.Child("volumeClaimTemplates"), sts.Spec.VolumeClaimTemplates, was.VolumeClaimTemplates)
+	e.immutable(specPath.Child("serviceName"), sts.Spec.ServiceName, was.ServiceName)
+	e.immutable(specPath.Child("podManagementPolicy"), sts.Spec.PodManagementPolicy, was.PodManagementPolicy)
 	return e.list
 }
 
@@ -50,14 +49,8 @@ func (e *errors) statefulSet(spec *appsv1.StatefulSetSpec) {
 	}
 	e.replicas(spec.Replicas)
 	e.notNegative(specPath.Child("minReadySeconds"), int64(spec.MinReadySeconds))
-	if n := spec.RevisionHistoryLimit; n != nil {
-		e.notNegative(specPath.Child("revisionHistoryLimit"), int64(*n))
-	}
 	if spec.Ordinals != nil {
 		e.notNegative(specPath.Child("ordinals", "start"), int64(spec.Ordinals.Start))
-	}
-	if spec.ServiceName != "" {
-		e.msgs(specPath.Child("serviceName"), spec.ServiceName, subdomain(spec.ServiceName, false))
 	}
 	e.selected(spec.Selector, &spec.Template, "statefulset")
 	e.statefulTemplate(spec)
@@ -68,6 +61,7 @@ func (e *errors) statefulSet(spec *appsv1.StatefulSetSpec) {
 // no volumes of the template yet, so it is judged with stand-ins for them.
 func (e *errors) statefulTemplate(spec *appsv1.StatefulSetSpec) {
 	t := spec.Template
+	t.Spec.Subdomain, t.Spec.Hostname = "", "" // the controller gives each pod its own
 	if n := len(spec.VolumeClaimTemplates); n > 0 {
 		own := make(map[string]bool, len(t.Spec.Volumes))
 		for i := range t.Spec.Volumes {
@@ -122,7 +116,7 @@ func StatefulSetStatusUpdate(sts, old *appsv1.StatefulSet) field.ErrorList {
 	e := metaUpdate(&sts.ObjectMeta, &old.ObjectMeta)
 	st := &sts.Status
 	e.notNegative(statusPath.Child("observedGeneration"), st.ObservedGeneration)
-	e.counts(st.Replicas, st.ReadyReplicas, st.AvailableReplicas, count{"currentReplicas", st.CurrentReplicas}, count{"updatedReplicas", st.UpdatedReplicas})
+	e.countsAs("status.readyReplicas", st.Replicas, st.ReadyReplicas, st.AvailableReplicas, count{"currentReplicas", st.CurrentReplicas}, count{"updatedReplicas", st.UpdatedReplicas})
 	e.collisions(st.CollisionCount, old.Status.CollisionCount)
 	return e.list
 }

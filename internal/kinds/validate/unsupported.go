@@ -18,8 +18,6 @@ var podUnsupported = []struct {
 }{
 	{[]string{"hostUsers"}, func(s *corev1.PodSpec) bool { return s.HostUsers != nil && !*s.HostUsers }, "user namespaces are " + notYet},
 	{[]string{"resourceClaims"}, func(s *corev1.PodSpec) bool { return len(s.ResourceClaims) > 0 }, "dynamic resource allocation is " + notYet},
-	{[]string{"runtimeClassName"}, func(s *corev1.PodSpec) bool { return s.RuntimeClassName != nil }, "runtime classes are " + notYet},
-	{[]string{"overhead"}, func(s *corev1.PodSpec) bool { return len(s.Overhead) > 0 }, "may only be set by a runtime class, which is " + notYet},
 	{[]string{"schedulingGroup"}, func(s *corev1.PodSpec) bool { return s.SchedulingGroup != nil }, "scheduling of groups is " + notYet},
 	{[]string{"evictionResponders"}, func(s *corev1.PodSpec) bool { return len(s.EvictionResponders) > 0 }, notYet},
 	{[]string{"os", "name"}, func(s *corev1.PodSpec) bool { return s.OS != nil && s.OS.Name == corev1.Windows }, "Windows pods are " + notYet},

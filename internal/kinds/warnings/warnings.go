@@ -68,7 +68,11 @@ func DaemonSet(ds, old *appsv1.DaemonSet) []string {
 
 // StatefulSet looks at the template.
 func StatefulSet(sts, old *appsv1.StatefulSet) []string {
-	return append(inert("StatefulSet", old == nil), template(&sts.Spec.Template)...)
+	l := list(append(inert("StatefulSet", old == nil), template(&sts.Spec.Template)...))
+	if n := sts.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+		l.addf("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return l
 }
 
 // ReplicationController looks at the template.

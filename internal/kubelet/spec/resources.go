@@ -56,6 +56,26 @@ func Update(a plan.Amounts) *runtimeapi.LinuxContainerResources {
 	}
 }
 
+// Sandbox tells a runtime that makes a machine for each pod how large that has
+// to be: what the containers need together, and what running them costs. nil
+// is nothing.
+func Sandbox(pod *corev1.Pod) (resources, overhead *runtimeapi.LinuxContainerResources) {
+	opts := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
+	req, lim := resourcehelper.PodRequests(pod, opts), resourcehelper.PodLimits(pod, opts)
+	cpu, asked := req[corev1.ResourceCPU]
+	if !asked {
+		cpu = lim[corev1.ResourceCPU]
+	}
+	resources = &runtimeapi.LinuxContainerResources{
+		CpuPeriod: period, CpuShares: Shares(cpu.MilliValue()), CpuQuota: Quota(lim.Cpu().MilliValue()), MemoryLimitInBytes: lim.Memory().Value()}
+	if over := pod.Spec.Overhead; len(over) > 0 {
+		milli := over.Cpu().MilliValue()
+		overhead = &runtimeapi.LinuxContainerResources{
+			CpuPeriod: period, CpuShares: Shares(milli), CpuQuota: Quota(milli), MemoryLimitInBytes: over.Memory().Value()}
+	}
+	return resources, overhead
+}
+
 // OOMScore of a container's processes.
 func OOMScore(pod *corev1.Pod, c *corev1.Container, memory int64) int64 {
 	if p := pod.Spec.Priority; p != nil && *p >= 2_000_000_000 { // system priorities
