@@ -25,9 +25,13 @@ import (
 	"knarr.dev/knarr/internal/controller/nodeipam"
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
 	"knarr.dev/knarr/internal/controller/podgc"
+	"knarr.dev/knarr/internal/controller/pvcprotection"
+	"knarr.dev/knarr/internal/controller/pvprotection"
 	"knarr.dev/knarr/internal/controller/replicaset"
+	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
+	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
@@ -98,6 +102,7 @@ func (w *world) controllers() []reconcile.Controller {
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
 		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam, flowcontrol.Controller(),
+		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(),
 	}
 }
 
