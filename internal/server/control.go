@@ -137,7 +137,8 @@ func (s *control) wireAPI() error {
 	webhooks := webhook.New(func(namespace, name string, port int32) (string, error) {
 		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
 	})
-	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table, Log: s.log})
+	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table, Log: s.log,
+		PodSecurity: s.cfg.admission.PodSecurity, Self: func() admission.Self { return s.as("system:apiserver", user.SystemPrivilegedGroup) }})
 	if err != nil {
 		return err
 	}
