@@ -29,9 +29,13 @@ import (
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
 	"knarr.dev/knarr/internal/controller/podgc"
 	"knarr.dev/knarr/internal/controller/policystatus"
+	"knarr.dev/knarr/internal/controller/pvcprotection"
+	"knarr.dev/knarr/internal/controller/pvprotection"
 	"knarr.dev/knarr/internal/controller/replicaset"
+	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
+	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
@@ -109,6 +113,7 @@ func (w *world) controllers() []reconcile.Controller {
 			},
 			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
 		}),
+		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(),
 	}
 }
 

@@ -28,7 +28,9 @@ type server struct{ api *apiserver.Server }
 func newServer(w *world) (server, error) {
 	rng := rand.New(rand.NewPCG(w.seed, 1))
 	rights := authz.New(w.tap)
-	plugins, err := admission.Default(admission.Config{View: w.tap, Authz: rights, Now: w.clock, AccountPatience: -1, Suffix: func() string { return suffix(rng) }})
+	var self server
+	plugins, err := admission.Default(admission.Config{View: w.tap, Authz: rights, Now: w.clock, AccountPatience: -1, Suffix: func() string { return suffix(rng) },
+		Self: func() admission.Self { return self.client("system:apiserver", "system:masters") }})
 	if err != nil {
 		return server{}, err
 	}
@@ -36,7 +38,8 @@ func newServer(w *world) (server, error) {
 		Kinds: w.table, Store: &committing{w.store, w}, Cache: w.cache, View: w.tap, Authz: rights, Rules: rights, Admission: plugins,
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), Log: w.log, Now: w.clock, UID: func() string { return uid(rng) },
 	})
-	return server{api}, err
+	self = server{api}
+	return self, err
 }
 
 func (s server) client(name string, groups ...string) client.Client {

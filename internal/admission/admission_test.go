@@ -519,8 +519,10 @@ func TestNamesAreUpstreams(t *testing.T) {
 	for _, p := range w.plugins {
 		got = append(got, p.Name())
 	}
-	order := []string{"NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "Priority", "DefaultTolerationSeconds",
-		"RBACEscalation", "RuntimeClass", "CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "DenyServiceExternalIPs", "ResourceClaimAuthorization"}
+	order := []string{"NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "PodSecurity", "Priority", "DefaultTolerationSeconds",
+		"DefaultStorageClass", "StorageObjectInUseProtection", "RBACEscalation", "PersistentVolumeClaimResize", "RuntimeClass", "CertificateApproval", "CertificateSigning",
+		"CertificateSubjectRestriction", "DefaultIngressClass", "DenyServiceExternalIPs", "PodTopologyLabels", "NodeDeclaredFeatureValidator", "PodResizeValidator",
+		"ResourceClaimAuthorization"}
 	if !slices.Equal(got, order) {
 		t.Errorf("order %v", got)
 	}

@@ -109,6 +109,9 @@ func (p limitRanger) Validate(_ context.Context, r *Request) error {
 	if r.Ref.Sub != "" && (r.Ref.Kind != kinds.Pod || r.Ref.Sub != "resize") {
 		return nil
 	}
+	if old, ok := r.Old.(kinds.Object); ok && old.GetDeletionTimestamp() != nil {
+		return nil // it only may be let go
+	}
 	var errs []error
 	switch o := r.Object.(type) {
 	case *corev1.Pod:

@@ -36,8 +36,9 @@ type Authorizer interface {
 
 // Config of the built-in plugins.
 type Config struct {
-	// View holds namespaces, service accounts, pods, nodes, priority
-	// and runtime classes; also limit ranges, if they are to count.
+	// View holds namespaces, service accounts, pods, nodes, priority and
+	// runtime classes; also limit ranges and classes of storage and ingresses,
+	// if they are to count.
 	View  *view.View
 	Authz Authorizer
 	// Fresh waits until the view knows everything of the kind that was written
@@ -51,6 +52,12 @@ type Config struct {
 	// from crypto/rand. The simulation seeds it.
 	Suffix func() string
 	Now    func() time.Time
+
+	// PodSecurity holds where namespaces say nothing.
+	PodSecurity PodSecurity
+	// Self returns the API server, which writes what quotas have left; nil:
+	// there are no quotas. With it the view holds them, and what they count.
+	Self func() Self
 
 	// Webhooks calls users' servers; nil: there are none. With it the view
 	// holds the configurations, and Table has all kinds.
@@ -68,10 +75,8 @@ func Default(cfg Config) ([]Plugin, error) {
 	if cfg.View == nil || cfg.Authz == nil {
 		return nil, errConfig
 	}
-	for _, k := range []*kinds.Kind{kinds.Namespace, kinds.ServiceAccount, kinds.Pod, kinds.Node, kinds.PriorityClass, kinds.RuntimeClass} {
-		if !cfg.View.Has(k) {
-			return nil, fmt.Errorf("admission: the view does not hold %s", k)
-		}
+	if err := holds(cfg.View, kinds.Namespace, kinds.ServiceAccount, kinds.Pod, kinds.Node, kinds.PriorityClass, kinds.RuntimeClass); err != nil {
+		return nil, err
 	}
 	if cfg.AccountPatience == 0 {
 		cfg.AccountPatience = accountPatience
@@ -86,32 +91,69 @@ func Default(cfg Config) ([]Plugin, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &cfg
+	security, err := newPodSecurity(c)
+	if err != nil {
+		return nil, err
+	}
 	plugins := []Plugin{
 		namespaceLifecycle{c},
 		limitRanger{c},
 		serviceAccount{c},
 		nodeRestriction{c},
 		taintNodes{},
+		security,
 		priority{c},
 		defaultTolerations{},
+		defaultStorageClass{c},
+		storageInUse{},
 		escalation{cfg.Authz},
+		claimResize{c},
 		runtimeClass{c},
 		certificateApproval{cfg.Authz},
 		certificateSigning{cfg.Authz},
 		certificateSubject{},
+		defaultIngressClass{c},
 		denyExternalIPs{},
+		topologyLabels{c},
+		declaredFeatures{c},
+		podResize{c},
 		deviceClaims{c},
 	}
-	if cfg.Webhooks == nil {
+	others, err := webhooksAndPolicies(c)
+	if err != nil {
+		return nil, err
+	}
+	plugins = append(plugins, others...)
+	if cfg.Self == nil {
 		return plugins, nil
 	}
-	for _, k := range []*kinds.Kind{kinds.MutatingWebhookConfiguration, kinds.ValidatingWebhookConfiguration,
-		kinds.MutatingAdmissionPolicy, kinds.MutatingAdmissionPolicyBinding, kinds.ValidatingAdmissionPolicy, kinds.ValidatingAdmissionPolicyBinding} {
-		if !cfg.View.Has(k) {
-			return nil, fmt.Errorf("admission: the view does not hold %s", k)
+	if err := holds(cfg.View, kinds.ResourceQuota, kinds.ResourceClaim, kinds.DeviceClass); err != nil {
+		return nil, err
+	}
+	return append(plugins, newResourceQuota(c)), nil // the last: what is refused costs nothing
+}
+
+// holds reports what the view lacks.
+func holds(v *view.View, needed ...*kinds.Kind) error {
+	for _, k := range needed {
+		if !v.Has(k) {
+			return fmt.Errorf("admission: the view does not hold %s", k)
 		}
 	}
-	return append(plugins,
+	return nil
+}
+
+// webhooksAndPolicies are what users add; they see what all others made.
+func webhooksAndPolicies(c *Config) ([]Plugin, error) {
+	cfg := *c
+	if cfg.Webhooks == nil {
+		return nil, nil
+	}
+	if err := holds(cfg.View, kinds.MutatingWebhookConfiguration, kinds.ValidatingWebhookConfiguration,
+		kinds.MutatingAdmissionPolicy, kinds.MutatingAdmissionPolicyBinding, kinds.ValidatingAdmissionPolicy, kinds.ValidatingAdmissionPolicyBinding); err != nil {
+		return nil, err
+	}
+	return []Plugin{
 		mutatingPolicies{c,
 			&ready[*mutatingPolicy]{make: mutatingPolicyOf, read: reading[*registrationv1.MutatingAdmissionPolicy](cfg.View, kinds.MutatingAdmissionPolicy)},
 			&ready[*mutatingBinding]{make: mutatingBindingOf, read: reading[*registrationv1.MutatingAdmissionPolicyBinding](cfg.View, kinds.MutatingAdmissionPolicyBinding)}},
@@ -121,7 +163,7 @@ func Default(cfg Config) ([]Plugin, error) {
 			&ready[*policy]{make: policyOf, read: reading[*registrationv1.ValidatingAdmissionPolicy](cfg.View, kinds.ValidatingAdmissionPolicy)},
 			&ready[*binding]{make: bindingOf, read: reading[*registrationv1.ValidatingAdmissionPolicyBinding](cfg.View, kinds.ValidatingAdmissionPolicyBinding)}},
 		validatingWebhooks{c, &ready[[]*hook]{make: hooksOf, read: reading[*registrationv1.ValidatingWebhookConfiguration](cfg.View, kinds.ValidatingWebhookConfiguration)}},
-	), nil
+	}, nil
 }
 
 // find returns an object of the view, or nil. It looks twice if the view may

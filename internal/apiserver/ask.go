@@ -119,6 +119,9 @@ func (s *Server) bind(c *call, b *corev1.Binding) (runtime.Object, error) {
 		for k, v := range b.Annotations {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
 		}
+		for k, v := range b.Labels {
+			metav1.SetMetaDataLabel(&pod.ObjectMeta, k, v)
+		}
 		setScheduled(pod, metav1.NewTime(s.now()))
 		return change{obj: pod}, nil
 	})

@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/runtime/containerd"
 )
 
@@ -48,6 +49,11 @@ type Config struct {
 	// that priority and fairness shares; defaults 400 and 200.
 	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
 	Access                                           AccessConfig
+
+	// AdmissionConfig is the path of an AdmissionConfiguration, for the defaults
+	// and exemptions of PodSecurity.
+	AdmissionConfig string
+	admission       admission.Configuration // what it says
 
 	// EncryptionConfig is the path of an EncryptionConfiguration; without one,
 	// Secrets are encrypted with a generated key.
@@ -108,6 +114,13 @@ func (c *Config) Complete() error {
 	}
 	if err := c.completeNetworks(); err != nil {
 		return err
+	}
+	if c.AdmissionConfig != "" {
+		read, err := admission.ReadConfiguration(c.AdmissionConfig)
+		if err != nil {
+			return fmt.Errorf("--admission-control-config-file: %w", err)
+		}
+		c.admission = *read
 	}
 	return c.Access.complete(c.ClusterDomain)
 }

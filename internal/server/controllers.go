@@ -26,10 +26,14 @@ import (
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
 	"knarr.dev/knarr/internal/controller/podgc"
 	"knarr.dev/knarr/internal/controller/policystatus"
+	"knarr.dev/knarr/internal/controller/pvcprotection"
+	"knarr.dev/knarr/internal/controller/pvprotection"
 	"knarr.dev/knarr/internal/controller/replicaset"
+	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
 	"knarr.dev/knarr/internal/controller/storagemigration"
+	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/reconcile"
@@ -67,6 +71,10 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		ipam,
 		nodelifecycle.Controller(nodelifecycle.Config{}),
 		podgc.Controller(podgc.Config{}),
+		pvcprotection.Controller(),
+		pvprotection.Controller(),
+		resourcequota.Controller(table),
+		vacprotection.Controller(),
 		deployment.Controller(),
 		disruption.Controller(table),
 		replicaset.Controller(),

@@ -49,6 +49,18 @@ var (
 		}
 		return nil
 	}}
+	// PodsByClaim files pods under namespace/name of the volume claims that they
+	// use.
+	PodsByClaim = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		var keys []string
+		pod := o.(*corev1.Pod)
+		for i := range pod.Spec.Volumes {
+			if name := ClaimOf(pod, &pod.Spec.Volumes[i]); name != "" && !slices.Contains(keys, pod.Namespace+"/"+name) {
+				keys = append(keys, pod.Namespace+"/"+name)
+			}
+		}
+		return keys
+	}}
 	// SlicesByService files endpoint slices under namespace/service.
 	SlicesByService = &Index{Kind: kinds.EndpointSlice, Keys: func(o kinds.Object) []string {
 		if svc := o.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
@@ -69,7 +81,19 @@ var Owned = &Index{Keys: func(o kinds.Object) []string {
 	return uids
 }}
 
+// ClaimOf is the claim that a pod's volume is of, also of one that is made for
+// the pod; empty: of none.
+func ClaimOf(pod *corev1.Pod, v *corev1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		return pod.Name + "-" + v.Name
+	}
+	return ""
+}
+
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, SlicesByService}
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService}
 }

@@ -1,0 +1,26 @@
+// Package pvprotection keeps volumes as long as they are bound to claims.
+package pvprotection
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/plan"
+)
+
+// Finalizer of a volume that may be in use; admission adds it.
+const Finalizer = "kubernetes.io/pv-protection"
+
+// Plan lets go of a volume that is not bound, and protects one that is not
+// protected.
+func Plan(pv *corev1.PersistentVolume) plan.Result {
+	switch plan.Protection(pv, Finalizer) {
+	case plan.Unprotected:
+		return plan.Result{Actions: []plan.Action{plan.Protect(kinds.PersistentVolume, pv, Finalizer)}}
+	case plan.Leaving:
+		if pv.Status.Phase != corev1.VolumeBound {
+			return plan.Result{Actions: []plan.Action{plan.Release(kinds.PersistentVolume, pv, Finalizer)}}
+		}
+	}
+	return plan.Result{}
+}
