@@ -63,6 +63,7 @@ type Resolve func(namespace, name string, port int32) (string, error)
 // Caller calls webhooks, and keeps connections to them.
 type Caller struct {
 	resolve Resolve
+	through func(http.RoundTripper) http.RoundTripper
 
 	mu         sync.Mutex
 	transports map[identity]*http.Transport
@@ -73,8 +74,12 @@ type identity struct{ bundle, server string }
 
 // New makes a Caller; it starts nothing.
 func New(resolve Resolve) *Caller {
-	return &Caller{resolve: resolve, transports: map[identity]*http.Transport{}}
+	return &Caller{resolve: resolve, through: func(rt http.RoundTripper) http.RoundTripper { return rt }, transports: map[identity]*http.Transport{}}
 }
+
+// Through has all calls go through what wrap returns; it comes before the first
+// call.
+func (c *Caller) Through(wrap func(http.RoundTripper) http.RoundTripper) { c.through = wrap }
 
 // StatusError: the webhook answered, but not with 200.
 type StatusError struct{ Code int }
@@ -98,7 +103,7 @@ func (c *Caller) Call(ctx context.Context, h Hook, timeout time.Duration, body [
 	}
 	seconds := math.Ceil(timeout.Seconds())
 	shown.RawQuery = url.Values{"timeout": {strconv.Itoa(int(max(seconds, 1))) + "s"}}.Encode()
-	answer, err := post(ctx, shown, address, t, body)
+	answer, err := post(ctx, shown, address, c.through(t), body)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -165,7 +170,7 @@ func (c *Caller) transport(id identity) (*http.Transport, error) {
 	return t, nil
 }
 
-func post(ctx context.Context, to *url.URL, address string, t *http.Transport, body []byte) ([]byte, error) {
+func post(ctx context.Context, to *url.URL, address string, t http.RoundTripper, body []byte) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
