@@ -48,7 +48,7 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 
 // updateRequest is what admission is asked about an update.
 func (c *call) updateRequest(obj, old kinds.Object) *admission.Request {
-	req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn}
+	req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn, Annotate: c.audit.Annotator()}
 	if c.scale != nil {
 		req.Ref.Sub, req.Object, req.Old = "scale", scaleOf(c.scale, obj), scaleOf(c.scale, old)
 	}
@@ -90,7 +90,7 @@ func (p *kubeletProxy) admit(w *recorder, r *http.Request, in *info, ref kinds.R
 	if err != nil {
 		return err
 	}
-	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref, Object: options, Warn: warner(w)}
+	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref, Object: options, Warn: warner(w), Annotate: in.audit.Annotator()}
 	if err := p.s.mutate(r.Context(), req); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, 
 		if err := preconditions(c.ref, old, opts.Preconditions); err != nil {
 			return change{}, err
 		}
-		req := &admission.Request{User: c.user, Operation: admission.Delete, Ref: c.ref, Old: old, DryRun: c.dryRun, Delete: opts, Warn: c.warn}
+		req := &admission.Request{User: c.user, Operation: admission.Delete, Ref: c.ref, Old: old, DryRun: c.dryRun, Delete: opts, Warn: c.warn, Annotate: c.audit.Annotator()}
 		if err := s.mutate(c.ctx, req); err != nil {
 			return change{}, err
 		}

@@ -49,6 +49,11 @@ type Config struct {
 	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
 	Access                                           AccessConfig
 
+	Audit AuditConfig
+	// TracingConfig is the path of a TracingConfiguration; without one there are
+	// no spans.
+	TracingConfig string
+
 	// EncryptionConfig is the path of an EncryptionConfiguration; without one,
 	// Secrets are encrypted with a generated key.
 	EncryptionConfig string
@@ -107,6 +112,12 @@ func (c *Config) Complete() error {
 		return errors.New("--max-requests-inflight and --max-mutating-requests-inflight cannot be negative")
 	}
 	if err := c.completeNetworks(); err != nil {
+		return err
+	}
+	if err := c.Audit.complete(); err != nil {
+		return err
+	}
+	if err := c.completeTracing(); err != nil {
 		return err
 	}
 	return c.Access.complete(c.ClusterDomain)
