@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	registrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -207,7 +209,9 @@ func (c *Config) ask(ctx context.Context, h *hook, q *question, k *kinds.Kind, m
 	if h.TimeoutSeconds != nil {
 		timeout = time.Duration(*h.TimeoutSeconds) * time.Second
 	}
+	ctx, end := c.span(ctx, h, q, mutating)
 	answer, err := c.Webhooks.Call(ctx, to, timeout, body)
+	end()
 	if err != nil {
 		return failed("failed to call webhook: %w", err)
 	}
@@ -216,6 +220,22 @@ func (c *Config) ask(ctx context.Context, h *hook, q *question, k *kinds.Kind, m
 		return failed("received invalid webhook response: %w", err)
 	}
 	return out, nil
+}
+
+// span of a call, within that of the request, if this has one.
+func (c *Config) span(ctx context.Context, h *hook, q *question, mutating bool) (context.Context, func()) {
+	parent := trace.SpanFromContext(ctx)
+	if !parent.IsRecording() {
+		return ctx, func() {}
+	}
+	name := "Call validating webhook"
+	if mutating {
+		name = "Call mutating webhook"
+	}
+	ref := q.r.Ref
+	ctx, span := parent.TracerProvider().Tracer("k8s.io/component-base/tracing").Start(ctx, name, trace.WithAttributes(attribute.String("webhook", h.Name),
+		attribute.String("resource", ref.Kind.GroupVersionResource().String()), attribute.String("subresource", ref.Sub), attribute.String("operation", string(q.r.Operation))))
+	return ctx, func() { span.End() }
 }
 
 // defaultTimeout is what defaulting gives to a webhook that names none.

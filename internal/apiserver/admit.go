@@ -49,9 +49,16 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 	return nil
 }
 
+// request is what admission is asked.
+func (c *call) request(op admission.Operation, obj, old runtime.Object) *admission.Request {
+	return &admission.Request{User: c.user, Operation: op, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn,
+		Annotate: c.audit.Annotator(), AnnotateContent: c.audit.ContentAnnotator()}
+}
+
 // updateRequest is what admission is asked about an update.
 func (c *call) updateRequest(obj, old kinds.Object) *admission.Request {
-	req := &admission.Request{User: c.user, Operation: admission.Update, Verb: c.verb, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn}
+	req := c.request(admission.Update, obj, old)
+	req.Verb = c.verb
 	if c.scale != nil {
 		req.Ref.Sub, req.Object, req.Old = "scale", scaleOf(c.scale, obj), scaleOf(c.scale, old)
 	}
@@ -93,7 +100,7 @@ func (p *kubeletProxy) admit(w *recorder, r *http.Request, in *info, ref kinds.R
 	if err != nil {
 		return err
 	}
-	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref, Object: options, Warn: warner(w)}
+	req := &admission.Request{User: u, Operation: admission.Connect, Ref: ref, Object: options, Warn: warner(w), Annotate: in.audit.Annotator(), AnnotateContent: in.audit.ContentAnnotator()}
 	if err := p.s.mutate(r.Context(), req); err != nil {
 		return err
 	}

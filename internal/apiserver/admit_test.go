@@ -119,6 +119,7 @@ type hooked struct {
 	*hooks
 	view    *view.View
 	plugins []admission.Plugin
+	caller  *webhook.Caller
 	cfg     apiserver.Config
 }
 
@@ -127,11 +128,11 @@ func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
 	h.world = newWorld(t, append(edit, func(c *apiserver.Config) {
 		h.view = view.New(slices.DeleteFunc(slices.Clone(c.Kinds.All()), func(k *kinds.Kind) bool { return !k.Stored() }), view.Shared()...)
 		c.Cache.Feed(h.view)
-		caller := webhook.New(func(namespace, name string, port int32) (string, error) {
+		h.caller = webhook.New(func(namespace, name string, port int32) (string, error) {
 			return view.ServiceAddress(h.view.Snapshot(), namespace, name, port)
 		})
 		c.Fields = ownership.New(c.Kinds.All(), c.Kinds.ByGVK)
-		plugins, err := admission.Default(admission.Config{View: h.view, Authz: allRules{}, Webhooks: caller, Table: c.Kinds, Types: c.Fields.TypeConverter(), AccountPatience: -1})
+		plugins, err := admission.Default(admission.Config{View: h.view, Authz: allRules{}, Webhooks: h.caller, Table: c.Kinds, Types: c.Fields.TypeConverter(), AccountPatience: -1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,5 +87,5 @@ func (s *Server) configure(c *call, live kinds.Object, config map[string]any) (k
 // mayCreate: an update that creates needs that permission too.
 func (s *Server) mayCreate(c *call) error {
 	in := &info{verb: "create", resource: true, gvr: c.ref.Kind.GroupVersionResource(), ns: c.ref.Namespace, name: c.ref.Name}
-	return s.authorize(c.ctx, in.attributes(c.user))
+	return s.authorize(c.ctx, in, in.attributes(c.user))
 }

@@ -72,7 +72,7 @@ func (s *Server) admitAsked(c *call, obj runtime.Object) error {
 	if sub.DefaultBody != nil {
 		sub.DefaultBody(obj)
 	}
-	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn}
+	req := c.request(admission.Create, obj, nil)
 	if err := s.mutate(c.ctx, req); err != nil {
 		return err
 	}

@@ -36,7 +36,8 @@ func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, 
 		if c.admitted {
 			return s.planDelete(k, old, opts), nil
 		}
-		req := &admission.Request{User: c.user, Operation: admission.Delete, Ref: c.ref, Old: old, DryRun: c.dryRun, Delete: opts, Warn: c.warn}
+		req := c.request(admission.Delete, nil, old)
+		req.Delete = opts
 		if err := s.mutate(c.ctx, req); err != nil {
 			return change{}, err
 		}

@@ -20,8 +20,11 @@ import (
 	"testing"
 	"time"
 
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/apiserver"
+	"knarr.dev/knarr/internal/security/audit"
 )
 
 // TestHostileBodies: each gets a Status with a sensible code, none costs much
@@ -117,18 +120,22 @@ func (panicking) Validate(context.Context, *admission.Request) error { return ni
 
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
-	var records []apiserver.AuditRecord
+	s, on := audited(t, audit.Blocking, "omitStages: [RequestReceived]\nrules: [{level: Metadata}]")
 	w := newWorld(t, func(c *apiserver.Config) {
 		c.Admission, c.Log = []admission.Plugin{panicking{}}, slog.New(slog.NewTextHandler(&log, nil))
-		c.Audit = func(r apiserver.AuditRecord) { records = append(records, r) }
+		on(c)
 	})
 	a := w.do(t, "POST", cmURL, `{"metadata":{"name":"x"}}`)
 	if a.code != 500 || a.at("reason") != "InternalError" || strings.Contains(a.raw, "secret") {
 		t.Errorf("%d %s", a.code, a.raw)
 	}
-	if !strings.Contains(log.String(), "request panicked") || len(records) != 1 || records[0].Code != 500 {
-		t.Errorf("log %s, audit %v", log.String(), records)
+	if e := s.next(t, auditv1.StagePanic); e.ResponseStatus.Code != 500 || e.ResponseStatus.Message != "APIServer panic'd: secret of the plugin" {
+		t.Errorf("%+v", e.ResponseStatus)
 	}
+	if !strings.Contains(log.String(), "request panicked") {
+		t.Errorf("log %s", log.String())
+	}
+	s.none(t)
 	w.must(t, 200, "GET", cmURL, "")
 }
 

@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/warning"
@@ -25,6 +25,7 @@ import (
 	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 )
 
 // requestTimeout ends what is not a watch or a stream, as upstream.
@@ -37,29 +38,27 @@ const bodyTimeout = 30 * time.Second
 // Handler is the whole pipeline.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var u user.Info
 		rec, in, began := &recorder{ResponseWriter: w}, parse(r), s.now()
 		if r.ContentLength != 0 {
 			bodyUntil(rec, time.Now().Add(s.bodyTimeout)) // whoever needs longer says so
 		}
+		if s.cfg.Audit != nil {
+			r = s.record(rec, r, in)
+		}
 		defer func() {
-			broken := s.recovered(recover(), rec, r, in)
+			p := recover()
+			if p != nil {
+				rec.audit.Panicked(p) // before what the client is told of it
+			}
+			broken := s.recovered(p, rec, r, in)
 			s.metrics.observe(in, rec.code, rec.size, s.now().Sub(began))
-			s.audit(in, u, rec.code, began)
+			rec.completed()
 			if broken {
 				s.metrics.aborted.WithLabelValues(s.metrics.labelsOf(in).labels()[:6]...).Inc()
 				panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
 			}
 		}()
-		if h := s.cfg.Public[r.URL.Path]; h != nil {
-			h.ServeHTTP(rec, r)
-			return
-		}
-		var err error
-		if u, err = s.identify(rec, r, in); err == nil {
-			err = s.serve(rec, r, in, u)
-		}
-		if err != nil {
+		if err := s.answer(rec, r, in, began); err != nil {
 			s.fail(rec, r, err)
 		}
 	})
@@ -70,6 +69,39 @@ func (s *Server) Handler() http.Handler {
 // would hold the request's seat.
 func bodyUntil(w http.ResponseWriter, at time.Time) {
 	_ = http.NewResponseController(w).SetReadDeadline(at) // recorders of tests have none
+}
+
+// answer finds out who asks and serves the request.
+func (s *Server) answer(w *recorder, r *http.Request, in *info, began time.Time) error {
+	if h := s.cfg.Public[r.URL.Path]; h != nil {
+		if err := s.received(in, r, nil, began); err != nil {
+			return err
+		}
+		h.ServeHTTP(w, r)
+		return nil
+	}
+	u, err := s.authenticate(w, r)
+	if err != nil {
+		s.unidentified(in, r, began)
+		return err
+	}
+	if s.tracing != nil {
+		s.traced(w, r, in, u, began)
+		return nil
+	}
+	return s.answerTo(w, r, in, u, began)
+}
+
+// answerTo serves the request of a user.
+func (s *Server) answerTo(w *recorder, r *http.Request, in *info, u user.Info, began time.Time) error {
+	if err := s.received(in, r, u, began); err != nil {
+		return err
+	}
+	u, err := s.impersonate(r, in, u)
+	if err != nil {
+		return err
+	}
+	return s.serve(w, r, in, u)
 }
 
 // recovered answers for a request that has panicked; broken says that an
@@ -88,18 +120,6 @@ func (s *Server) recovered(p any, w *recorder, r *http.Request, in *info) (broke
 	return true
 }
 
-// audit tells the audit seam how a request ended.
-func (s *Server) audit(in *info, u user.Info, code int, began time.Time) {
-	if s.cfg.Audit == nil {
-		return
-	}
-	r := AuditRecord{User: u, Verb: in.verb, Path: in.path, Code: code, At: began, Took: s.now().Sub(began)}
-	if in.resource {
-		r.Resource, r.Namespace, r.Name, r.Sub = in.gvr, in.ns, in.name, in.sub
-	}
-	s.cfg.Audit(r)
-}
-
 // recorder remembers the status code, whether an answer has begun, and how
 // long it has become.
 type recorder struct {
@@ -107,18 +127,29 @@ type recorder struct {
 	code  int
 	wrote bool
 	size  int64
+	audit *audit.Record
+	kept  *keeper // of the answer, if the record wants it
+}
+
+// begin notes the answer's code.
+func (r *recorder) begin(code int) {
+	if !r.wrote {
+		r.code, r.wrote = code, true
+		r.audit.Started(code)
+	}
 }
 
 func (r *recorder) WriteHeader(code int) {
-	if !r.wrote {
-		r.code, r.wrote = code, true
+	if code >= http.StatusOK { // others come before the answer
+		r.begin(code)
 	}
 	r.ResponseWriter.WriteHeader(code)
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
-	if !r.wrote {
-		r.code, r.wrote = http.StatusOK, true
+	r.begin(http.StatusOK)
+	if r.kept != nil {
+		r.kept.keep(p)
 	}
 	n, err := r.ResponseWriter.Write(p)
 	r.size += int64(n)
@@ -128,14 +159,15 @@ func (r *recorder) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController flush and hijack.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// identify finds out who asks, and as whom. Credentials that do not hold are
-// refused, never taken for nobody's.
-func (s *Server) identify(w http.ResponseWriter, r *http.Request, in *info) (user.Info, error) {
+// authenticate finds out who asks. Credentials that do not hold are refused,
+// never taken for nobody's.
+func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (user.Info, error) {
+	asks := r
 	if r.Header.Get("Authorization") != "" {
-		r = r.WithContext(warning.WithWarningRecorder(r.Context(), tokenWarner(warner(w))))
+		asks = r.WithContext(warning.WithWarningRecorder(r.Context(), tokenWarner(warner(w))))
 	}
 	began := s.now()
-	resp, ok, err := s.cfg.Authn.AuthenticateRequest(r)
+	resp, ok, err := s.cfg.Authn.AuthenticateRequest(asks)
 	now := s.now()
 	if err != nil || !ok {
 		s.metrics.failed.took(now.Sub(began))
@@ -143,17 +175,23 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, in *info) (use
 	}
 	s.metrics.identified(r, resp.User.GetName(), now.Sub(began), now)
 	r.Header.Del("Authorization")
+	return resp.User, nil
+}
+
+// impersonate finds out as whom the user asks.
+func (s *Server) impersonate(r *http.Request, in *info, u user.Info) (user.Info, error) {
 	if s.cfg.Impersonate == nil {
 		if r.Header.Get("Impersonate-User") != "" {
 			return nil, badRequest("impersonation is not supported by this server")
 		}
-		return resp.User, nil
+		return u, nil
 	}
-	u, _, err := s.cfg.Impersonate(r.Context(), in.attributes(resp.User), r.Header)
-	if u == nil && err == nil {
-		u = resp.User
+	as, constraint, err := s.cfg.Impersonate(r.Context(), in.attributes(u), r.Header)
+	if as == nil || err != nil {
+		return u, err
 	}
-	return u, err
+	in.audit.Impersonates(as, constraint)
+	return as, nil
 }
 
 // tokenWarner passes on what a token's owner should know about it.
@@ -169,12 +207,14 @@ func (s *Server) serve(w *recorder, r *http.Request, in *info, u user.Info) erro
 	}
 	defer cancel()
 	defer s.leave(in)
-	err = s.enter(r.Context(), in, u, s.width(in, r.URL.Query()))
+	ctx, end := s.tracing.step(r.Context(), "priorityandfairness")
+	err = s.enter(ctx, in, u, s.width(in, r.URL.Query()))
+	end(err)
 	in.ticket.Headers(w.Header())
 	if err != nil {
 		return err
 	}
-	if err := s.authorize(r.Context(), in.attributes(u)); err != nil {
+	if err := s.authorize(r.Context(), in, in.attributes(u)); err != nil {
 		return err
 	}
 	if b := s.backend(in); b != nil {
@@ -212,10 +252,13 @@ func methodNotAllowed() error {
 	return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 
-func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) error {
+func (s *Server) authorize(ctx context.Context, in *info, a authorizer.AttributesRecord) error {
 	began := time.Now()
+	ctx, end := s.tracing.step(ctx, "authorization")
 	decision, reason, err := s.cfg.Authz.Authorize(ctx, a)
+	end(err)
 	s.metrics.authorized(decision, err, time.Since(began))
+	noteDecision(in.audit, decision, reason, err)
 	if decision == authorizer.DecisionAllow {
 		return nil
 	}
@@ -257,8 +300,17 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if k.Deprecation != "" {
 		warn(k.Deprecation)
 		s.metrics.asked(in)
+		in.audit.Annotate("k8s.io/deprecated", "true")
 	}
-	c := &call{ctx: r.Context(), user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in}
+	ctx, end := s.tracing.verb(r, in)
+	defer end(nil)
+	if s.tracing != nil {
+		r = r.WithContext(ctx)
+	}
+	if in.audit.Wants(auditv1.LevelRequestResponse) && in.verb != "watch" {
+		w.kept = &keeper{}
+	}
+	c := &call{ctx: ctx, user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in, audit: in.audit}
 	switch in.verb {
 	case "create", "update", "patch":
 		err = c.writeOptions(r)
@@ -357,8 +409,12 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 		return
 	}
 	st := statusOf(err)
+	w.audit.Status(st)
+	if w.audit.Wants(auditv1.LevelRequestResponse) {
+		w.kept = &keeper{}
+	}
 	var told foreign
-	if st.Code == http.StatusInternalServerError && !errors.As(err, &told) { // the others are told whom they concern, and mend themselves
+	if st.Code == http.StatusInternalServerError && !errors.As(err, &told) && !errors.Is(err, audit.ErrNotStored) { // the others are told whom they concern, and mend themselves
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {

@@ -56,7 +56,7 @@ func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Ki
 		// A WebSocket begins with a GET: whoever may only read must not get in by it.
 		a := in.attributes(u)
 		a.Verb = "create"
-		if err := p.s.authorize(r.Context(), a); err != nil {
+		if err := p.s.authorize(r.Context(), in, a); err != nil {
 			return err
 		}
 	}

@@ -132,7 +132,7 @@ func newMetrics(s *Server) *metrics {
 	m.slis.MustRegister(m.health, m.healthTotal)
 	m.registry.MustRegister(m.total, m.duration, m.sli, m.sizes, m.open, m.deprecated, m.aborted, m.terminated, m.handshakes, m.events, m.eventSizes, m.watchLists,
 		m.users, m.authn, m.authnDuration, m.authz, m.authzDuration, m.certificates, m.steps, m.controllers,
-		objectCounts{s.cfg.Cache, s.cfg.Kinds}, s.fair, buildInfo(),
+		objectCounts{s.cfg.Cache, s.cfg.Kinds}, s.fair, s.cfg.Audit.Metrics(), buildInfo(),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

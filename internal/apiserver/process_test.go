@@ -23,6 +23,7 @@ import (
 	"knarr.dev/knarr/internal/apiserver"
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 )
 
 var _ client.Client = (*apiserver.Client)(nil)
@@ -88,9 +89,9 @@ func TestInProcessSharesNothing(t *testing.T) {
 
 // TestInProcess: the same answers as over HTTP.
 func TestInProcess(t *testing.T) {
-	var records []apiserver.AuditRecord
+	s, on := audited(t, audit.Blocking, "omitStages: [RequestReceived]\nrules: [{level: Metadata}]")
 	w := newWorld(t, func(c *apiserver.Config) {
-		c.Audit = func(r apiserver.AuditRecord) { records = append(records, r) }
+		on(c)
 		c.Authz = rights(func(a authorizer.Attributes) bool { return a.GetUser().GetName() == "admin" })
 	})
 	ctx := t.Context()
@@ -99,8 +100,8 @@ func TestInProcess(t *testing.T) {
 	if !apierrors.IsForbidden(err) || err.Error() != `pods "a" is forbidden: User "nobody" cannot get resource "pods" in API group "" in the namespace "default"` {
 		t.Errorf("%v", err)
 	}
-	if len(records) != 1 || records[0].Code != 403 || records[0].User.GetName() != "nobody" || records[0].Resource.Resource != "pods" || records[0].Name != "a" || records[0].Verb != "get" {
-		t.Errorf("audit: %+v", records)
+	if e := s.next(t, complete); e.ResponseStatus.Code != 403 || e.User.Username != "nobody" || e.ObjectRef.Resource != "pods" || e.ObjectRef.Name != "a" || e.Verb != "get" {
+		t.Errorf("audit: %+v", e)
 	}
 	c := w.server.Client(admin)
 	if _, err := c.Get(ctx, refOf("pods", "a")); !apierrors.IsNotFound(err) {

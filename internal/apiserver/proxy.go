@@ -16,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"knarr.dev/knarr/internal/security/audit"
 )
 
 // hop is where a request goes on to.
@@ -45,14 +47,23 @@ func (s *Server) forward(w *recorder, r *http.Request, h hop) error {
 		h.identify(out.Header)
 	}
 	out.URL, out.Host, out.RequestURI = target, target.Host, ""
+	if id := w.audit.ID(); id != "" {
+		out.Header.Set(audit.Header, id) // the server behind may write down the same request
+	}
 	if up := r.Header.Get("Upgrade"); strings.EqualFold(up, "spdy/3.1") || strings.EqualFold(up, "websocket") {
-		return upgrade(w, out, h)
+		out, end := s.tracing.upgrading(out)
+		err := upgrade(w, out, h)
+		end(err)
+		return err
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:       func(pr *httputil.ProxyRequest) { pr.Out.URL, pr.Out.Host = target, target.Host },
-		Transport:     h.transport,
+		Transport:     s.tracing.outgoing(h.transport),
 		FlushInterval: -1, // logs -f are read as they come
 		ModifyResponse: func(resp *http.Response) error {
+			if w.audit != nil {
+				resp.Header.Del(audit.Header) // it is in the answer already
+			}
 			if h.kind == aKubelet && strings.HasPrefix(target.Path, "/containerLogs/") && resp.StatusCode >= http.StatusBadRequest {
 				return logError(resp)
 			}
@@ -185,7 +196,7 @@ func upgrade(w *recorder, r *http.Request, h hop) error {
 	}
 	defer client.Close()
 	defer context.AfterFunc(r.Context(), func() { _ = client.Close() })()
-	w.code, w.wrote = http.StatusSwitchingProtocols, true
+	w.begin(http.StatusSwitchingProtocols)
 	_ = client.SetDeadline(time.Time{}) // if it fails, so does what follows
 	if err := resp.Write(client); err != nil {
 		return nil // the client is gone

@@ -16,6 +16,7 @@ import (
 
 	"knarr.dev/knarr/internal/apiserver/fair"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 )
 
 // info is what a URL asks for.
@@ -39,6 +40,7 @@ type info struct {
 
 	ticket  fair.Ticket // the right to run
 	streams bool        // it holds a place among the streams
+	audit   *audit.Record
 }
 
 var verbOf = map[string]string{

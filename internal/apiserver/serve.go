@@ -67,10 +67,12 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 		if err := s.decode(w, r, obj, c.warn); err != nil {
 			return err
 		}
+		c.requested(obj)
 		out, err := s.ask(c, obj)
 		if err != nil {
 			return err
 		}
+		c.statusIs(out)
 		data, err := encode(a, out)
 		return s.write(w, http.StatusCreated, a, data, err)
 	}
@@ -78,6 +80,7 @@ func (s *Server) serveCreate(w *recorder, r *http.Request, c *call, a accepted) 
 	if err := s.decode(w, r, obj, c.warn); err != nil {
 		return err
 	}
+	c.requested(obj)
 	out, err := s.create(c, obj)
 	if err != nil {
 		return err
@@ -93,6 +96,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 		if err := s.decode(w, r, obj, c.warn); err != nil {
 			return err
 		}
+		c.requested(obj)
 		out, err := s.updateScale(c, sub.Scale, func(runtime.Object) (runtime.Object, error) { return obj, nil })
 		if err != nil {
 			return err
@@ -104,6 +108,7 @@ func (s *Server) serveUpdate(w *recorder, r *http.Request, c *call, a accepted) 
 	if err := s.decode(w, r, obj, c.warn); err != nil {
 		return err
 	}
+	c.requested(obj)
 	out, created, err := s.replace(c, obj)
 	if err != nil {
 		return err
@@ -127,6 +132,7 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 	}
 	kind := patchType(r)
 	c.in.apply = kind == types.ApplyPatchType
+	c.patched(kind, data)
 	out, created, err := s.patch(c, kind, data, policy)
 	if err != nil {
 		return err
@@ -144,6 +150,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 	if err != nil {
 		return err
 	}
+	if r.ContentLength != 0 {
+		c.requested(opts)
+	}
 	c.dryRun = c.dryRun || len(opts.DryRun) > 0
 	if in.verb == "deletecollection" {
 		return s.serveDeleteCollection(w, r, in, c, opts, a)
@@ -157,6 +166,7 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 	switch {
 	case removed && !returnsObject(c.ref.Kind):
 		out = deletedStatus(c.ref.Kind, obj)
+		c.statusIs(out)
 	case !removed && waits(opts):
 		code = http.StatusAccepted
 	}

@@ -1,5 +1,5 @@
-// Package apiserver is the request pipeline: authenticate, limit, authorize,
-// decode, admit, validate, store. It is served over HTTPS, and in process to
+// Package apiserver is the request pipeline: authenticate, audit, limit,
+// authorize, decode, admit, validate, store. It is served over HTTPS, and in process to
 // components, which enter it after authentication and need no codec.
 package apiserver
 
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -31,6 +32,7 @@ import (
 	"knarr.dev/knarr/internal/apiserver/fair"
 	"knarr.dev/knarr/internal/apiserver/ownership"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
 	"knarr.dev/knarr/internal/view"
@@ -103,8 +105,10 @@ type Config struct {
 	// fairness. 0: 600.
 	Seats int
 
-	// Audit is told about every finished request; may be nil.
-	Audit func(AuditRecord)
+	// Audit writes down what is asked and answered; nil: nothing is.
+	Audit *audit.Auditor
+	// Tracer makes spans of requests; nil: there are none.
+	Tracer trace.TracerProvider
 	// Metrics are shown at /metrics; nil: only the server's own. Gatherers are
 	// shown below it, by the last part of the path.
 	Metrics   *prometheus.Registry
@@ -120,18 +124,6 @@ type Config struct {
 // alone; what it returns is sent as JSON. It ends with ctx.
 type Command func(ctx context.Context, q url.Values) (any, error)
 
-// AuditRecord is what a request was and how it ended.
-type AuditRecord struct {
-	User       user.Info // nil if nobody was identified
-	Verb, Path string    // Path is empty for a request in process
-	// Resource and what follows are empty if it was none that was asked for.
-	Resource             schema.GroupVersionResource
-	Namespace, Name, Sub string
-	Code                 int
-	At                   time.Time
-	Took                 time.Duration
-}
-
 // Server implements the pipeline.
 type Server struct {
 	cfg     Config
@@ -146,6 +138,7 @@ type Server struct {
 	streams chan struct{} // one element per watch or stream that is open
 	kubelet *kubeletProxy
 	fields  *ownership.Fields
+	tracing *tracing  // nil: there are no spans
 	buffers sync.Pool // of *[]byte with room for a chunk
 
 	bodyTimeout time.Duration // shortened by tests
@@ -189,6 +182,7 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(s)
 	s.plugins = s.metrics.timed(cfg.Admission)
 	s.alloc = newAllocator(s.cfg)
+	s.tracing = newTracing(cfg.Tracer)
 	s.kubelet = newKubeletProxy(s)
 	if s.fields = cfg.Fields; s.fields == nil {
 		s.fields = ownership.New(cfg.Kinds.All(), cfg.Kinds.ByGVK)

@@ -82,7 +82,7 @@ func translate(w *recorder, r *http.Request, protocol string, backend net.Conn) 
 	if err != nil {
 		return badRequest("this connection cannot be upgraded: %v", err)
 	}
-	w.code, w.wrote = http.StatusSwitchingProtocols, true
+	w.begin(http.StatusSwitchingProtocols)
 	client := &messages{Conn: ws}
 	defer client.Close()
 	defer context.AfterFunc(r.Context(), func() { _ = ws.Close() })()

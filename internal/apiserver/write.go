@@ -18,6 +18,7 @@ import (
 	"knarr.dev/knarr/internal/apiserver/ownership"
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 	"knarr.dev/knarr/internal/store"
 )
 
@@ -48,6 +49,7 @@ type call struct {
 	force   bool         // apply: take fields from others
 	owned   bool         // whoever plans the change has seen to the managed fields
 	scale   *kinds.Scale // the update is one of the scale, and admitted as such
+	audit   *audit.Record
 
 	admitted bool // a deletion that was ordered by an eviction, and admitted as such
 }
@@ -113,7 +115,7 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
-	req := &admission.Request{User: c.user, Operation: admission.Create, Ref: c.ref, Object: obj, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn}
+	req := c.request(admission.Create, obj, nil)
 	if err := s.admitCreated(c, k, obj, req); err != nil {
 		return nil, err
 	}

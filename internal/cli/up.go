@@ -113,6 +113,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f.StringSliceVar(&a.Audiences, "api-audiences", nil, "audiences of service account tokens that this server accepts (default: the issuers)")
 	f.StringVar(&a.FrontCA, "requestheader-client-ca-file", "", "authorities, besides knarr's own, of proxies that name their clients in X-Remote-* headers")
 	f.StringSliceVar(&a.FrontNames, "requestheader-allowed-names", nil, "common names of such proxies (default: any of those authorities)")
+	o.auditFlags(cmd)
 	f.StringSliceVar(&o.cfg.TLSSANs, "tls-san", nil, "further names and addresses that clients use for the API server")
 	f.IntVar(&o.cfg.MaxRequestsInFlight, "max-requests-inflight", 0, "with the next one, the requests that are answered at once, shared by priority and fairness (default 400)")
 	f.StringVar(&o.cfg.AdmissionConfig, "admission-control-config-file", "", "file of an AdmissionConfiguration: defaults and exemptions of PodSecurity")

@@ -4,10 +4,12 @@
 package filewatch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -99,4 +101,25 @@ func firstLink(dir string) string {
 		return dir
 	}
 	return ""
+}
+
+// Follow calls apply with each content of the file that is another than the
+// one before, have being the first, until ctx ends. What apply refuses changes
+// nothing and is not tried twice.
+func Follow(ctx context.Context, path string, have []byte, log *slog.Logger, apply func([]byte) error) error {
+	return Run(ctx, func() {
+		data, err := os.ReadFile(path)
+		if err == nil && bytes.Equal(data, have) {
+			return
+		}
+		if err == nil {
+			have = data
+			err = apply(data)
+		}
+		if err != nil {
+			log.Error("a changed configuration is not taken; the former one holds", "file", path, "error", err)
+			return
+		}
+		log.Info("a changed configuration holds", "file", path)
+	}, path)
 }

@@ -3,8 +3,6 @@ package server
 import (
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -47,14 +45,9 @@ func (c *AccessConfig) complete(domain string) error {
 		if *f.file == "" {
 			continue
 		}
-		abs, err := filepath.Abs(*f.file)
-		if err == nil {
-			_, err = os.Stat(abs)
+		if err := absolute(f.flag, f.file); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.flag, err)
-		}
-		*f.file = abs
 	}
 	defaultTo(&c.TokenWebhookVersion, "v1beta1")
 	defaultTo(&c.TokenWebhookTTL, 2*time.Minute)

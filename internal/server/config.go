@@ -54,6 +54,10 @@ type Config struct {
 	// and exemptions of PodSecurity.
 	AdmissionConfig string
 	admission       admission.Configuration // what it says
+	Audit           AuditConfig
+	// TracingConfig is the path of a TracingConfiguration; without one there are
+	// no spans.
+	TracingConfig string
 
 	// EncryptionConfig is the path of an EncryptionConfiguration; without one,
 	// Secrets are encrypted with a generated key.
@@ -121,6 +125,12 @@ func (c *Config) Complete() error {
 			return fmt.Errorf("--admission-control-config-file: %w", err)
 		}
 		c.admission = *read
+	}
+	if err := c.Audit.complete(); err != nil {
+		return err
+	}
+	if err := c.completeTracing(); err != nil {
+		return err
 	}
 	return c.Access.complete(c.ClusterDomain)
 }

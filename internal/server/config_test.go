@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,9 +11,30 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"knarr.dev/knarr/internal/runtime/containerd"
+	"knarr.dev/knarr/internal/security/audit"
 )
 
 func TestComplete(t *testing.T) {
+	dir, files := t.TempDir(), 0
+	written := func(text string) string {
+		files++
+		path := filepath.Join(dir, fmt.Sprint(files))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	audited := func(policy string, edit func(*AuditConfig)) Config {
+		c := DefaultAudit()
+		c.Log.Path = filepath.Join(dir, "audit.log")
+		if c.Policy = policy; policy == "" {
+			c.Policy = written("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+		}
+		if edit != nil {
+			edit(&c)
+		}
+		return Config{Audit: c}
+	}
 	for _, tc := range []struct {
 		name string
 		cfg  Config
@@ -36,6 +58,22 @@ func TestComplete(t *testing.T) {
 		{name: "negative port", cfg: Config{KubeletPort: -1}, want: "--kubelet-port -1"},
 		{name: "one port for two", cfg: Config{Agent: true, APIPort: 7000, KubeletPort: 7000}, want: "both 7000"},
 		{name: "negative seats", cfg: Config{MaxRequestsInFlight: -1}, want: "--max-requests-inflight"},
+		{name: "log without policy", cfg: Config{Audit: AuditConfig{Log: audit.File{Path: "x"}}}, want: "go with --audit-policy-file"},
+		{name: "policy without log", cfg: Config{Audit: AuditConfig{Policy: "x"}}, want: "--audit-policy-file goes with"},
+		{name: "no policy", cfg: audited("/nonexistent", nil), want: "--audit-policy-file: stat /nonexistent"},
+		{name: "policy of nothing", cfg: audited("/dev/null", nil), want: "--audit-policy-file: /dev/null: "},
+		{name: "audit format", cfg: audited("", func(c *AuditConfig) { c.LogFormat = "xml" }), want: `--audit-log-format "xml"`},
+		{name: "audit mode", cfg: audited("", func(c *AuditConfig) { c.LogOutput.Mode = "no" }), want: `--audit-log-mode "no" is none of`},
+		{name: "audit size", cfg: audited("", func(c *AuditConfig) { c.Log.MaxSize = -1 }), want: "--audit-log-maxsize -1 can't be a negative number"},
+		{name: "audit buffer", cfg: audited("", func(c *AuditConfig) { c.LogOutput.Mode, c.LogOutput.Batching.Buffer = "batch", 0 }), want: "--audit-log-batch-buffer-size 0"},
+		{name: "audit truncation", cfg: audited("", func(c *AuditConfig) { c.LogOutput.Truncate.MaxBatch = 1 }), want: "must be greater than --audit-log-truncate-max-event-size (102400)"},
+		{name: "audit directory", cfg: audited("", func(c *AuditConfig) { c.Log.Path = "/tmp" }), want: "--audit-log-path: /tmp is a directory"},
+		{name: "audit webhook", cfg: audited("", func(c *AuditConfig) { c.Webhook = "/nonexistent" }), want: "--audit-webhook-config-file: stat"},
+		{name: "audit", cfg: audited("", nil)},
+		{name: "tracing", cfg: Config{TracingConfig: written("apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nendpoint: localhost:4317\nsamplingRatePerMillion: 100\n")}},
+		{name: "tracing too often", cfg: Config{TracingConfig: written("apiVersion: apiserver.config.k8s.io/v1beta1\nkind: TracingConfiguration\nsamplingRatePerMillion: 2000000\n")}, want: "sampling rate per million must be less than or equal to one million"},
+		{name: "tracing elsewhere", cfg: Config{TracingConfig: written("apiVersion: apiserver.config.k8s.io/v1alpha1\nkind: TracingConfiguration\nendpoint: http://x\n")}, want: "unsupported scheme: http"},
+		{name: "tracing of something", cfg: Config{TracingConfig: written("apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nnope: 1\n")}, want: `unknown field "nope"`},
 		{name: "no name", cfg: Config{TLSSANs: []string{"*.example.com", "192.0.2.9", "a b"}}, want: `--tls-san "a b"`},
 		{name: "registry with a scheme", cfg: Config{Registries: containerd.Registries{Insecure: []string{"http://r:5000"}}}, want: "insecure registry"},
 	} {

@@ -36,11 +36,13 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/scheduler"
+	"knarr.dev/knarr/internal/security/audit"
 	"knarr.dev/knarr/internal/security/pki"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/cache"
 	"knarr.dev/knarr/internal/store/etcd"
 	"knarr.dev/knarr/internal/store/transform"
+	"knarr.dev/knarr/internal/tracing"
 	"knarr.dev/knarr/internal/view"
 	"knarr.dev/knarr/internal/webhook"
 )
@@ -71,6 +73,8 @@ type control struct {
 	authz      *authz.Authorizer
 	access     access
 	docs       *openapi.Handler
+	audit      *audit.Auditor    // nil: nothing is written down
+	spans      *tracing.Provider // nil: there are none
 	api        *apiserver.Server
 	loops      []reconcile.Controller
 	listener   net.Listener
@@ -103,6 +107,12 @@ func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 // wire builds the components; nothing runs yet.
 func (s *control) wire() (err error) {
 	if s.store, err = s.encrypted(); err != nil {
+		return err
+	}
+	if err := s.wireTracing(); err != nil {
+		return err
+	}
+	if err := s.wireAudit(); err != nil {
 		return err
 	}
 	seen := garbagecollector.Kinds(s.table) // all that components look at: everything but events
@@ -143,6 +153,9 @@ func (s *control) wireAPI() error {
 	webhooks := webhook.New(func(namespace, name string, port int32) (string, error) {
 		return view.ServiceAddress(s.view.Snapshot(), namespace, name, port)
 	})
+	if s.spans != nil {
+		webhooks.Through(tracing.Through(s.spans))
+	}
 	fields := ownership.New(s.table.All(), s.table.ByGVK)
 	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table,
 		Types: fields.TypeConverter(), Log: s.log,
@@ -172,6 +185,7 @@ func (s *control) wireAPI() error {
 		Metrics: s.metrics, Gatherers: map[string]prometheus.Gatherer{"resources": resources},
 		Seats: s.cfg.MaxRequestsInFlight + s.cfg.MaxMutatingRequestsInFlight,
 		Ready: s.checks(), Commands: map[string]apiserver.Command{rotationPath: s.rotateKey},
+		Audit: s.audit, Tracer: s.tracer(),
 	})
 	if err != nil {
 		return err
@@ -234,6 +248,7 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 	if err := s.beginCustom(ctx); err != nil {
 		return errors.Join(err, s.etcd.Close())
 	}
+	stop := s.outlast(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.cache.Run(ctx) })
 	for _, run := range s.access.run {
@@ -289,7 +304,7 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 		return nil
 	})
 	err := g.Wait()
-	return errors.Join(err, s.etcd.Close())
+	return errors.Join(err, stop(), s.etcd.Close())
 }
 
 // serve answers HTTPS.

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 
 	"k8s.io/klog/v2"
+
+	"knarr.dev/knarr/internal/tracing"
 )
 
 // quiet passes what libraries say through klog on as debug lines: to them a
@@ -27,4 +29,7 @@ func (q quiet) WithAttrs(a []slog.Attr) slog.Handler { return quiet{q.Handler.Wi
 
 func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
 
-func quietLibraries(log *slog.Logger) { klog.SetSlogLogger(slog.New(quiet{log.Handler()})) }
+func quietLibraries(log *slog.Logger) {
+	klog.SetSlogLogger(slog.New(quiet{log.Handler()}))
+	tracing.Log(log)
+}

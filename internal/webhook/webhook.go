@@ -70,6 +70,7 @@ type Resolve func(namespace, name string, port int32) (string, error)
 // Caller calls webhooks, and keeps connections to them.
 type Caller struct {
 	resolve Resolve
+	through func(http.RoundTripper) http.RoundTripper
 
 	mu         sync.Mutex
 	transports map[identity]*http.Transport
@@ -80,8 +81,12 @@ type identity struct{ bundle, server string }
 
 // New makes a Caller; it starts nothing.
 func New(resolve Resolve) *Caller {
-	return &Caller{resolve: resolve, transports: map[identity]*http.Transport{}}
+	return &Caller{resolve: resolve, through: func(rt http.RoundTripper) http.RoundTripper { return rt }, transports: map[identity]*http.Transport{}}
 }
+
+// Through has all calls go through what wrap returns; it comes before the first
+// call.
+func (c *Caller) Through(wrap func(http.RoundTripper) http.RoundTripper) { c.through = wrap }
 
 // StatusError: the webhook answered, but not with 200.
 type StatusError struct{ Code int }
@@ -105,7 +110,7 @@ func (c *Caller) Call(ctx context.Context, h Hook, timeout time.Duration, body [
 	}
 	seconds := math.Ceil(timeout.Seconds())
 	shown.RawQuery = url.Values{"timeout": {strconv.Itoa(int(max(seconds, 1))) + "s"}}.Encode()
-	answer, err := c.post(ctx, h, shown, t, body)
+	answer, err := c.post(ctx, h, shown, c.through(t), body)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -166,7 +171,7 @@ func (c *Caller) transport(id identity) (*http.Transport, error) {
 }
 
 // post asks a service at the address of one of its pods.
-func (c *Caller) post(ctx context.Context, h Hook, to *url.URL, t *http.Transport, body []byte) ([]byte, error) {
+func (c *Caller) post(ctx context.Context, h Hook, to *url.URL, t http.RoundTripper, body []byte) ([]byte, error) {
 	address := ""
 	if s := h.Service; s != nil {
 		var err error

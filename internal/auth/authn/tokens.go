@@ -16,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -130,6 +132,8 @@ func (t *Tokens) Issue(ctx context.Context, namespace, name string, r *authentic
 		return apierrors.NewNotFound(kinds.ServiceAccount.GroupResource(), name)
 	}
 	if r.UID != "" && r.UID != sa.UID {
+		audit.Annotate(ctx, "authentication.k8s.io/token-request-uid-mismatch",
+			fmt.Sprintf("the UID in the token request (%s) does not match the UID of the service account (%s)", r.UID, sa.UID))
 		return apierrors.NewConflict(schema.GroupResource{Group: authenticationv1.GroupName, Resource: "TokenRequest"}, name,
 			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", r.UID, sa.UID))
 	}
@@ -153,9 +157,11 @@ func (t *Tokens) Issue(ctx context.Context, namespace, name string, r *authentic
 	if !t.cfg.Strict && b.Pod != nil && life == mountedTokenLife && sameElements(r.Spec.Audiences, t.cfg.Audiences) {
 		b.WarnAfter, until = jwt.NewNumericDate(until), now.Add(extendedTokenLife)
 	}
+	id := string(uuid.NewUUID())
+	audit.Annotate(ctx, serviceaccount.IssuedCredentialIDAuditAnnotationKey, "JTI="+id)
 	r.Status.Token, err = t.keys.Load().keys.sign(&claims{Kubernetes: b, RegisteredClaims: jwt.RegisteredClaims{
 		Issuer: t.cfg.Issuers[0], Subject: serviceAccountPrefix + namespace + ":" + name, Audience: r.Spec.Audiences,
-		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(until), ID: string(uuid.NewUUID()),
+		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(until), ID: id,
 	}})
 	return err
 }

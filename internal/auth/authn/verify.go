@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/security/audit"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -49,6 +50,7 @@ func (t *Tokens) verify(ctx context.Context, token string, audiences []string) (
 	has := []string(c.Audience)
 	if c.Issuer == legacyIssuer && len(has) == 0 {
 		has = t.cfg.Audiences
+		audit.Annotate(ctx, "authentication.k8s.io/legacy-token", c.Subject)
 	}
 	matching := intersect(has, audiences)
 	if len(matching) == 0 {
@@ -59,6 +61,11 @@ func (t *Tokens) verify(ctx context.Context, token string, audiences []string) (
 		return u, matching, err
 	}
 	u, err := t.verifyBound(c)
+	if err == nil && c.Kubernetes.WarnAfter != nil {
+		if late := t.cfg.Now().Unix() - c.Kubernetes.WarnAfter.Unix(); late > 0 {
+			audit.Annotate(ctx, "authentication.k8s.io/stale-token", fmt.Sprintf("subject: %s, seconds after warning threshold: %d", c.Subject, late))
+		}
+	}
 	return u, matching, err
 }
 

@@ -4,7 +4,6 @@
 package config
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,21 +67,7 @@ type file struct {
 
 // follow calls apply with each new content until ctx ends.
 func (f *file) follow(ctx context.Context, apply func([]byte) error) error {
-	return filewatch.Run(ctx, func() {
-		data, err := os.ReadFile(f.path)
-		if err == nil && bytes.Equal(data, f.last) {
-			return
-		}
-		if err == nil {
-			f.last = data // also if it cannot work: it is not tried twice
-			err = apply(data)
-		}
-		if err != nil {
-			f.log.Error("a changed configuration is not taken; the former one holds", "file", f.path, "error", err)
-			return
-		}
-		f.log.Info("a changed configuration holds", "file", f.path)
-	}, f.path)
+	return filewatch.Follow(ctx, f.path, f.last, f.log, apply)
 }
 
 // Authentication follows an AuthenticationConfiguration. It implements

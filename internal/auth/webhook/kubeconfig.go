@@ -1,5 +1,5 @@
 // Package webhook asks servers that somebody else runs whose a token is and
-// what a user may do. Where they are, and how this server shows who it is,
+// what a user may do, and tells them what is done. Where they are, and how this server shows who it is,
 // stands in files of the form of a kubeconfig.
 package webhook
 
@@ -238,6 +238,9 @@ func (c *Client) call(ctx context.Context, ask, answer any) error {
 	}
 }
 
+// Post sends a JSON document once and wants no answer but that it was taken.
+func (c *Client) Post(ctx context.Context, body []byte) error { return c.once(ctx, body, nil) }
+
 // mayPass: connections break, servers are busy; a refusal stays one.
 func mayPass(ctx context.Context, err error) bool {
 	if ctx.Err() != nil || errors.Is(err, errRedirect) {
@@ -280,6 +283,10 @@ func (c *Client) once(ctx context.Context, body []byte, answer any) error {
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return &statusError{resp.StatusCode}
+	}
+	if answer == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // so that the connection can be used again
+		return nil
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
