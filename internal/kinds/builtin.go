@@ -410,6 +410,8 @@ func Builtin() *Table {
 		resourceKinds,
 		migrationKinds,
 		flowcontrol,
+		serviceNetworks,
+		podCertificates,
 	))
 }
 
