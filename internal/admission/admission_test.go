@@ -520,7 +520,8 @@ func TestNamesAreUpstreams(t *testing.T) {
 		got = append(got, p.Name())
 	}
 	order := []string{"NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "Priority", "DefaultTolerationSeconds",
-		"RBACEscalation", "CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "DenyServiceExternalIPs", "ResourceClaimAuthorization"}
+		"RBACEscalation", "CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "ClusterTrustBundleAttest",
+		"PodCertificateRequestSigning", "DenyServiceExternalIPs", "ResourceClaimAuthorization"}
 	if !slices.Equal(got, order) {
 		t.Errorf("order %v", got)
 	}

@@ -98,6 +98,8 @@ func Default(cfg Config) ([]Plugin, error) {
 		certificateApproval{cfg.Authz},
 		certificateSigning{cfg.Authz},
 		certificateSubject{},
+		trustAttest{cfg.Authz},
+		podCertificateSigning{c},
 		denyExternalIPs{},
 		deviceClaims{c},
 	}
