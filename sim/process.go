@@ -24,9 +24,11 @@ import (
 	"knarr.dev/knarr/internal/controller/endpointslice"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/controller/ipaddress"
 	"knarr.dev/knarr/internal/controller/namespace"
 	"knarr.dev/knarr/internal/controller/nodeipam"
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
+	"knarr.dev/knarr/internal/controller/podcertificate"
 	"knarr.dev/knarr/internal/controller/podgc"
 	"knarr.dev/knarr/internal/controller/policystatus"
 	"knarr.dev/knarr/internal/controller/pvcprotection"
@@ -35,6 +37,8 @@ import (
 	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
+	"knarr.dev/knarr/internal/controller/servicecidr"
+	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
@@ -114,6 +118,8 @@ func (w *world) controllers() []reconcile.Controller {
 			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
 		}),
 		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(),
+		servicecidr.Default("10.96.0.0/16"), servicecidr.Controller(), ipaddress.Controller(),
+		trustbundle.Controller(func() []byte { return []byte(anchor) }), podcertificate.Controller(),
 	}
 }
 
@@ -283,3 +289,16 @@ func (u *unreliable) Delete(ctx context.Context, ref kinds.Ref, o metav1.DeleteO
 }
 
 func (p *process) String() string { return fmt.Sprintf("process %s", p.name) }
+
+// anchor is the certificate of an authority whose key nobody has.
+const anchor = `-----BEGIN CERTIFICATE-----
+MIIBczCCARmgAwIBAgIUV+beNQtatwRbJxAVo1MHtLbuFm8wCgYIKoZIzj0EAwIw
+DjEMMAoGA1UEAwwDc2ltMCAXDTI2MTEyODEzNTMzNloYDzIxMjYxMTA0MTM1MzM2
+WjAOMQwwCgYDVQQDDANzaW0wWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQUt2Lv
+Mmu6ACtx+Sa+A/AYGOMdH0FFuUYVzbn6aiYC+EAjRqjdeeVwCnFuB02hcrHGzJMg
+g218wXU6LCit2GE9o1MwUTAdBgNVHQ4EFgQUOMzDBO7z/tqTQW2wRVT7knZQPLkw
+HwYDVR0jBBgwFoAUOMzDBO7z/tqTQW2wRVT7knZQPLkwDwYDVR0TAQH/BAUwAwEB
+/zAKBggqhkjOPQQDAgNIADBFAiAn+STHHckoVbf4eIUR1d7Xlm/HSj+f7Ad19GIe
+/7/BrwIhAONWAQ/MeVnb+0Zhrdkc2HR0CFvCgPADgkRiagGrfGDt
+-----END CERTIFICATE-----
+`

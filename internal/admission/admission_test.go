@@ -521,8 +521,8 @@ func TestNamesAreUpstreams(t *testing.T) {
 	}
 	order := []string{"NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "PodSecurity", "Priority", "DefaultTolerationSeconds",
 		"DefaultStorageClass", "StorageObjectInUseProtection", "RBACEscalation", "PersistentVolumeClaimResize", "RuntimeClass", "CertificateApproval", "CertificateSigning",
-		"CertificateSubjectRestriction", "DefaultIngressClass", "DenyServiceExternalIPs", "PodTopologyLabels", "NodeDeclaredFeatureValidator", "PodResizeValidator",
-		"ResourceClaimAuthorization"}
+		"CertificateSubjectRestriction", "ClusterTrustBundleAttest", "PodCertificateRequestSigning", "DefaultIngressClass", "DenyServiceExternalIPs", "PodTopologyLabels",
+		"NodeDeclaredFeatureValidator", "PodResizeValidator", "ResourceClaimAuthorization"}
 	if !slices.Equal(got, order) {
 		t.Errorf("order %v", got)
 	}

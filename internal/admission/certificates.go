@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -108,4 +111,76 @@ func maySigner(ctx context.Context, a Authorizer, r *Request, verb, name string)
 		}
 	}
 	return false
+}
+
+// trustAttest: who says whom a signer's certificates are to be checked against
+// needs the permission for the signer.
+type trustAttest struct{ authz Authorizer }
+
+func (trustAttest) Name() string { return "ClusterTrustBundleAttest" }
+
+func (trustAttest) Mutate(context.Context, *Request) error { return nil }
+
+func (p trustAttest) Validate(ctx context.Context, r *Request) error {
+	if r.Ref.Kind != kinds.ClusterTrustBundle || r.Operation != Create && r.Operation != Update {
+		return nil
+	}
+	b, ok := r.Object.(*certificatesv1.ClusterTrustBundle)
+	if !ok || b.Spec.SignerName == "" {
+		return nil
+	}
+	// The signer's name never changes: the new object's will do.
+	if old, ok := r.Old.(*certificatesv1.ClusterTrustBundle); ok && r.Operation == Update && onlyCollected(b, old) {
+		return nil
+	}
+	if !maySigner(ctx, p.authz, r, "attest", b.Spec.SignerName) {
+		return forbid(r, fmt.Errorf("user not permitted to attest for signerName %q", b.Spec.SignerName))
+	}
+	return nil
+}
+
+// onlyCollected: nothing changes but what garbage collection and storage
+// migration write.
+func onlyCollected(obj, old kinds.Object) bool {
+	c := obj.DeepCopyObject().(kinds.Object)
+	c.SetOwnerReferences(old.GetOwnerReferences())
+	c.SetFinalizers(old.GetFinalizers())
+	c.SetSelfLink(old.GetSelfLink())
+	c.SetManagedFields(old.GetManagedFields())
+	return equality.Semantic.DeepEqual(c, old)
+}
+
+// podCertificateSigning: who decides about a pod's certificate needs the
+// permission for its signer, and the certificate begins about now. Both are
+// rules of upstream's validation, and answered as such.
+type podCertificateSigning struct{ c *Config }
+
+// startSlack is how far the clocks of a signer and of this server may differ.
+const startSlack = 5 * time.Minute
+
+func (podCertificateSigning) Name() string { return "PodCertificateRequestSigning" }
+
+func (podCertificateSigning) Mutate(context.Context, *Request) error { return nil }
+
+func (p podCertificateSigning) Validate(ctx context.Context, r *Request) error {
+	if r.Ref.Kind != kinds.PodCertificateRequest || r.Ref.Sub != "status" {
+		return nil
+	}
+	old, ok := r.Old.(*certificatesv1.PodCertificateRequest)
+	req, ok2 := r.Object.(*certificatesv1.PodCertificateRequest)
+	if !ok || !ok2 || equality.Semantic.DeepEqual(old.Status, req.Status) {
+		return nil
+	}
+	refuse := func(err *field.Error) error {
+		return apierrors.NewInvalid(kinds.PodCertificateRequest.GVK.GroupKind(), req.Name, field.ErrorList{err})
+	}
+	if from := req.Status.NotBefore; from != nil {
+		if d := p.c.Now().Sub(from.Time); d >= startSlack || d <= -startSlack {
+			return refuse(field.Invalid(field.NewPath("status", "notBefore"), from.Time, "must be set to within 5 minutes of kube-apiserver's current time"))
+		}
+	}
+	if !maySigner(ctx, p.c.Authz, r, "sign", old.Spec.SignerName) {
+		return refuse(field.Forbidden(field.NewPath("spec", "signerName"), fmt.Sprintf("User %q is not permitted to \"sign\" for signer %q", r.User.GetName(), old.Spec.SignerName)))
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package admission
 import (
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -157,6 +158,65 @@ func TestCertificates(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			want(t, w.admit(&Request{User: person(tt.who), Operation: Update, Ref: kinds.Ref{Kind: kinds.CertificateSigningRequest, Name: "c", Sub: tt.sub}, Object: tt.now, Old: base}), tt.code, tt.part)
+		})
+	}
+}
+
+func TestTrustBundles(t *testing.T) {
+	w := newWorld(t, clusterRole("attester", rule("attest", "certificates.k8s.io", "signers", "e.io/s")), bind("attester", "attester", "attester"))
+	bundle := func(signer string) *certificatesv1.ClusterTrustBundle {
+		return &certificatesv1.ClusterTrustBundle{ObjectMeta: meta("", "b"), Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer}}
+	}
+	labelled, collected := bundle("e.io/s"), bundle("e.io/s")
+	labelled.Labels = map[string]string{"a": "b"}
+	collected.Finalizers = []string{"a/b"}
+	for _, tt := range []struct {
+		name, who string
+		now, old  *certificatesv1.ClusterTrustBundle
+		code      int32
+	}{
+		{"of nobody", "jane", bundle(""), nil, 0},
+		{"attested", "attester", bundle("e.io/s"), nil, 0},
+		{"for another signer", "attester", bundle("e.io/t"), nil, 403},
+		{"not attested", "jane", bundle("e.io/s"), nil, 403},
+		{"changed", "jane", labelled, bundle("e.io/s"), 403},
+		{"collected", "jane", collected, bundle("e.io/s"), 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := create(kinds.ClusterTrustBundle, tt.now)
+			if tt.old != nil {
+				r.Operation, r.Old = Update, tt.old
+			}
+			r.User = person(tt.who)
+			want(t, w.admit(r), tt.code, "user not permitted to attest for signerName")
+		})
+	}
+}
+
+func TestPodCertificateSigning(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	w := newWorldWith(t, Config{AccountPatience: -1, Now: func() time.Time { return now }},
+		clusterRole("signer", rule("sign", "certificates.k8s.io", "signers", "e.io/s")), bind("signer", "signer", "signer"))
+	base := &certificatesv1.PodCertificateRequest{ObjectMeta: meta("a", "r"), Spec: certificatesv1.PodCertificateRequestSpec{SignerName: "e.io/s"}}
+	from := func(d time.Duration) *certificatesv1.PodCertificateRequest {
+		r, at := base.DeepCopy(), metav1.NewTime(now.Add(d))
+		r.Status.NotBefore = &at
+		return r
+	}
+	for _, tt := range []struct {
+		name, who string
+		now       *certificatesv1.PodCertificateRequest
+		code      int32
+		part      string
+	}{
+		{"nothing", "jane", base.DeepCopy(), 0, ""},
+		{"signed", "signer", from(-time.Minute), 0, ""},
+		{"not the signer", "jane", from(0), 422, `User "jane" is not permitted to "sign" for signer "e.io/s"`},
+		{"of the past", "signer", from(-5 * time.Minute), 422, "must be set to within 5 minutes of kube-apiserver's current time"},
+		{"of the future", "signer", from(5 * time.Minute), 422, "must be set to within 5 minutes of kube-apiserver's current time"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want(t, w.admit(&Request{User: person(tt.who), Operation: Update, Ref: kinds.Ref{Kind: kinds.PodCertificateRequest, Namespace: "a", Name: "r", Sub: "status"}, Object: tt.now, Old: base}), tt.code, tt.part)
 		})
 	}
 }

@@ -51,6 +51,8 @@ func (p nodeRestriction) Validate(ctx context.Context, r *Request) error {
 		why, err = p.token(ctx, r, node)
 	case kinds.CertificateSigningRequest:
 		why = nodeRequest(r, node)
+	case kinds.PodCertificateRequest:
+		why, err = p.podCertificate(ctx, r, node)
 	}
 	if err != nil {
 		return err

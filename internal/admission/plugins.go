@@ -112,6 +112,8 @@ func Default(cfg Config) ([]Plugin, error) {
 		certificateApproval{cfg.Authz},
 		certificateSigning{cfg.Authz},
 		certificateSubject{},
+		trustAttest{cfg.Authz},
+		podCertificateSigning{c},
 		defaultIngressClass{c},
 		denyExternalIPs{},
 		topologyLabels{c},

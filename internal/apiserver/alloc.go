@@ -1,21 +1,22 @@
 package apiserver
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/internal/kinds"
 )
 
-// allocator gives services their addresses and node ports. What is in use is
-// read from the services themselves; only requests in flight, and those whose
+// allocator gives services their addresses and node ports. An address is taken
+// by an IPAddress object of its name, see addresses.go. Which ports are in use
+// is read from the services themselves; only requests in flight, and those whose
 // result the cache has not seen yet, are remembered, so nothing has to be
 // repaired. It serves one apiserver.
 type allocator struct {
@@ -35,10 +36,12 @@ type nodePort struct {
 
 // reservation is what one request takes. All methods are for nil, too.
 type reservation struct {
-	allocator *allocator
-	used      map[any]bool // address (string) or nodePort
-	taken     []any
-	rev       int64 // revision at which it was stored; 0: not yet
+	server  *Server
+	self    *corev1.Service
+	used    map[nodePort]bool // by others; nil: nobody has looked yet
+	taken   []nodePort
+	rev     int64 // revision at which it was stored; 0: not yet
+	address *networkingv1.IPAddress
 }
 
 func newAllocator(c Config) *allocator {
@@ -47,38 +50,47 @@ func newAllocator(c Config) *allocator {
 
 // assign fills in what the service needs. The caller settles the reservation
 // once the service is stored, or drops it.
-func (a *allocator) assign(ctx context.Context, s *Server, k *kinds.Kind, obj, old kinds.Object) (*reservation, error) {
+func (a *allocator) assign(c *call, s *Server, k *kinds.Kind, obj, old kinds.Object) (*reservation, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok || k != kinds.Service || !a.cidr.IsValid() {
 		return nil, nil
 	}
 	before, _ := old.(*corev1.Service)
-	r, err := a.try(s, svc, before)
+	r, err := a.try(c, s, svc, before)
 	if err == nil {
 		return r, nil
 	}
 	// What seems to be taken may have been given back a moment ago.
-	if err := s.fresh(ctx, "", ""); err != nil {
+	if err := s.fresh(c.ctx, "", ""); err != nil {
 		return nil, err
 	}
-	return a.try(s, svc, before)
+	return a.try(c, s, svc, before)
 }
 
-func (a *allocator) try(s *Server, svc, before *corev1.Service) (*reservation, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	r := &reservation{allocator: a, used: a.inUse(s, svc)}
-	if err := r.address(svc, before); err != nil {
+// try takes the ports first: they cost nothing to give back.
+func (a *allocator) try(c *call, s *Server, svc, before *corev1.Service) (*reservation, error) {
+	r := &reservation{server: s, self: svc}
+	if err := a.tryPorts(r, svc, before); err != nil {
 		return nil, err
 	}
-	if err := r.nodePorts(svc, before); err != nil {
+	if err := r.giveAddress(c, svc, before); err != nil {
+		r.drop()
 		return nil, err
+	}
+	return r, nil
+}
+
+func (a *allocator) tryPorts(r *reservation, svc, before *corev1.Service) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := r.nodePorts(svc, before); err != nil {
+		return err
 	}
 	r.used = nil
 	if len(r.taken) > 0 {
 		a.inFlight[r] = true
 	}
-	return r, nil
+	return nil
 }
 
 // settle says at which revision the service was stored: from there on the
@@ -87,8 +99,9 @@ func (r *reservation) settle(rev int64) {
 	if r == nil {
 		return
 	}
-	r.allocator.mu.Lock()
-	defer r.allocator.mu.Unlock()
+	a := r.server.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	r.rev = rev
 }
 
@@ -97,14 +110,27 @@ func (r *reservation) drop() {
 	if r == nil {
 		return
 	}
-	r.allocator.mu.Lock()
-	defer r.allocator.mu.Unlock()
-	delete(r.allocator.inFlight, r)
+	a := r.server.alloc
+	a.mu.Lock()
+	delete(a.inFlight, r)
+	a.mu.Unlock()
+	if r.address != nil {
+		r.server.releaseAddress(r.address)
+		r.address = nil
+	}
 }
 
-// inUse is what other services have, and what requests in flight will get.
-func (a *allocator) inUse(s *Server, self *corev1.Service) map[any]bool {
-	used := map[any]bool{}
+// isUsed: another service has the port, or a request in flight will get it.
+// Services without ports of their own never ask, and cost no look at the others.
+func (r *reservation) isUsed(p nodePort) bool {
+	if r.used == nil {
+		r.used = r.server.alloc.inUse(r.server, r.self)
+	}
+	return r.used[p]
+}
+
+func (a *allocator) inUse(s *Server, self *corev1.Service) map[nodePort]bool {
+	used := map[nodePort]bool{}
 	services := s.cfg.Cache.List(kinds.Service, "")
 	for it := range services.All() {
 		if it.Namespace == self.Namespace && it.Name == self.Name {
@@ -113,9 +139,6 @@ func (a *allocator) inUse(s *Server, self *corev1.Service) map[any]bool {
 		svc, ok := it.Object().(*corev1.Service)
 		if !ok {
 			continue
-		}
-		for _, ip := range svc.Spec.ClusterIPs {
-			used[ip] = true
 		}
 		for _, p := range svc.Spec.Ports {
 			if p.NodePort != 0 {
@@ -138,75 +161,11 @@ func (a *allocator) inUse(s *Server, self *corev1.Service) map[any]bool {
 	return used
 }
 
-func (r *reservation) take(key any) {
-	r.used[key] = true
-	r.taken = append(r.taken, key)
-}
-
-// address gives a cluster IP. Preparing an update has kept the one it had.
-func (r *reservation) address(svc, before *corev1.Service) error {
-	ip := svc.Spec.ClusterIP
-	switch {
-	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		return nil
-	case ip == corev1.ClusterIPNone:
-		svc.Spec.ClusterIPs = []string{ip}
-		return nil
-	case ip != "" && before != nil && before.Spec.ClusterIP == ip:
-		return nil
-	case ip != "":
-		return r.given(svc, ip)
+func (r *reservation) take(p nodePort) {
+	if r.used != nil {
+		r.used[p] = true
 	}
-	free, ok := r.freeAddress()
-	if !ok {
-		return apierrors.NewInternalError(errors.New("failed to allocate a serviceIP: range is full"))
-	}
-	r.take(free)
-	svc.Spec.ClusterIP, svc.Spec.ClusterIPs = free, []string{free}
-	return nil
-}
-
-// given checks an address that the client asks for.
-func (r *reservation) given(svc *corev1.Service, ip string) error {
-	path := field.NewPath("spec", "clusterIPs")
-	bad := func(why string) error {
-		return apierrors.NewInvalid(kinds.Service.GVK.GroupKind(), svc.Name, field.ErrorList{field.Invalid(path, svc.Spec.ClusterIPs, "failed to allocate IP "+ip+": "+why)})
-	}
-	addr, err := netip.ParseAddr(ip)
-	if c := r.allocator.cidr; err != nil || !c.Contains(addr) || addr == c.Addr() || addr == offset(c.Addr(), 1<<(32-c.Bits())-1) {
-		return bad(fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, r.allocator.cidr))
-	}
-	if r.used[ip] {
-		return bad("provided IP is already allocated")
-	}
-	r.take(ip)
-	svc.Spec.ClusterIPs = []string{ip}
-	return nil
-}
-
-// freeAddress tries at random, then in order. The first 16 of the range are
-// for addresses that are asked for (the API, DNS), as upstream keeps a band.
-func (r *reservation) freeAddress() (string, bool) {
-	const band = 16
-	size := 1<<(32-r.allocator.cidr.Bits()) - 1 // without the broadcast address
-	if size <= band {
-		return "", false
-	}
-	start := r.allocator.rand(size - band)
-	for i := range size - band {
-		ip := offset(r.allocator.cidr.Addr(), uint32(band+(start+i)%(size-band))).String()
-		if !r.used[ip] {
-			return ip, true
-		}
-	}
-	return "", false
-}
-
-func offset(a netip.Addr, n uint32) netip.Addr {
-	b := a.As4()
-	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	v += n
-	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+	r.taken = append(r.taken, p)
 }
 
 // nodePorts gives the ports that are missing, and checks those that are asked
@@ -242,16 +201,16 @@ func (r *reservation) nodePorts(svc, before *corev1.Service) error {
 
 // nodePort checks *port, or picks one.
 func (r *reservation) nodePort(svc *corev1.Service, path *field.Path, port *int32, protocol corev1.Protocol, had map[nodePort]bool) error {
-	lo, hi := r.allocator.ports[0], r.allocator.ports[1]
+	lo, hi := r.server.alloc.ports[0], r.server.alloc.ports[1]
 	want := nodePort{*port, protocol}
 	why := ""
 	switch {
 	case *port == 0:
 		size := hi - lo + 1
-		start := r.allocator.rand(size)
+		start := r.server.alloc.rand(size)
 		for n := range size {
 			c := nodePort{int32(lo + (start+n)%size), protocol}
-			if !r.used[c] && !had[c] {
+			if !r.isUsed(c) && !had[c] {
 				r.take(c)
 				*port = c.port
 				return nil
@@ -262,7 +221,7 @@ func (r *reservation) nodePort(svc *corev1.Service, path *field.Path, port *int3
 		return nil
 	case int(*port) < lo || int(*port) > hi:
 		why = fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", lo, hi)
-	case r.used[want]:
+	case r.isUsed(want):
 		why = "provided port is already allocated"
 	default:
 		r.take(want)

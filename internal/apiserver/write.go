@@ -128,7 +128,7 @@ func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Ob
 		return nil, err
 	}
 	s.warnings(c, k, obj, nil)
-	reserved, err := s.alloc.assign(c.ctx, s, k, obj, nil)
+	reserved, err := s.alloc.assign(c, s, k, obj, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -334,6 +334,9 @@ func (s *Server) modify(c *call, plan func(old kinds.Object) (change, error)) (o
 		}
 		var conflict *store.Conflict
 		if !errors.As(err, &conflict) {
+			if err == nil && !c.dryRun && k == kinds.Service {
+				s.releaseAddresses(cur.obj, obj, removed)
+			}
 			return obj, removed, err
 		}
 		if try >= conflictTries {
@@ -466,7 +469,7 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		ch := change{obj: obj, remove: finished(obj, old)}
 		if c.ref.Sub == "" {
 			s.warnings(c, k, obj, old)
-			ch.reserved, err = s.alloc.assign(c.ctx, s, k, obj, old)
+			ch.reserved, err = s.alloc.assign(c, s, k, obj, old)
 		}
 		return ch, err
 	})

@@ -414,6 +414,8 @@ func Builtin() *Table {
 		autoscalingKinds,
 		policyKinds,
 		nodeKinds,
+		serviceNetworks,
+		podCertificates,
 	))
 }
 

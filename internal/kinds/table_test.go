@@ -105,6 +105,8 @@ func TestSubresources(t *testing.T) {
 		"daemonsets.apps":        "status",
 		"certificatesigningrequests.certificates.k8s.io":           "approval status",
 		"ingresses.networking.k8s.io":                              "status",
+		"servicecidrs.networking.k8s.io":                           "status",
+		"podcertificaterequests.certificates.k8s.io":               "status",
 		"apiservices.apiregistration.k8s.io":                       "status",
 		"validatingadmissionpolicies.admissionregistration.k8s.io": "status",
 		"volumeattachments.storage.k8s.io":                         "status",

@@ -186,6 +186,7 @@ func (w *worker) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, e
 
 func (w *worker) cleanUp() error {
 	w.k.prober.Remove(string(w.uid))
+	w.k.source.forget(w.uid)
 	err := errors.Join(w.k.volumes.Teardown(string(w.uid)), w.k.cgroups.RemovePod(string(w.uid)))
 	if err == nil {
 		w.volumes = plan.Volumes{Cleaned: true}

@@ -36,7 +36,9 @@ type Config struct {
 	NodeName string
 	NodeIP   string // what the node is reached at
 	Client   client.Client
-	// View holds pods (with the index PodsByNode), nodes and services.
+	// View holds pods (with the index PodsByNode), nodes and services; for what
+	// pods prove themselves by also this node's requests for certificates, and
+	// trust bundles.
 	View    *view.View
 	Objects Objects
 

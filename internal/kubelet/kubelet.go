@@ -33,6 +33,7 @@ type Kubelet struct {
 	cfg     Config
 	ready   chan struct{}
 	cri     *cri.Client
+	source  *source
 	volumes *volume.Pods
 	cgroups *cgroup.Tree
 	prober  *probe.Prober
@@ -52,7 +53,8 @@ type Kubelet struct {
 	changed    chan struct{} // capacity 1: a pod in the view changed
 	nodeNow    chan struct{} // capacity 1: the node's status should be looked at
 	resizeNow  chan struct{} // capacity 1: a resize that waits may fit now
-	short      shortage      // guarded by mu
+	news       news
+	short      shortage // guarded by mu
 
 	collecting sync.Mutex
 	imagesUsed map[string]time.Time // guarded by collecting
@@ -71,7 +73,8 @@ func New(c Config) (*Kubelet, error) {
 	if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName); err != nil {
 		return nil, err
 	}
-	k.volumes = &volume.Pods{Root: filepath.Join(c.RootDir, "pods"), Source: newSource(c), Allocatable: k.allocatable}
+	k.source = newSource(c)
+	k.volumes = &volume.Pods{Root: filepath.Join(c.RootDir, "pods"), Source: k.source, Allocatable: k.allocatable}
 	k.prober = probe.New(probe.Config{Log: c.Log, Exec: k.execProbe})
 	k.pulls = newPuller(k.cri, c.Now)
 	return k, nil
@@ -169,6 +172,9 @@ func (k *Kubelet) onChange(c view.Change) {
 		if c.Object().GetName() == k.cfg.NodeName {
 			kick(k.nodeNow)
 		}
+	case kinds.PodCertificateRequest, kinds.ClusterTrustBundle:
+		k.news.add(c.Object())
+		kick(k.changed)
 	}
 }
 
@@ -179,6 +185,7 @@ func (k *Kubelet) podLoop(ctx context.Context) error {
 	}
 	for {
 		k.dispatch(ctx)
+		k.tellNews()
 		select {
 		case <-ctx.Done():
 			return nil

@@ -19,8 +19,9 @@ import (
 type source struct {
 	cfg Config
 
-	mu     sync.Mutex
-	tokens map[tokenKey]heldToken
+	mu           sync.Mutex
+	tokens       map[tokenKey]heldToken
+	certificates map[certificateKey]*certificate
 }
 
 type tokenKey struct {
@@ -34,7 +35,9 @@ type heldToken struct {
 	until time.Time // when to replace it
 }
 
-func newSource(c Config) *source { return &source{cfg: c, tokens: map[tokenKey]heldToken{}} }
+func newSource(c Config) *source {
+	return &source{cfg: c, tokens: map[tokenKey]heldToken{}, certificates: map[certificateKey]*certificate{}}
+}
 
 func (s *source) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
 	o, err := s.cfg.Objects.Get(ctx, kinds.ConfigMap, namespace, name)
@@ -96,12 +99,6 @@ func (s *source) Token(ctx context.Context, pod *corev1.Pod, audience string, se
 // watchObjects wakes the worker when a secret or config map that the pod
 // refers to changes.
 func (w *worker) watchObjects(pod *corev1.Pod) {
-	changed := func() {
-		w.mu.Lock()
-		w.dirty = true
-		w.mu.Unlock()
-		kick(w.wake)
-	}
 	for ref := range references(pod) {
 		key := ref.Kind.Resource + "/" + ref.Name
 		w.mu.Lock()
@@ -110,11 +107,19 @@ func (w *worker) watchObjects(pod *corev1.Pod) {
 		if have {
 			continue
 		}
-		stop := w.k.cfg.Objects.Watch(ref.Kind, pod.Namespace, ref.Name, changed)
+		stop := w.k.cfg.Objects.Watch(ref.Kind, pod.Namespace, ref.Name, w.soil)
 		w.mu.Lock()
 		w.watched[key] = stop
 		w.mu.Unlock()
 	}
+}
+
+// soil says that what volumes show has changed.
+func (w *worker) soil() {
+	w.mu.Lock()
+	w.dirty = true
+	w.mu.Unlock()
+	kick(w.wake)
 }
 
 // references of a pod to secrets and config maps, but not those for pulls.

@@ -57,10 +57,12 @@ func runAgent(ctx context.Context, c *Config, ready func()) error {
 	if err := learnNetworks(ctx, api, c); err != nil {
 		return err
 	}
-	v := view.New([]*kinds.Kind{kinds.Pod, kinds.Node, kinds.Service, kinds.EndpointSlice, kinds.Namespace}, view.PodsByNode, view.SlicesByService)
+	v := view.New([]*kinds.Kind{kinds.Pod, kinds.Node, kinds.Service, kinds.EndpointSlice, kinds.Namespace,
+		kinds.ServiceCIDR, kinds.ClusterTrustBundle, kinds.PodCertificateRequest}, view.PodsByNode, view.SlicesByService)
 	feed, err := viewremote.New(viewremote.Config{Client: api, View: v, Log: c.Log, Sources: []viewremote.Source{
 		{Kind: kinds.Pod, FieldSelector: "spec.nodeName=" + c.NodeName},
 		{Kind: kinds.Node}, {Kind: kinds.Service}, {Kind: kinds.EndpointSlice}, {Kind: kinds.Namespace},
+		{Kind: kinds.ServiceCIDR}, {Kind: kinds.ClusterTrustBundle}, {Kind: kinds.PodCertificateRequest, FieldSelector: "spec.nodeName=" + c.NodeName},
 	}})
 	if err != nil {
 		return err

@@ -20,10 +20,12 @@ import (
 	"knarr.dev/knarr/internal/controller/endpointslice"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/controller/ipaddress"
 	"knarr.dev/knarr/internal/controller/kubernetesservice"
 	"knarr.dev/knarr/internal/controller/namespace"
 	"knarr.dev/knarr/internal/controller/nodeipam"
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
+	"knarr.dev/knarr/internal/controller/podcertificate"
 	"knarr.dev/knarr/internal/controller/podgc"
 	"knarr.dev/knarr/internal/controller/policystatus"
 	"knarr.dev/knarr/internal/controller/pvcprotection"
@@ -32,7 +34,9 @@ import (
 	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
+	"knarr.dev/knarr/internal/controller/servicecidr"
 	"knarr.dev/knarr/internal/controller/storagemigration"
+	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
@@ -83,6 +87,11 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		endpoints.Controller(),
 		flowcontrol.Controller(),
 		policystatus.Controller(types),
+		servicecidr.Default(netip.MustParsePrefix(c.ServiceCIDR).Masked().String()),
+		servicecidr.Controller(),
+		ipaddress.Controller(),
+		trustbundle.Controller(func() []byte { return authority.PEM }),
+		podcertificate.Controller(),
 	}, nil
 }
 

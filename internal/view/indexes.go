@@ -68,6 +68,21 @@ var (
 		}
 		return nil
 	}}
+	// ServicesByAddress files services under each of their cluster addresses.
+	ServicesByAddress = &Index{Kind: kinds.Service, Keys: func(o kinds.Object) []string {
+		ips := o.(*corev1.Service).Spec.ClusterIPs
+		if len(ips) == 0 || ips[0] == corev1.ClusterIPNone {
+			return nil
+		}
+		return ips
+	}}
+	// EndingServiceCIDRs files those that are being deleted under "".
+	EndingServiceCIDRs = &Index{Kind: kinds.ServiceCIDR, Keys: func(o kinds.Object) []string {
+		if o.GetDeletionTimestamp() == nil {
+			return nil
+		}
+		return []string{""}
+	}}
 )
 
 // Owned files the objects of every kind under the UIDs of their owners.
@@ -95,5 +110,6 @@ func ClaimOf(pod *corev1.Pod, v *corev1.Volume) string {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService}
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService,
+		ServicesByAddress, EndingServiceCIDRs}
 }

@@ -151,6 +151,7 @@ func NodeRules() []rbacv1.PolicyRule {
 		// nodes, tells an empty name from none by the namespaces.
 		rule("", "services endpoints namespaces", "get list watch"),
 		rule(discoveryv1.GroupName, "endpointslices", "get list watch"),
+		rule("networking.k8s.io", "servicecidrs", "list watch"),
 		rule("", "nodes", "create get list watch update patch"),
 		rule("", "nodes/status", "update patch"),
 		rule(" events.k8s.io", "events", "create update patch"),

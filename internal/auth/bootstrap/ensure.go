@@ -30,6 +30,9 @@ func ControllerRole(c reconcile.Controller) *rbacv1.ClusterRole {
 		pr := rule(p.Verbs, p.Kind.GVK.Group, resource)
 		r.Rules = append(r.Rules, pr)
 	}
+	if c.Name == "kube-apiserver-serving-clustertrustbundle-publisher" {
+		r.Rules = append(r.Rules, named(rule([]string{"attest"}, certificatesv1.GroupName, "signers"), "kubernetes.io/kube-apiserver-serving"))
+	}
 	if c.Name == "certificate-controller" {
 		signers := []string{certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName, certificatesv1.KubeAPIServerClientSignerName}
 		r.Rules = append(r.Rules, named(rule([]string{"approve", "sign"}, certificatesv1.GroupName, "signers"), signers...))

@@ -70,7 +70,7 @@ func (c Config) plan(in reconcile.Input) plan.Result {
 	if req == nil {
 		return plan.Result{}
 	}
-	o := Observed{CSR: req, Now: in.Now, MaxTTL: c.MaxTTL, Allowed: func(sub string) bool { return c.allowed(req, sub) }}
+	o := Observed{CSR: req, Now: in.Now, Expires: endOf(req.Status.Certificate), MaxTTL: c.MaxTTL, Allowed: func(sub string) bool { return c.allowed(req, sub) }}
 	parsed, err := parse(req.Spec.Request)
 	if err != nil {
 		o.Broken = err.Error()
@@ -106,6 +106,19 @@ func (c Config) allowed(req *certificatesv1.CertificateSigningRequest, sub strin
 		Resource: "certificatesigningrequests", Subresource: sub, ResourceRequest: true,
 	})
 	return err == nil && decision == authorizer.DecisionAllow
+}
+
+// endOf an issued certificate, the first of the chain; zero: none can be read.
+func endOf(chain []byte) time.Time {
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		return time.Time{}
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}
+	}
+	return c.NotAfter
 }
 
 // parse reads the request and checks that the requester has the key.

@@ -56,6 +56,8 @@ type Observed struct {
 	// Allowed asks whether the requester may create the subresource of
 	// certificatesigningrequests, which stands for approval unseen.
 	Allowed func(subresource string) bool
+	// Expires is when the certificate that was issued ends; zero: there is none.
+	Expires time.Time
 	Now     time.Time
 	MaxTTL  time.Duration
 }
@@ -123,7 +125,11 @@ func lifetime(o Observed) time.Duration {
 	if decided.IsZero() || underWay {
 		return o.CSR.CreationTimestamp.Add(keepPending).Sub(o.Now)
 	}
-	return decided.Add(keepDecided).Sub(o.Now)
+	left := decided.Add(keepDecided).Sub(o.Now)
+	if !o.Expires.IsZero() {
+		left = min(left, o.Expires.Sub(o.Now))
+	}
+	return left
 }
 
 // ttl is what the request asks for, within bounds.

@@ -173,6 +173,8 @@ func TestPlan(t *testing.T) {
 		{"issued", Observed{CSR: object(clientSigner, approved, func(c *certificatesv1.CertificateSigningRequest) { c.Status.Certificate = []byte("x") }), Request: request()}, "after 1h0m0s"},
 
 		{"issued an hour ago", Observed{CSR: object(clientSigner, approved, func(c *certificatesv1.CertificateSigningRequest) { c.Status.Certificate = []byte("x") }), Now: later(time.Hour)}, "delete"},
+		{"its certificate has ended", Observed{CSR: object(clientSigner, approved, func(c *certificatesv1.CertificateSigningRequest) { c.Status.Certificate = []byte("x") }), Expires: later(10 * time.Minute), Now: later(10 * time.Minute)}, "delete"},
+		{"its certificate ends soon", Observed{CSR: object(clientSigner, approved, func(c *certificatesv1.CertificateSigningRequest) { c.Status.Certificate = []byte("x") }), Expires: later(10 * time.Minute), Now: later(4 * time.Minute)}, "after 6m0s"},
 		{"denied an hour ago", Observed{CSR: object(clientSigner, conditioned(certificatesv1.CertificateDenied, noon)), Now: later(time.Hour)}, "delete"},
 		{"failed an hour ago", Observed{CSR: object(clientSigner, approved, conditioned(certificatesv1.CertificateFailed, noon)), Now: later(time.Hour)}, "delete"},
 		{"undecided for a day", Observed{CSR: object(adminSigner), Now: later(24 * time.Hour)}, "delete"},

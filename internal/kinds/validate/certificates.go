@@ -13,10 +13,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Bounds of a signer name: a domain's label length for the path, see the API.
+// Bounds of a signer's name: a domain, and a path that has room for a
+// namespace and a name.
 const (
-	maxSignerPath = 253
-	maxSigner     = 63*4 + 1 + maxSignerPath
+	maxSignerDomain = 253
+	maxSigner       = maxSignerDomain + 1 + 63 + 1 + 253
+	// legacySigner is one that only older versions of the API knew.
+	legacySigner = "kubernetes.io/legacy-unknown"
 	// shortestCertificate in seconds.
 	shortestCertificate = 600
 )
@@ -77,7 +80,11 @@ func (e *errors) csr(csr *certificatesv1.CertificateSigningRequest) {
 		oneOf(e, p.Index(i), u, keyUsages...)
 		unique(e, seen, p.Index(i), u, u)
 	}
-	e.signerName(specPath.Child("signerName"), csr.Spec.SignerName)
+	if p := specPath.Child("signerName"); csr.Spec.SignerName == legacySigner {
+		e.invalid(p, csr.Spec.SignerName, "the legacy signerName is not allowed via this API version")
+	} else {
+		e.signerName(p, csr.Spec.SignerName)
+	}
 	if s := csr.Spec.ExpirationSeconds; s != nil && *s < shortestCertificate {
 		e.invalid(specPath.Child("expirationSeconds"), *s, "may not specify a duration less than 600 seconds (10 minutes)")
 	}
@@ -132,26 +139,29 @@ func (e *errors) signerName(p *field.Path, name string) {
 		e.invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
 		return
 	}
-	if len(name) > maxSigner {
-		e.add(field.TooLong(p, "", maxSigner))
-		return
+	if len(domain) > maxSignerDomain {
+		e.add(field.TooLong(p, "", maxSignerDomain))
 	}
 	labels := strings.Split(domain, ".")
+	e.firstBad(p, domain, labels, validation.IsDNS1123Label)
 	if len(labels) < 2 {
 		e.invalid(p, domain, "should be a domain with at least two segments separated by dots")
 	}
-	for _, l := range labels {
-		for _, m := range validation.IsDNS1123Label(l) {
-			e.invalid(p, domain, fmt.Sprintf("validating label %q: %s", l, m))
-		}
+	e.firstBad(p, rest, strings.Split(rest, "."), validation.IsDNS1123Subdomain)
+	if len(name) > maxSigner {
+		e.add(field.TooLong(p, "", maxSigner))
 	}
-	if len(rest) > maxSignerPath {
-		e.add(field.TooLong(p, "", maxSignerPath))
-		return
-	}
-	for l := range strings.SplitSeq(rest, ".") {
-		for _, m := range validation.IsDNS1123Subdomain(l) {
-			e.invalid(p, rest, fmt.Sprintf("validating label %q: %s", l, m))
+}
+
+// firstBad tells about the first part that is wrong: the others would read
+// alike.
+func (e *errors) firstBad(p *field.Path, whole string, parts []string, rule func(string) []string) {
+	for _, part := range parts {
+		if bad := rule(part); len(bad) > 0 {
+			for _, m := range bad {
+				e.invalid(p, whole, fmt.Sprintf("validating label %q: %s", part, m))
+			}
+			return
 		}
 	}
 }
@@ -173,7 +183,7 @@ func (e *errors) csrConditions(p *field.Path, list []certificatesv1.CertificateS
 		unique(e, seen, at.Child("type"), c.Type, c.Type)
 		if c.Type == certificatesv1.CertificateApproved && seen[certificatesv1.CertificateDenied] ||
 			c.Type == certificatesv1.CertificateDenied && seen[certificatesv1.CertificateApproved] {
-			e.invalid(at.Child("type"), c.Type, "Approved and Denied conditions are mutually exclusive")
+			e.invalid(p, c.Type, "Approved and Denied conditions are mutually exclusive")
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -252,11 +253,15 @@ func TestCertificateSigningRequest(t *testing.T) {
 		{"no signer", func(c *csr) { c.Spec.SignerName = "" }, []string{"spec.signerName Required"}},
 		{"bare signer", func(c *csr) { c.Spec.SignerName = "me" }, []string{"spec.signerName Invalid: must be a fully qualified domain and path of the form 'example.com/signer-name'"}},
 		{"short domain", func(c *csr) { c.Spec.SignerName = "com/x" }, []string{"spec.signerName Invalid: should be a domain with at least two segments separated by dots"}},
+		{"legacy signer", func(c *csr) { c.Spec.SignerName = "kubernetes.io/legacy-unknown" }, []string{"spec.signerName Invalid: the legacy signerName is not allowed via this API version"}},
+		{"long path", func(c *csr) { c.Spec.SignerName = "e.io/" + strings.Repeat("a", 63) + "." + strings.Repeat("b", 253) }, nil},
+		{"long domain", func(c *csr) { c.Spec.SignerName = strings.Repeat("a.", 127) + "io/x" }, []string{"spec.signerName TooLong"}},
+		{"bad labels", func(c *csr) { c.Spec.SignerName = "A.B.io/C.D" }, []string{`spec.signerName Invalid: validating label "A"`, `spec.signerName Invalid: validating label "C"`}},
 		{"short life", func(c *csr) { c.Spec.ExpirationSeconds = ptr(int32(599)) }, []string{"spec.expirationSeconds Invalid: may not specify a duration less than 600 seconds (10 minutes)"}},
 	})
 	updates(t, good, nothing, CertificateSigningRequestApprovalUpdate, []change[*csr]{
 		{"approve", add("Approved"), nil},
-		{"both", add("Approved", "Denied"), []string{"status.conditions[1].type Invalid: Approved and Denied conditions are mutually exclusive"}},
+		{"both", add("Approved", "Denied"), []string{"status.conditions Invalid: Approved and Denied conditions are mutually exclusive"}},
 		{"twice", add("Approved", "Approved"), []string{"status.conditions[1].type Duplicate"}},
 		{"false", func(c *csr) { add("Approved")(c); c.Status.Conditions[0].Status = "False" }, []string{`status.conditions[0].status NotSupported: "True"`}},
 		{"certificate", func(c *csr) { c.Status.Certificate = certificate }, []string{"status.certificate Forbidden: updates may not set certificate content"}},
@@ -267,7 +272,7 @@ func TestCertificateSigningRequest(t *testing.T) {
 		{"sign with noise", func(c *csr) { c.Status.Certificate = []byte("x") }, []string{"status.certificate Invalid: must contain one or more PEM blocks"}},
 		{"sign with a request", func(c *csr) { c.Status.Certificate = request }, []string{"status.certificate Invalid: only CERTIFICATE PEM blocks are allowed"}},
 		{"fail", add("Failed"), nil},
-		{"deny", add("Denied"), []string{"status.conditions[1].type Invalid", `status.conditions Forbidden: updates may not add a condition of type "Denied"`}},
+		{"deny", add("Denied"), []string{"status.conditions Invalid", `status.conditions Forbidden: updates may not add a condition of type "Denied"`}},
 		{"take back", func(c *csr) { c.Status.Conditions = nil }, []string{`status.conditions Forbidden: updates may not remove a condition of type "Approved"`}},
 	})
 	signed := func() *csr { c := approved(); c.Status.Certificate = certificate; return c }

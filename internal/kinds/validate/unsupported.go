@@ -170,8 +170,12 @@ func (s *podScope) unsupportedVolumeFields(p *field.Path, v *corev1.VolumeSource
 		no(v.Projected.DefaultUser != nil, p.Child("projected", "defaultUser"))
 		for i := range v.Projected.Sources {
 			src, at := &v.Projected.Sources[i], p.Child("projected", "sources").Index(i)
-			no(src.ClusterTrustBundle != nil, at.Child("clusterTrustBundle"))
-			no(src.PodCertificate != nil, at.Child("podCertificate"))
+			if src.ClusterTrustBundle != nil {
+				no(src.ClusterTrustBundle.User != nil, at.Child("clusterTrustBundle", "user"))
+			}
+			if src.PodCertificate != nil {
+				no(src.PodCertificate.User != nil, at.Child("podCertificate", "user"))
+			}
 			if src.Secret != nil {
 				items(at.Child("secret"), src.Secret.Items)
 			}

@@ -1,6 +1,10 @@
 package validate
 
 import (
+	"fmt"
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -170,8 +174,16 @@ func (s *podScope) projected(p *field.Path, v *corev1.VolumeSource) {
 			n++
 			s.projectedToken(p, at.Child("serviceAccountToken"), src.ServiceAccountToken)
 		}
-		if src.ClusterTrustBundle != nil || src.PodCertificate != nil {
-			n++ // refused in unsupported.go
+		if src.ClusterTrustBundle != nil {
+			n++
+			s.projectedTrust(at.Child("clusterTrustBundle"), src.ClusterTrustBundle)
+			if f := src.ClusterTrustBundle.Path; f != "" {
+				take(f, f)
+			}
+		}
+		if src.PodCertificate != nil {
+			n++
+			s.projectedCertificate(at.Child("podCertificate"), src.PodCertificate, take)
 		}
 		if n > 1 {
 			s.forbid(at, oneVolume+" per source")
@@ -205,6 +217,73 @@ func (s *podScope) projectedToken(volume, p *field.Path, t *corev1.ServiceAccoun
 	}
 	if s.isPod && s.spec.ServiceAccountName == "" {
 		s.forbid(p, "must not be specified when serviceAccountName is not set")
+	}
+}
+
+func (s *podScope) projectedTrust(p *field.Path, b *corev1.ClusterTrustBundleProjection) {
+	switch {
+	case b.Name != nil && b.SignerName != nil:
+		s.invalid(p, b, "only one of name and signerName may be used")
+	case b.Name != nil:
+		at, name := p.Child("name"), *b.Name
+		if name == "" {
+			s.add(field.Required(at, "must be a valid object name"))
+		}
+		signer := ""
+		if i := strings.LastIndex(name, ":"); i >= 0 {
+			signer = strings.ReplaceAll(name[:i], ":", "/")
+		}
+		for _, m := range trustBundleName(signer)(name, false) {
+			s.invalid(at, name, "not a valid clustertrustbundlename: "+m)
+		}
+		if b.LabelSelector != nil {
+			s.invalid(p.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified")
+		}
+	case b.SignerName != nil:
+		if *b.SignerName == "" {
+			s.add(field.Required(p.Child("signerName"), "must be a valid signer name"))
+		}
+		s.signerName(p.Child("signerName"), *b.SignerName)
+		s.selector(p.Child("labelSelector"), b.LabelSelector)
+	default:
+		s.add(field.Required(p, "either name or signerName must be specified"))
+	}
+	if b.Path == "" {
+		s.required(p.Child("path"))
+	}
+	s.projectedPath(p.Child("path"), b.Path)
+}
+
+// keyTypes of certificates for pods, in upstream's order.
+var keyTypes = []string{"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"}
+
+func (s *podScope) projectedCertificate(p *field.Path, c *corev1.PodCertificateProjection, take func(path, value string)) {
+	s.signerName(p.Child("signerName"), c.SignerName)
+	s.userAnnotations(p.Child("userAnnotations"), c.UserAnnotations)
+	if !slices.Contains(keyTypes, c.KeyType) {
+		s.add(field.NotSupported(p.Child("keyType"), c.KeyType, keyTypes))
+	}
+	if sec := c.MaxExpirationSeconds; sec != nil {
+		at := p.Child("maxExpirationSeconds")
+		if *sec < shortestPodLife {
+			s.invalid(at, *sec, "if provided, maxExpirationSeconds must be >= 3600")
+		}
+		if most := longestLife(c.SignerName); *sec > most {
+			s.invalid(at, *sec, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", most))
+		}
+	}
+	paths := 0
+	for _, f := range []struct{ name, path string }{
+		{"credentialBundlePath", c.CredentialBundlePath}, {"keyPath", c.KeyPath}, {"certificateChainPath", c.CertificateChainPath},
+	} {
+		if f.path != "" {
+			paths++
+			s.projectedPath(p.Child(f.name), f.path)
+			take(f.path, f.path)
+		}
+	}
+	if paths == 0 {
+		s.add(field.Required(p, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,14 +33,14 @@ func (p *Pods) files(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (ma
 	case v.DownwardAPI != nil:
 		return out, false, p.downward(pod, v.DownwardAPI.Items, mode(v.DownwardAPI.DefaultMode), out)
 	case v.Projected != nil:
-		return out, true, p.projected(ctx, pod, v.Projected, out)
+		return out, true, p.projected(ctx, pod, v.Name, v.Projected, out)
 	}
 	return nil, false, fmt.Errorf("volume type is not supported by this node")
 }
 
-func (p *Pods) projected(ctx context.Context, pod *corev1.Pod, v *corev1.ProjectedVolumeSource, out map[string]File) error {
+func (p *Pods) projected(ctx context.Context, pod *corev1.Pod, volume string, v *corev1.ProjectedVolumeSource, out map[string]File) error {
 	m := mode(v.DefaultMode)
-	for _, s := range v.Sources {
+	for i, s := range v.Sources {
 		var err error
 		switch {
 		case s.ConfigMap != nil:
@@ -50,6 +51,13 @@ func (p *Pods) projected(ctx context.Context, pod *corev1.Pod, v *corev1.Project
 			err = p.downward(pod, s.DownwardAPI.Items, m, out)
 		case s.ServiceAccountToken != nil:
 			err = p.token(ctx, pod, s.ServiceAccountToken, m, out)
+		case s.ClusterTrustBundle != nil:
+			var anchors []byte
+			if anchors, err = p.Source.TrustAnchors(ctx, s.ClusterTrustBundle); err == nil {
+				out[s.ClusterTrustBundle.Path] = private(pod, anchors, m)
+			}
+		case s.PodCertificate != nil:
+			err = p.certificate(ctx, pod, volume, i, s.PodCertificate, m, out)
 		default:
 			err = fmt.Errorf("a projected source is not supported by this node")
 		}
@@ -69,16 +77,33 @@ func (p *Pods) token(ctx context.Context, pod *corev1.Pod, t *corev1.ServiceAcco
 	if err != nil {
 		return fmt.Errorf("cannot get a token: %w", err)
 	}
-	// Only its owner may read a token; with a group, the group; if all of the
-	// pod's containers are one user, that user.
-	f := File{Data: []byte(token), Mode: m}
+	out[t.Path] = private(pod, []byte(token), m)
+	return nil
+}
+
+// private is a file that only its owner may read; with a group, the group; if
+// all of the pod's containers are one user, that user.
+func private(pod *corev1.Pod, data []byte, m os.FileMode) File {
+	f := File{Data: data, Mode: m}
 	if user := onlyUser(pod); user != nil {
 		f.User, f.Mode = user, 0o600
 	}
 	if fsGroup(pod) != nil {
 		f.Mode = 0o600
 	}
-	out[t.Path] = f
+	return f
+}
+
+func (p *Pods) certificate(ctx context.Context, pod *corev1.Pod, volume string, i int, c *corev1.PodCertificateProjection, m os.FileMode, out map[string]File) error {
+	key, chain, err := p.Source.Certificate(ctx, pod, volume, i, c)
+	if err != nil {
+		return err
+	}
+	for path, data := range map[string][]byte{c.CredentialBundlePath: slices.Concat(key, chain), c.KeyPath: key, c.CertificateChainPath: chain} {
+		if path != "" {
+			out[path] = private(pod, data, m)
+		}
+	}
 	return nil
 }
 

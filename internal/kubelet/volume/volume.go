@@ -34,6 +34,12 @@ type Source interface {
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 	// Token returns a token for the pod and when it should be replaced.
 	Token(ctx context.Context, pod *corev1.Pod, audience string, seconds int64) (string, error)
+	// TrustAnchors are certificates, PEM encoded.
+	TrustAnchors(ctx context.Context, b *corev1.ClusterTrustBundleProjection) ([]byte, error)
+	// Certificate is a private key and the certificates for it, PEM encoded, for
+	// one source of one volume. An error says that there are none yet, or never
+	// will be.
+	Certificate(ctx context.Context, pod *corev1.Pod, volume string, source int, c *corev1.PodCertificateProjection) (key, chain []byte, err error)
 }
 
 // Pods is the directory of all pods on a node.

@@ -23,8 +23,9 @@ func secondsOf(n int) time.Duration { return time.Duration(n) * time.Second }
 
 // ranges that rules compare addresses with.
 type ranges struct {
-	pods              []netip.Prefix // this node's
-	cluster, services netip.Prefix
+	pods     []netip.Prefix // this node's
+	cluster  netip.Prefix
+	services []netip.Prefix // none inside of another
 }
 
 // kernel applies tables. It remembers what it wrote; nobody else may write
@@ -105,7 +106,7 @@ func (r *rules) ranges(rg ranges) error {
 	for _, s := range []struct {
 		set *nftables.Set
 		of  []netip.Prefix
-	}{{r.pods, rg.pods}, {r.all, []netip.Prefix{rg.cluster}}, {r.vips, []netip.Prefix{rg.services}}} {
+	}{{r.pods, rg.pods}, {r.all, []netip.Prefix{rg.cluster}}, {r.vips, rg.services}} {
 		for _, p := range s.of {
 			if err := r.conn.SetAddElements(s.set, nft.PrefixElements(p)); err != nil {
 				return err

@@ -285,7 +285,7 @@ func BenchmarkReplace(b *testing.B) {
 		}
 		defer k.close()
 		for b.Loop() {
-			if err := k.replace(t, ranges{cluster: clusterCIDR, services: serviceCIDR}); err != nil {
+			if err := k.replace(t, ranges{cluster: clusterCIDR, services: []netip.Prefix{serviceCIDR}}); err != nil {
 				return err
 			}
 		}
@@ -303,7 +303,7 @@ func BenchmarkUpdate(b *testing.B) {
 			return err
 		}
 		defer k.close()
-		if err := k.replace(t, ranges{cluster: clusterCIDR, services: serviceCIDR}); err != nil {
+		if err := k.replace(t, ranges{cluster: clusterCIDR, services: []netip.Prefix{serviceCIDR}}); err != nil {
 			return err
 		}
 		t.Changes()

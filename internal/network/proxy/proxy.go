@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
@@ -23,7 +24,8 @@ import (
 
 // Config of one node's proxy.
 type Config struct {
-	// View of services, endpoint slices and nodes, with view.SlicesByService.
+	// View of services, endpoint slices and nodes, with view.SlicesByService;
+	// with ServiceCIDRs, if there may be others than the configured one.
 	View     *view.View
 	NodeName string
 
@@ -135,6 +137,10 @@ func (p *Proxy) note(c view.Change) {
 		}
 	case kinds.Node:
 		redo = c.Object().GetName() == p.cfg.NodeName && nodeChanged(c)
+	case kinds.ServiceCIDR:
+		old, _ := c.Old.(*networkingv1.ServiceCIDR)
+		now, _ := c.New.(*networkingv1.ServiceCIDR)
+		redo = old == nil || now == nil || !slices.Equal(old.Spec.CIDRs, now.Spec.CIDRs)
 	}
 	if keys == nil && !redo {
 		return
@@ -226,7 +232,7 @@ func (w *work) sync(dirty map[string]bool, redo bool) error {
 		if err := w.kernel.update(d); err != nil {
 			// Somebody else changed the table, or removed it.
 			w.cfg.Log.Warn("service rules are written anew", "reason", err)
-			if err := w.kernel.replace(w.table, w.ranges(podRanges(self))); err != nil {
+			if err := w.kernel.replace(w.table, w.ranges(s, podRanges(self))); err != nil {
 				return err
 			}
 		}
@@ -242,8 +248,8 @@ func (w *work) changes() Delta {
 	return d
 }
 
-func (w *work) ranges(pods []netip.Prefix) ranges {
-	return ranges{pods: pods, cluster: w.cfg.ClusterCIDR.Masked(), services: w.cfg.ServiceCIDR.Masked()}
+func (w *work) ranges(s *view.Snapshot, pods []netip.Prefix) ranges {
+	return ranges{pods: pods, cluster: w.cfg.ClusterCIDR.Masked(), services: view.ServiceRanges(s, w.cfg.ServiceCIDR)}
 }
 
 // all plans every service anew and replaces the table.
@@ -261,7 +267,7 @@ func (w *work) all(s *view.Snapshot, node Node, pods []netip.Prefix) error {
 		w.plan(s, key, node)
 	}
 	w.changes()
-	if err := w.kernel.replace(w.table, w.ranges(pods)); err != nil {
+	if err := w.kernel.replace(w.table, w.ranges(s, pods)); err != nil {
 		return err
 	}
 	w.aftermath()

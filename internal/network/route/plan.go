@@ -50,6 +50,11 @@ type Observed struct {
 	Neighbours  []OnLink
 	ClusterCIDR netip.Prefix
 	ServiceCIDR netip.Prefix
+	// Services are further ranges of addresses of services. A route spares
+	// programs of this machine the way to a gateway that may not be there; pods
+	// need none. Such a range is anybody's who may write ServiceCIDRs: one that
+	// would cover nodes, pods or neighbours gets no route.
+	Services []netip.Prefix
 }
 
 // Problem says why pods of a node cannot be reached.
@@ -62,6 +67,11 @@ type Problem struct {
 // the way of others. A node without a range or an address yet is no problem.
 func Plan(o Observed) ([]Route, []Problem) {
 	routes := []Route{{Dst: o.ClusterCIDR.Masked(), Kind: Unreachable}, {Dst: o.ServiceCIDR.Masked(), Kind: ToServices}}
+	for _, p := range o.Services {
+		if p = p.Masked(); harmless(o, p) {
+			routes = append(routes, Route{Dst: p, Kind: ToServices})
+		}
+	}
 	var problems []Problem
 	taken := map[netip.Prefix]string{}
 	nodes := slices.Clone(o.Nodes)
@@ -94,6 +104,17 @@ func Plan(o Observed) ([]Route, []Problem) {
 	}
 	slices.SortFunc(routes, compare)
 	return routes, problems
+}
+
+// shortest is how large a further range of services may be to get a route.
+const shortest = 8
+
+func harmless(o Observed, p netip.Prefix) bool {
+	if !p.Addr().Is4() || p.Bits() < shortest || p == o.ServiceCIDR.Masked() || p.Overlaps(o.ClusterCIDR) {
+		return false
+	}
+	return !slices.ContainsFunc(o.Neighbours, func(n OnLink) bool { return n.Prefix.Overlaps(p) }) &&
+		!slices.ContainsFunc(o.Nodes, func(n *corev1.Node) bool { return p.Contains(address(n)) })
 }
 
 func compare(a, b Route) int {

@@ -104,7 +104,7 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 	defer stop()
 	unsubscribe := r.cfg.View.Subscribe(func(c view.Change) {
-		if c.Kind == kinds.Node && relevant(c) {
+		if c.Kind == kinds.Node && relevant(c) || c.Kind == kinds.ServiceCIDR {
 			r.wake()
 		}
 	})
@@ -163,6 +163,7 @@ func (r *Router) sync() error {
 	}
 	o := Observed{Self: r.cfg.NodeName, Neighbours: neighbours, ClusterCIDR: r.cfg.ClusterCIDR, ServiceCIDR: r.cfg.ServiceCIDR}
 	snapshot := r.cfg.View.Snapshot()
+	o.Services = view.ServiceRanges(snapshot, r.cfg.ServiceCIDR)
 	for n := range view.List[*corev1.Node](snapshot, kinds.Node, "") {
 		o.Nodes = append(o.Nodes, n)
 	}

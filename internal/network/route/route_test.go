@@ -298,3 +298,26 @@ func diff(a, b string) string {
 	}
 	return out.String()
 }
+
+// TestServiceRanges: further ranges of services get routes, but never one that
+// leads others' traffic astray.
+func TestServiceRanges(t *testing.T) {
+	o := Observed{Self: "a", ClusterCIDR: cluster, ServiceCIDR: services, Neighbours: []OnLink{{netip.MustParsePrefix("192.0.2.0/24"), 2}},
+		Nodes: []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "198.51.100.7"}}}}}}
+	for text, want := range map[string]bool{
+		"203.0.113.0/24": true, "0.0.0.0/0": false, "192.0.2.128/25": false, "192.0.0.0/8": false, "198.51.100.0/24": false, cluster.String(): false, services.String(): false, "fd00::/64": false,
+	} {
+		p := netip.MustParsePrefix(text)
+		o.Services = []netip.Prefix{p}
+		routes, problems := Plan(o)
+		got := 0
+		for _, r := range routes {
+			if r.Dst == p && r.Kind == ToServices {
+				got++
+			}
+		}
+		if (got == 1 && p != services) != want || len(problems) > 0 {
+			t.Errorf("%s: %v", text, routes)
+		}
+	}
+}
