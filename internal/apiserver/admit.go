@@ -26,6 +26,7 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 	if err := s.mutate(c.ctx, req); err != nil {
 		return err
 	}
+	c.singleOwners(obj, true)
 	if req.Patched {
 		if err := checkScope(c.ref, obj); err != nil {
 			return err
@@ -35,7 +36,6 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 		obj.SetCreationTimestamp(born)
 		obj.SetResourceVersion("")
 		obj.SetSelfLink("")
-		obj.SetManagedFields(nil)
 		if k.PrepareCreate != nil {
 			k.PrepareCreate(obj)
 		}
@@ -70,6 +70,7 @@ func (s *Server) admitUpdated(c *call, k *kinds.Kind, obj, old kinds.Object, req
 	if err := s.mutate(c.ctx, req); err != nil {
 		return err
 	}
+	c.singleOwners(obj, true)
 	if req.Patched {
 		if scale, ok := req.Object.(*autoscalingv1.Scale); ok && c.scale != nil {
 			c.scale.Set(obj, scale.Spec.Replicas)

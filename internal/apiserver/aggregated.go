@@ -25,7 +25,8 @@ func (s *Server) backend(in *info) *aggregate.Backend {
 			return nil
 		}
 	default:
-		parts := strings.Split(strings.Trim(in.path, "/"), "/")
+		// Its discovery, or its OpenAPI document.
+		parts := strings.Split(strings.TrimPrefix(strings.Trim(in.path, "/"), "openapi/v3/"), "/")
 		if len(parts) != 3 || parts[0] != "apis" {
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"knarr.dev/knarr/internal/apiserver"
 	"knarr.dev/knarr/internal/apiserver/aggregate"
+	"knarr.dev/knarr/internal/apiserver/openapi"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/security/pki"
 	"knarr.dev/knarr/internal/view"
@@ -70,8 +72,13 @@ func newAggregated(t *testing.T) (*world, *wardle, *aggregate.Aggregator) {
 
 	v := view.New([]*kinds.Kind{kinds.APIService, kinds.Service, kinds.EndpointSlice}, view.SlicesByService)
 	var agg *aggregate.Aggregator
+	docs, err := openapi.New(nil, func() openapi.Remote { return agg })
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := newWorld(t, func(c *apiserver.Config) {
 		c.Cache.Feed(v)
+		c.Extra = map[string]http.Handler{"/openapi/v2": docs, "/openapi/v3": docs, "/openapi/v3/": docs}
 		c.Backend = func(gv schema.GroupVersion) *aggregate.Backend { return agg.Backend(gv) }
 	})
 	client := front.Renewing(pki.Leaf{CommonName: "front-proxy-client"}, time.Now)
@@ -192,6 +199,80 @@ func TestAggregation(t *testing.T) {
 	}
 	if a := w.do(t, "GET", flunders, ""); a.code != 404 {
 		t.Errorf("after: %d %s", a.code, a.raw)
+	}
+}
+
+// TestAggregatedOpenAPI: another server's documents stand in ours, and are
+// asked for only when somebody asks us.
+func TestAggregatedOpenAPI(t *testing.T) {
+	w, b, _ := newAggregated(t)
+	const doc = "/openapi/v3/apis/wardle.example.com/v1alpha1"
+	var mu sync.Mutex
+	asked := map[string][]string{} // users by path
+	b.says(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[r.URL.Path] = append(asked[r.URL.Path], r.Header.Get("X-Remote-User"))
+		switch r.URL.Path {
+		case "/openapi/v3":
+			fmt.Fprint(w, `{"paths":{"apis/wardle.example.com/v1alpha1":{"serverRelativeURL":"`+doc+`?hash=A"},"apis/apps/v1":{"serverRelativeURL":"/openapi/v3/apis/apps/v1?hash=B"},"version":{"serverRelativeURL":"/openapi/v3/version"}}}`)
+		case doc:
+			w.Header().Set("Etag", `"A"`)
+			fmt.Fprintf(w, `{"openapi":"3.0.0","query":%q}`, r.URL.RawQuery)
+		case "/openapi/v2":
+			w.Header().Set("Etag", `"2"`)
+			fmt.Fprint(w, `{"swagger":"2.0","info":{"title":"t","version":"1"},"paths":{"/apis/wardle.example.com/v1alpha1/flunders":{"get":{"responses":{"200":{"description":"OK"}}}}}}`)
+		}
+	})
+	if a := w.must(t, 200, "GET", "/openapi/v3", ""); strings.Contains(a.raw, "wardle") {
+		t.Errorf("before: %s", a.raw)
+	}
+	w.must(t, 404, "GET", doc, "")
+	w.register(t, b.bundle)
+	w.addService(t)
+	w.addSlice(t)
+	w.available(t, "Passed")
+	mu.Lock()
+	if len(asked) > 0 {
+		t.Errorf("it was asked for itself: %v", asked)
+	}
+	mu.Unlock()
+	for range 2 {
+		a := w.must(t, 200, "GET", "/openapi/v3", "")
+		if !strings.Contains(a.raw, `"apis/wardle.example.com/v1alpha1":{"serverRelativeURL":"`+doc+`?hash=A"}`) || strings.Contains(a.raw, `hash=B"`) || strings.Contains(a.raw, `"version"`) {
+			t.Errorf("index: %s", a.raw)
+		}
+		if a = w.must(t, 200, "GET", "/openapi/v2", ""); !strings.Contains(a.raw, "/apis/wardle.example.com/v1alpha1/flunders") {
+			t.Error("version 2 has no flunders")
+		}
+	}
+	if a := w.must(t, 200, "GET", doc+"?hash=A", ""); !strings.Contains(a.raw, `"query":"hash=A"`) || a.header.Get("Etag") != `"A"` {
+		t.Errorf("document: %v %s", a.header, a.raw)
+	}
+	mu.Lock()
+	if got := fmt.Sprint(asked); got != "map[/openapi/v2:[system:aggregator] /openapi/v3:[system:aggregator] "+doc+":[admin]]" {
+		t.Errorf("asked %s", got)
+	}
+	mu.Unlock()
+}
+
+// TestAggregatedOpenAPIWithout: a server that does not answer leaves the others
+// what they are.
+func TestAggregatedOpenAPIWithout(t *testing.T) {
+	w, b, _ := newAggregated(t)
+	w.register(t, b.bundle)
+	w.addService(t)
+	w.addSlice(t)
+	w.available(t, "Passed")
+	gone := t.Context().Done()
+	b.says(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-gone:
+		}
+	})
+	if a := w.must(t, 200, "GET", "/openapi/v3", ""); strings.Contains(a.raw, "wardle") || !strings.Contains(a.raw, "apis/apps/v1") {
+		t.Errorf("%s", a.raw)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
@@ -21,7 +22,12 @@ func (s *Server) apply(c *call, data []byte, v fieldPolicy) (out runtime.Object,
 	if err != nil {
 		return nil, false, badRequest("error decoding patch: %v", err)
 	}
-	refuse := func(text string) error { return badRequest("error strict decoding patch: %s", text) }
+	if len(strict) > 0 { // upstream reads JSON here as YAML, too, and says where a key is there twice
+		if _, err := yaml.YAMLToJSONStrict(data); err != nil {
+			strict = []error{fmt.Errorf("error converting YAML to JSON: %w", err)}
+		}
+	}
+	refuse := func(string) error { return badRequest("error strict decoding patch: %v", errors.Join(strict...)) }
 	c.owned = true
 	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
 		out, err = s.updateScale(c, sub.Scale, func(old runtime.Object) (runtime.Object, error) {

@@ -30,7 +30,7 @@ func listOptions(q url.Values) (metav1.ListOptions, error) {
 		}
 		n, perr := strconv.ParseInt(v, 10, 64)
 		if perr != nil {
-			err = badRequest("%s: Invalid value: %q: %v", name, v, perr)
+			err = badRequest("%v", perr)
 		}
 		return n
 	}
@@ -38,10 +38,15 @@ func listOptions(q url.Values) (metav1.ListOptions, error) {
 	if t := number("timeoutSeconds"); t > 0 {
 		o.TimeoutSeconds = &t
 	}
+	o.Watch = truth(q, "watch")
 	o.AllowWatchBookmarks = truth(q, "allowWatchBookmarks")
 	if q.Has("sendInitialEvents") {
 		b := truth(q, "sendInitialEvents")
 		o.SendInitialEvents = &b
+	}
+	if o.Watch && o.SendInitialEvents == nil && o.ResourceVersionMatch == "" && (o.ResourceVersion == "" || o.ResourceVersion == "0") {
+		yes := true // as upstream: with bookmarks, such a watch says when the present objects are all sent
+		o.SendInitialEvents, o.ResourceVersionMatch = &yes, metav1.ResourceVersionMatchNotOlderThan
 	}
 	return o, err
 }
@@ -114,14 +119,29 @@ func undecodable(cause error, data []byte, into runtime.Object, want schema.Grou
 		if got := into.GetObjectKind().GroupVersionKind(); got.Kind != "" {
 			return badRequest("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want.Kind, cause)
 		}
-		const shown = 30 // bytes of the body, which may be binary
-		return badRequest("the object provided is unrecognized (must be of type %s): %v (%x ...)", want.Kind, cause, data[:min(len(data), shown)])
+		return badRequest("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, cause, summary(data))
 	case wrong.Got.Kind == want.Kind && isCustom(into), wrong.Got.Kind == want.Kind && codec.Scheme().Recognizes(wrong.Got):
 		return badRequest("the API version in the data (%s) does not match the expected API version (%s)", wrong.Got.GroupVersion(), want.GroupVersion())
 	default:
 		return badRequest("%s in version %q cannot be handled as a %s: no kind %q is registered for version %q",
 			wrong.Got.Kind, wrong.Got.Version, want.Kind, wrong.Got.Kind, wrong.Got.GroupVersion())
 	}
+}
+
+// summary of a body that may be binary.
+func summary(data []byte) string {
+	const shown = 30 // bytes
+	form := "%x"
+	switch {
+	case len(data) == 0:
+		return "<empty>"
+	case data[0] == '{':
+		form = "%s"
+	}
+	if len(data) > shown {
+		return fmt.Sprintf(form+" ...", data[:shown])
+	}
+	return fmt.Sprintf(form, data)
 }
 
 func isCustom(o runtime.Object) bool {
@@ -142,28 +162,38 @@ func prune(k *kinds.Kind, o runtime.Object) (unknown []error, err error) {
 	return unknown, err
 }
 
-// deleteOptions come in the body, or without one in the query.
+// deleteOptions come in the body, or without one in the query. A dry run that
+// only the query of a request with a body asks for is one, too: upstream would
+// delete.
 func (s *Server) deleteOptions(w http.ResponseWriter, r *http.Request) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
 	data, err := s.body(w, r)
 	if err != nil {
 		return nil, err
 	}
+	q := r.URL.Query()
 	if len(data) > 0 {
 		f, err := bodyFormat(r)
 		if err != nil {
 			return nil, err
 		}
 		if _, err := codec.DecodeBody(f, data, o); err != nil {
-			return nil, badRequest("cannot decode DeleteOptions: %v", err)
+			return nil, badRequest("%v", err)
 		}
-		return o, nil
+	} else if err := deleteParameters(q, o); err != nil {
+		return nil, err
 	}
-	q := r.URL.Query()
+	if len(o.DryRun) == 0 {
+		o.DryRun = q["dryRun"]
+	}
+	return o, checkDeleteOptions(o)
+}
+
+func deleteParameters(q url.Values, o *metav1.DeleteOptions) error {
 	if v := q.Get("gracePeriodSeconds"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
-			return nil, badRequest("gracePeriodSeconds: Invalid value: %q: %v", v, err)
+			return badRequest("%v", err)
 		}
 		o.GracePeriodSeconds = &n
 	}
@@ -175,5 +205,9 @@ func (s *Server) deleteOptions(w http.ResponseWriter, r *http.Request) (*metav1.
 		b := truth(q, "orphanDependents")
 		o.OrphanDependents = &b
 	}
-	return o, nil
+	if truth(q, "ignoreStoreReadErrorWithClusterBreakingPotential") {
+		yes := true
+		o.IgnoreStoreReadErrorWithClusterBreakingPotential = &yes
+	}
+	return nil
 }

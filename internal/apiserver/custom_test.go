@@ -62,11 +62,21 @@ func (w *world) ships(t *testing.T, cfg apiserver.Config, v *view.View, conversi
 			t.Error(err)
 		}
 	})
-	w.must(t, 201, "POST", crdURL, strings.ReplaceAll(shipCRD, "CONVERSION", conversion))
-	w.must(t, 200, "PATCH", crdURL+"/ships.harbour.example/status", `{"status":{"acceptedNames":{"plural":"ships","singular":"ship","kind":"Ship","listKind":"ShipList","shortNames":["sh"]},
+	w.define(t, "ships.harbour.example", strings.ReplaceAll(shipCRD, "CONVERSION", conversion))
+}
+
+// define a kind, as the controller of definitions would, and wait for it.
+func (w *world) define(t *testing.T, name, crd string) {
+	t.Helper()
+	names := w.must(t, 201, "POST", crdURL, crd).at("spec.names")
+	accepted, err := json.Marshal(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.must(t, 200, "PATCH", crdURL+"/"+name+"/status", `{"status":{"acceptedNames":`+string(accepted)+`,
 		"conditions":[{"type":"NamesAccepted","status":"True","reason":"NoConflicts","message":"","lastTransitionTime":null}]}}`, "Content-Type", mergeType)
 	w.wait(t, "established", func() bool {
-		return strings.Contains(w.do(t, "GET", crdURL+"/ships.harbour.example", "").raw, `"type":"Established","status":"True"`)
+		return strings.Contains(w.do(t, "GET", crdURL+"/"+name, "").raw, `"type":"Established","status":"True"`)
 	})
 }
 

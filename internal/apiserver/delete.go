@@ -22,8 +22,8 @@ func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, 
 	if unsafe := opts.IgnoreStoreReadErrorWithClusterBreakingPotential; unsafe != nil && *unsafe {
 		return nil, false, badRequest("ignoreStoreReadErrorWithClusterBreakingPotential is not supported: an object that cannot be read cannot be deleted; bring its encryption key back first")
 	}
-	if errs := metavalidation.ValidateDeleteOptions(opts); len(errs) > 0 {
-		return nil, false, apierrors.NewInvalid(schema.GroupKind{Kind: "DeleteOptions"}, "", errs)
+	if err := checkDeleteOptions(opts); err != nil {
+		return nil, false, err
 	}
 	k := c.ref.Kind
 	if k.StoredAs != nil {
@@ -50,6 +50,13 @@ func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, 
 		return nil, false, err
 	}
 	return s.shown(c.ref.Kind, obj), removed, nil
+}
+
+func checkDeleteOptions(o *metav1.DeleteOptions) error {
+	if errs := metavalidation.ValidateDeleteOptions(o); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
+	}
+	return nil
 }
 
 func preconditions(ref kinds.Ref, obj kinds.Object, p *metav1.Preconditions) error {

@@ -247,11 +247,11 @@ func TestServe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("X-Large", strings.Repeat("x", 1<<20))
+		req.Header.Set("X-Large", strings.Repeat("x", 2<<20))
 		if resp, err := c.Do(req); err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-				t.Errorf("1 MB of headers: %d", resp.StatusCode)
+				t.Errorf("2 MB of headers: %d", resp.StatusCode)
 			}
 		}
 		watch, err := c.Get("https://" + addr + cmURL + "?watch=1")

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -284,8 +283,10 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 		return methodNotAllowed()
 	case in.verb == "create" && k.Load != nil && !serves(k, in.sub, in.verb):
 		return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "create not allowed while custom resource definition is terminating")
-	case !serves(k, in.sub, in.verb):
+	case !serves(k, in.sub, in.verb), r.Method == http.MethodHead && !sub.Connect:
 		return methodNotAllowed()
+	case sub.Connect && r.URL.Query().Has("dryRun"):
+		return badRequest("dryRun is not supported")
 	case sub.Connect:
 		return s.kubelet.serve(w, r, in, k, u)
 	}
@@ -313,12 +314,9 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	c := &call{ctx: ctx, user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in, audit: in.audit}
 	switch in.verb {
 	case "create", "update", "patch":
-		err = c.writeOptions(r)
-	default:
-		c.dryRun, err = dryRun(r.URL.Query())
-	}
-	if err != nil {
-		return err
+		if err := c.writeOptions(r); err != nil {
+			return err
+		}
 	}
 	if c.dryRun {
 		in.dryRun = metav1.DryRunAll
@@ -343,15 +341,6 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 // segment reports whether a namespace or name can be one: names are parts of
 // keys, so nothing may reach across (CVE-2022-3162).
 func segment(name string) bool { return len(path.IsValidPathSegmentName(name)) == 0 }
-
-func dryRun(q url.Values) (bool, error) {
-	for _, v := range q["dryRun"] {
-		if v != metav1.DryRunAll {
-			return false, badRequest("dryRun: Unsupported value: %q: supported values: \"All\"", v)
-		}
-	}
-	return len(q["dryRun"]) > 0, nil
-}
 
 // write sends an encoded answer.
 func (s *Server) write(w http.ResponseWriter, code int, a accepted, data []byte, err error) error {

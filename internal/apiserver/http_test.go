@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -109,12 +110,16 @@ func TestRefusals(t *testing.T) {
 		{"verb not served by the kind", "GET", "/apis/authorization.k8s.io/v1/subjectaccessreviews", "", nil, 405, "MethodNotAllowed", ""},
 		{"verb not served by the subresource", "DELETE", podURL + "/a/status", "", nil, 405, "MethodNotAllowed", ""},
 		{"post to a log", "POST", podURL + "/a/log", "", nil, 405, "MethodNotAllowed", ""},
+		{"head", "HEAD", podURL + "/a", "", nil, 405, "", ""},
+		{"options", "OPTIONS", podURL, "", nil, 405, "MethodNotAllowed", ""},
 		{"odd method", "BREW", podURL, "", nil, 405, "MethodNotAllowed", ""},
 		{"exists", "POST", podURL, podBody, nil, 409, "AlreadyExists", `pods "a" already exists`},
 		{"empty body", "POST", podURL, "", nil, 400, "BadRequest", "the object provided is unrecognized (must be of type Pod)"},
 		{"no JSON", "POST", podURL, "{", nil, 400, "BadRequest", "the object provided is unrecognized (must be of type Pod)"},
 		{"broken YAML", "POST", podURL, "a: [b", []string{"Content-Type", "application/yaml"}, 400, "BadRequest", "yaml"},
 		{"broken protobuf", "POST", podURL, "k8s\x00\xff\xff", []string{"Content-Type", "application/vnd.kubernetes.protobuf"}, 400, "BadRequest", ""},
+		{"summary of a body", "POST", podURL, `{"a":"` + strings.Repeat("x", 40) + `",}`, nil, 400, "BadRequest", `({"a":"xxxxxxxxxxxxxxxxxxxxxxxx ...)`},
+		{"summary of another", "POST", podURL, "\x00\x01", nil, 400, "BadRequest", `(0001)`},
 		{"wrong type of a field", "POST", podURL, `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"b"},"spec":{"containers":"x"}}`, nil, 400, "BadRequest", `Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field PodSpec.spec.containers`},
 		{"wrong kind", "POST", podURL, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"b"}}`, nil, 400, "BadRequest", `Deployment in version "v1" cannot be handled as a Pod`},
 		{"kind of nobody", "POST", podURL, `{"apiVersion":"v1","kind":"Nope"}`, nil, 400, "BadRequest", `Nope in version "v1" cannot be handled as a Pod: no kind "Nope" is registered for version "v1"`},
@@ -150,37 +155,64 @@ func TestRefusals(t *testing.T) {
 		{"apply of another version", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v2","kind":"ConfigMap"}`, applyType, 400, "BadRequest", "invalid object type: /v2, Kind=ConfigMap"},
 		{"apply of an unknown field", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"nope":1}`, applyType, 500, "", ".nope: field not declared in schema"},
 		{"apply of managed fields", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","managedFields":[{"manager":"x","operation":"Apply","apiVersion":"v1","fieldsType":"FieldsV1"}]}}`, applyType, 400, "BadRequest", "metadata.managedFields must be nil"},
-		{"apply with a key twice", "PATCH", cmURL + "/c?fieldManager=x&fieldValidation=Strict", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\n  name: c\n", applyType, 400, "BadRequest", "error strict decoding patch"},
+		{"apply with a key twice", "PATCH", cmURL + "/c?fieldManager=x&fieldValidation=Strict", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\n  name: c\n", applyType, 400, "BadRequest", "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:"},
+		{"apply of JSON with a key twice", "PATCH", cmURL + "/c?fieldManager=x&fieldValidation=Strict", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","name":"c"}}`, applyType, 400, "BadRequest", `line 1: key "name" already set in map`},
 		{"apply under another name", "PATCH", cmURL + "/c?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"d"}}`, applyType, 400, "BadRequest", "the name of the object (d) does not match the name on the URL (c)"},
 		{"apply to another life", "PATCH", cmURL + "/new?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"new","uid":"u"}}`, applyType, 409, "Conflict", "uid mismatch: the provided object specified uid u, and no existing object was found"},
 		{"apply to a subresource of nothing", "PATCH", "/apis/apps/v1/namespaces/default/deployments/zzz/scale?fieldManager=x", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"zzz"}}`, applyType, 404, "NotFound", "zzz"},
 		{"no JSON patch", "PATCH", cmURL + "/c", `{}`, []string{"Content-Type", "application/json-patch+json"}, 400, "BadRequest", ""},
-		{"failing test of a JSON patch", "PATCH", cmURL + "/c", `[{"op":"test","path":"/data","value":1}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", ""},
+		{"failing test of a JSON patch", "PATCH", cmURL + "/c", `[{"op":"test","path":"/data","value":1}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", "the server rejected our request due to an error in our request"},
 		{"no merge patch", "PATCH", cmURL + "/c", `[]`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", ""},
 		{"patch to a wrong type", "PATCH", cmURL + "/c", `{"data":[]}`, []string{"Content-Type", "application/merge-patch+json"}, 422, "Invalid", "patch: Invalid value"},
+		{"no JSON at all", "PATCH", cmURL + "/c", `{`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", "invalid JSON patch"},
+		{"strict JSON patch", "PATCH", cmURL + "/c?fieldValidation=Strict", `[{"op":"add","path":"/data","value":{},"odd":1}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", `strict decoding error: json patch unknown field "[0].odd"`},
 		{"strict patch", "PATCH", cmURL + "/c?fieldValidation=Strict", `{"nope":1}`, []string{"Content-Type", "application/merge-patch+json"}, 422, "Invalid", `unknown field "nope"`},
 		{"patch of the name", "PATCH", cmURL + "/c", `{"metadata":{"name":"d"}}`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", "the name of the object"},
 		{"patch of nothing", "PATCH", cmURL + "/zzz", `{}`, []string{"Content-Type", "application/merge-patch+json"}, 404, "NotFound", `configmaps "zzz" not found`},
 		{"delete of nothing", "DELETE", cmURL + "/zzz", "", nil, 404, "NotFound", `configmaps "zzz" not found`},
 		{"delete of another life", "DELETE", cmURL + "/c", `{"preconditions":{"uid":"x"}}`, nil, 409, "Conflict", "the UID in the precondition (x) does not match the UID in record"},
 		{"delete of another version", "DELETE", cmURL + "/c", `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"resourceVersion":"1"}}`, nil, 409, "Conflict", "the ResourceVersion in the precondition (1) does not match the ResourceVersion in record"},
-		{"propagation of nobody", "DELETE", cmURL + "/c?propagationPolicy=Some", "", nil, 422, "Invalid", "propagationPolicy"},
-		{"grace that is no number", "DELETE", cmURL + "/c?gracePeriodSeconds=x", "", nil, 400, "BadRequest", "gracePeriodSeconds"},
-		{"label selector", "GET", podURL + "?labelSelector=a%20b", "", nil, 400, "BadRequest", "unable to parse requirement"},
+		{"propagation of nobody", "DELETE", cmURL + "/c?propagationPolicy=Some", "", nil, 422, "Invalid", `DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "Some"`},
+		{"two propagations", "DELETE", cmURL + "/c", `{"propagationPolicy":"Orphan","orphanDependents":true}`, nil, 422, "Invalid", "orphanDependents and deletionPropagation cannot be both set"},
+		{"dryRun of a delete", "DELETE", cmURL + "/c?dryRun=Some", "", nil, 422, "Invalid", `DeleteOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value`},
+		{"dryRun of a deletecollection", "DELETE", cmURL + "?dryRun=Some", "", nil, 422, "Invalid", "dryRun: Unsupported value"},
+		{"dryRun of a connection", "GET", podURL + "/a/log?dryRun=All", "", nil, 400, "BadRequest", "dryRun is not supported"},
+		{"options that are none", "DELETE", cmURL + "/c", `{"kind":"Pod","apiVersion":"v1"}`, nil, 400, "BadRequest", ""},
+		{"grace that is no number", "DELETE", cmURL + "/c?gracePeriodSeconds=x", "", nil, 400, "BadRequest", `strconv.ParseInt: parsing "x": invalid syntax`},
+		{"label selector", "GET", podURL + "?labelSelector=a%20b", "", nil, 400, "BadRequest", "unable to parse requirement: found 'b', expected"},
+		{"field selector of nothing", "GET", podURL + "?fieldSelector=a", "", nil, 400, "BadRequest", "invalid selector: 'a'; can't understand 'a'"},
+		{"field of a kind without any", "GET", cmURL + "?fieldSelector=data.a=1", "", nil, 400, "BadRequest", `"data.a" is not a known field selector: only "metadata.name", "metadata.namespace"`},
 		{"field selector", "GET", podURL + "?fieldSelector=spec.nope=1", "", nil, 400, "BadRequest", "field label not supported: spec.nope"},
-		{"limit", "GET", podURL + "?limit=x", "", nil, 400, "BadRequest", "limit"},
-		{"continue", "GET", podURL + "?limit=1&continue=x", "", nil, 400, "BadRequest", "continue key is not valid"},
+		{"limit", "GET", podURL + "?limit=x", "", nil, 400, "BadRequest", `strconv.ParseInt: parsing "x": invalid syntax`},
+		{"continue", "GET", podURL + "?limit=1&continue=x", "", nil, 400, "BadRequest", "invalid continue token: continue key is not valid"},
+		{"continue of another form", "GET", podURL + "?continue=eyJ2IjoieCJ9", "", nil, 400, "BadRequest", "server does not recognize this encoded version x"},
+		{"continue above", "GET", podURL + "?continue=" + base64.RawURLEncoding.EncodeToString([]byte(`{"v":"meta.k8s.io/v1","rv":1,"start":"a/../../b"}`)), "", nil, 400, "BadRequest", "continue key is not valid"},
+		{"continue without a version", "GET", podURL + "?continue=" + base64.RawURLEncoding.EncodeToString([]byte(`{"v":"meta.k8s.io/v1","start":"a"}`)), "", nil, 400, "BadRequest", "incorrect encoded start resourceVersion"},
+		{"continue and a match", "GET", podURL + "?continue=x&resourceVersion=1&resourceVersionMatch=Exact", "", nil, 422, "Invalid", "resourceVersionMatch is forbidden when continue is provided"},
+		{"exact zero", "GET", podURL + "?resourceVersionMatch=Exact&resourceVersion=0", "", nil, 422, "Invalid", `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`},
+		{"match of nobody", "GET", podURL + "?resourceVersionMatch=Some&resourceVersion=1", "", nil, 422, "Invalid", "resourceVersionMatch: Unsupported value"},
+		{"initial events of a list", "GET", podURL + "?sendInitialEvents=true", "", nil, 422, "Invalid", "sendInitialEvents is forbidden for list"},
+		{"match of a watch", "GET", podURL + "?watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=1", "", nil, 422, "Invalid", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"},
+		{"exact watch", "GET", podURL + "?watch=1&sendInitialEvents=true&resourceVersionMatch=Exact&resourceVersion=1", "", nil, 422, "Invalid", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"},
+		{"watch from nowhere", "GET", podURL + "?watch=1&resourceVersion=x", "", nil, 422, "Invalid", `pods "" is invalid: resourceVersion: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax`},
+		{"get of nowhere", "GET", podURL + "/a?resourceVersion=x", "", nil, 400, "BadRequest", "invalid resource version: resourceVersion: Invalid value"},
+		{"timeout of nobody", "GET", podURL + "?timeout=x", "", nil, 400, "BadRequest", "invalid timeout specified in the request URL"},
+		{"too large", "POST", cmURL, `{"metadata":{"name":"l"},"data":{"a":"` + strings.Repeat("x", 3<<20) + `"}}`, nil, 413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"},
+		{"namespace of the patch", "PATCH", cmURL + "/c", `{"metadata":{"namespace":"other"}}`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", "the namespace of the provided object does not match the namespace sent on the request"},
 		{"version of the future", "GET", podURL + "?resourceVersion=99999999", "", nil, 504, "Timeout", "Too large resource version: 99999999, current: "},
 		{"exact without a version", "GET", podURL + "?resourceVersionMatch=Exact", "", nil, 422, "Invalid", "resourceVersionMatch is forbidden unless resourceVersion is provided"},
-		{"version that is none", "GET", podURL + "?resourceVersion=x", "", nil, 400, "BadRequest", "resourceVersion"},
+		{"version that is none", "GET", podURL + "?resourceVersion=x", "", nil, 400, "BadRequest", `invalid resource version: resourceVersion: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax`},
 		{"watch with bad options", "GET", podURL + "?watch=1&sendInitialEvents=true", "", nil, 422, "Invalid", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"},
-		{"includeObject of nobody", "GET", podURL + "?includeObject=Some", "", []string{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"}, 400, "BadRequest", "includeObject"},
+		{"includeObject of nobody", "GET", podURL + "?includeObject=Some", "", []string{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"}, 400, "BadRequest", `Unable to convert to Table as requested: includeObject: Invalid value: "Some": must be 'Metadata', 'Object', 'None', or empty`},
 		{"resize", "PATCH", podURL + "/a/resize", `{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"1"}}}]}}`, []string{"Content-Type", "application/strategic-merge-patch+json"}, 422, "Invalid", "Pod QOS Class may not change as a result of resizing"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := w.do(t, tc.method, tc.path, tc.body, tc.header...)
 			if reason, _ := a.at("reason").(string); a.code != tc.code || reason != tc.reason || !strings.Contains(a.raw, strings.ReplaceAll(tc.message, `"`, `\"`)) {
 				t.Errorf("got %d %s\nwant %d %s %q", a.code, a.raw, tc.code, tc.reason, tc.message)
+			}
+			if tc.method == "HEAD" {
+				return // it has no body
 			}
 			if a.at("kind") != "Status" || a.at("status") != "Failure" || a.at("code") != float64(tc.code) {
 				t.Errorf("no whole Status: %s", a.raw)

@@ -66,6 +66,12 @@ func (s *Server) serveOther(w *recorder, r *http.Request, in *info) error {
 	if h == nil {
 		return pathNotFound()
 	}
+	if described(in.path) && wantsGzip(r) && r.Method == http.MethodGet {
+		z := &zipper{ResponseWriter: w}
+		h.ServeHTTP(z, r)
+		z.end()
+		return nil
+	}
 	h.ServeHTTP(w, r)
 	return nil
 }

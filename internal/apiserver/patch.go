@@ -74,6 +74,9 @@ func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) error {
 		if err := codec.CheckShape(data); err != nil {
 			return badRequest("error decoding patch: %v", err)
 		}
+		if !json.Valid(data) {
+			return badRequest("invalid JSON patch")
+		}
 	}
 	switch t {
 	case types.JSONPatchType:
@@ -110,7 +113,7 @@ func applyJSONPatch(doc, data []byte) ([]byte, error) {
 			copies++
 		}
 		if doc, err = p[:n].Apply(doc); err != nil {
-			return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
+			return nil, unprocessable(err)
 		}
 		if copies > maxPatchCopies || len(doc) > maxBody {
 			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object is larger than %d bytes, or the patch has more than %d copy operations", maxBody, maxPatchCopies))
@@ -142,13 +145,30 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 	}
 	unknown = append(unknown, pruned...)
 	finish(into)
-	if t != types.JSONPatchType { // a field that the patch names twice is gone after merging
-		var m map[string]any
-		if twice, err := kjson.UnmarshalStrict(data, &m); err == nil {
-			unknown = append(unknown, twice...)
-		}
-	}
+	unknown = append(strictPatch(t, data), unknown...)
 	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(data, text) })
+}
+
+// strictPatch finds in the patch itself what is not seen any more in what it
+// makes: a field that a patch names twice, or an operation with fields of
+// nobody.
+func strictPatch(t types.PatchType, data []byte) []error {
+	if t != types.JSONPatchType {
+		var m map[string]any
+		twice, _ := kjson.UnmarshalStrict(data, &m) // it was an object before
+		return twice
+	}
+	var ops []struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		From  string `json:"from"`
+		Value any    `json:"value"`
+	}
+	odd, _ := kjson.UnmarshalStrict(data, &ops) // and these were operations
+	for i, err := range odd {
+		odd[i] = fmt.Errorf("json patch %w", err)
+	}
+	return odd
 }
 
 // withoutManagers spares managed fields the way through JSON: an update that
@@ -198,7 +218,12 @@ func merge(before, patch []byte, t types.PatchType, like any) ([]byte, error) {
 	case errors.Is(err, mergepatch.ErrBadJSONDoc), mergepatch.IsPreconditionFailed(err):
 		return nil, badRequest("%v", err)
 	}
-	return nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "%v", err)
+	return nil, unprocessable(err)
+}
+
+// unprocessable begins with all that upstream says, which is nothing that helps.
+func unprocessable(err error) error {
+	return statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "the server rejected our request due to an error in our request: %v", err)
 }
 
 // invalidPatch: the patch does not lead to an object of the kind.

@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,9 +95,18 @@ func (e *statusErr) Status() metav1.Status { return *e.status }
 func parseRevision(rv string) (int64, error) {
 	n, err := strconv.ParseInt(rv, 10, 64)
 	if err != nil || n < 0 {
-		return 0, badRequest("resourceVersion: Invalid value: %q: strconv.ParseUint: parsing %q: invalid syntax", rv, rv)
+		return 0, badRequest("invalid resource version: %v", noRevision(rv))
 	}
 	return n, nil
+}
+
+// noRevision says why a resourceVersion is none, in upstream's words.
+func noRevision(rv string) *field.Error {
+	_, err := strconv.ParseUint(rv, 10, 64)
+	if err == nil {
+		err = strconv.ErrRange // it does not fit etcd's
+	}
+	return field.Invalid(field.NewPath("resourceVersion"), rv, err.Error())
 }
 
 // selection is what a list or watch lets through.
@@ -155,18 +166,32 @@ func itemKey(k *kinds.Kind, namespace, name string) string {
 // checkSelection refuses fields that the kind does not have.
 func checkSelection(k *kinds.Kind, in *info) (selection, error) {
 	if in.labelErr != nil {
-		return selection{}, badRequest("unable to parse requirement: %v", in.labelErr)
+		return selection{}, badRequest("%v", in.labelErr)
 	}
 	if in.fieldErr != nil {
-		return selection{}, badRequest("unable to parse field selector: %v", in.fieldErr)
+		return selection{}, badRequest("%v", in.fieldErr)
 	}
 	for _, r := range in.fields.Requirements() {
 		if r.Field == "metadata.name" || r.Field == "metadata.namespace" && k.Namespaced || k.Fields[r.Field] != nil {
 			continue
 		}
-		return selection{}, badRequest("field label not supported: %s", r.Field)
+		return selection{}, badRequest("%s", noField(k, r.Field))
 	}
 	return selection{labels: in.labels, fields: in.fields}, nil
+}
+
+// noField is what upstream says of a field that no selector may name: kinds
+// without fields of their own say so in other words.
+func noField(k *kinds.Kind, name string) string {
+	switch {
+	case k.Load == nil && k.Fields == nil:
+		return fmt.Sprintf("%q is not a known field selector: only %q, %q", name, "metadata.name", "metadata.namespace")
+	case k.GVK.Group == "batch":
+		return fmt.Sprintf("field label %q not supported for %s", name, k.GVK.Kind)
+	case k.GVK.Group == "resource.k8s.io":
+		return fmt.Sprintf("field label not supported for %s: %s", k.GVK, name)
+	}
+	return "field label not supported: " + name
 }
 
 // listing is the answer to a list.
@@ -179,9 +204,10 @@ type listing struct {
 
 // token is where a continued list goes on.
 type token struct {
-	Rev   int64  `json:"rv"`           // newest: whatever stands then
-	Start string `json:"start"`        // last key that was sent
-	At    int64  `json:"at,omitempty"` // Unix time in seconds of the first part
+	Version string `json:"v"`            // of the form
+	Rev     int64  `json:"rv"`           // newest: whatever stands then
+	Start   string `json:"start"`        // last key that was sent
+	At      int64  `json:"at,omitempty"` // Unix time in seconds of the first part
 }
 
 // old tokens are refused even if nothing has changed meanwhile: how long one
@@ -191,7 +217,11 @@ func (t token) old(now time.Time) bool { return t.At != 0 && now.Sub(time.Unix(t
 // newest in a token: the list goes on at the key, but no longer at its revision.
 const newest = -1
 
+// tokenVersion is upstream's name of the form.
+const tokenVersion = "meta.k8s.io/v1"
+
 func (t token) encode() string {
+	t.Version = tokenVersion
 	data, _ := json.Marshal(t) // two plain fields
 	return base64.RawURLEncoding.EncodeToString(data)
 }
@@ -202,15 +232,20 @@ func decodeToken(s string) (token, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &t)
 	}
+	refuse := func(why string) (token, error) {
+		return t, badRequest("invalid continue token: continue key is not valid%s", why)
+	}
 	switch {
 	case err != nil:
-		return t, badRequest("continue key is not valid: %v", err)
-	case t.Rev < newest || t.Rev == 0:
-		return t, badRequest("continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)")
+		return refuse(": " + err.Error())
+	case t.Version != tokenVersion:
+		return refuse(": server does not recognize this encoded version " + t.Version)
+	case t.Rev == 0 || t.Rev < newest:
+		return refuse(": incorrect encoded start resourceVersion (version " + tokenVersion + ")")
 	case t.Start == "":
-		return t, badRequest("continue key is not valid: encoded start key empty (version meta.k8s.io/v1)")
-	case strings.Contains(t.Start, ".."):
-		return t, badRequest("continue key is not valid: invalid encoded start key %q", t.Start)
+		return refuse(": encoded start key empty (version " + tokenVersion + ")")
+	case path.Clean("/"+t.Start) != "/"+t.Start:
+		return refuse(": " + t.Start)
 	}
 	return t, nil
 }
@@ -255,9 +290,6 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 
 // checkListOptions refuses combinations that mean nothing.
 func checkListOptions(o metav1.ListOptions) error {
-	if o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0" {
-		return badRequest("specifying resource version is not allowed when using continue")
-	}
 	in := internalversion.ListOptions{Watch: o.Watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch, Continue: o.Continue,
 		Limit: o.Limit, AllowWatchBookmarks: o.AllowWatchBookmarks, SendInitialEvents: o.SendInitialEvents}
 	errs := validation.ValidateListOptions(&in, true)
@@ -266,6 +298,14 @@ func checkListOptions(o metav1.ListOptions) error {
 	}
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+	}
+	if !o.Watch && o.Continue != "" {
+		if _, err := decodeToken(o.Continue); err != nil {
+			return err
+		}
+		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+			return badRequest("specifying resource version is not allowed when using continue")
+		}
 	}
 	return nil
 }
@@ -326,7 +366,8 @@ func (s *Server) content(ctx context.Context, k *kinds.Kind, namespace string, o
 // tooOld tells a client whose list took too long how it may go on all the same.
 func tooOld(t token) error {
 	st := statusOf(expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, " +
-		"or use the continue token in this response to retrieve the rest as it is now: what has changed since the first part may be missing or be there twice."))
+		"or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - " +
+		"objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."))
 	st.Continue = token{Rev: newest, Start: t.Start}.encode()
 	return &statusErr{st}
 }

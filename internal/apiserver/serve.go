@@ -153,7 +153,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 	if r.ContentLength != 0 {
 		c.requested(opts)
 	}
-	c.dryRun = c.dryRun || len(opts.DryRun) > 0
+	if c.dryRun = len(opts.DryRun) > 0; c.dryRun {
+		in.dryRun = metav1.DryRunAll
+	}
 	if in.verb == "deletecollection" {
 		return s.serveDeleteCollection(w, r, in, c, opts, a)
 	}
@@ -174,11 +176,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 	return s.write(w, code, a, data, err)
 }
 
-// waits: the client asked for a deletion that is over only once the dependents
-// are gone; upstream says so by the code for these two only.
-func waits(o *metav1.DeleteOptions) bool {
-	return o.OrphanDependents != nil && !*o.OrphanDependents || o.PropagationPolicy != nil && *o.PropagationPolicy == metav1.DeletePropagationForeground
-}
+// waits: the client asked, in the old way, for a deletion that takes the
+// dependents along; upstream says by the code that it goes on for this one only.
+func waits(o *metav1.DeleteOptions) bool { return o.OrphanDependents != nil && !*o.OrphanDependents }
 
 // deleteWorkers work at one deletecollection: enough for the store to write
 // many at once.

@@ -39,8 +39,10 @@ import (
 )
 
 const (
-	maxBody        = 3 << 20 // upstream's limit of a request body
-	maxHeaderBytes = 64 << 10
+	maxBody = 3 << 20 // upstream's limit of a request body
+	// maxHeaderBytes is upstream's: long selectors, and tokens with many groups,
+	// stand in URLs and headers.
+	maxHeaderBytes = 1 << 20
 	// defaultSeats is the sum of upstream's --max-requests-inflight and
 	// --max-mutating-requests-inflight.
 	defaultSeats = 400 + 200

@@ -23,20 +23,21 @@ import (
 // tabler makes Tables of a kind; include says what each row carries along.
 type tabler struct {
 	columns []kinds.Column
+	as      accepted // whose version of Table
 	include metav1.IncludeObjectPolicy
 	now     func() time.Time
 	stream  bool // a watch: only its first table says what the columns are
 	begun   bool
 }
 
-func (s *Server) newTabler(k *kinds.Kind, include string) (*tabler, error) {
-	t := &tabler{columns: k.Columns, include: metav1.IncludeObjectPolicy(include), now: s.now}
+func (s *Server) newTabler(k *kinds.Kind, a accepted, include string) (*tabler, error) {
+	t := &tabler{columns: k.Columns, as: a, include: metav1.IncludeObjectPolicy(include), now: s.now}
 	switch t.include {
 	case "":
 		t.include = metav1.IncludeMetadata
 	case metav1.IncludeMetadata, metav1.IncludeNone, metav1.IncludeObject:
 	default:
-		return nil, badRequest("includeObject: Unsupported value: %q: supported values: \"Metadata\", \"None\", \"Object\"", include)
+		return nil, badRequest("Unable to convert to Table as requested: includeObject: Invalid value: %q: must be 'Metadata', 'Object', 'None', or empty", include)
 	}
 	return t, nil
 }
@@ -61,7 +62,7 @@ func (t *tabler) table(ctx context.Context, meta metav1.ListMeta, size int, rows
 		metav1.TypeMeta `json:",inline"`
 		metav1.ListMeta `json:"metadata"`
 		Columns         []metav1.TableColumnDefinition `json:"columnDefinitions"`
-	}{metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, meta, columns})
+	}{t.as.meta("Table"), meta, columns})
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func (w *rowWriter) write(r row) error {
 	var err error
 	switch {
 	case w.include == metav1.IncludeMetadata:
-		err = w.value(partial(r.object))
+		err = w.value(w.as.partial(r.object))
 	case w.include == metav1.IncludeObject:
 		var data []byte
 		if r.item != nil {
@@ -175,8 +176,8 @@ func plain(s string) bool {
 }
 
 // partial is an object's metadata alone.
-func partial(o kinds.Object) *metav1.PartialObjectMetadata {
-	p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"}}
+func (a accepted) partial(o kinds.Object) *metav1.PartialObjectMetadata {
+	p := &metav1.PartialObjectMetadata{TypeMeta: a.meta("PartialObjectMetadata")}
 	if u, ok := o.(*unstructured.Unstructured); ok {
 		if m, ok := u.Object["metadata"].(map[string]any); ok {
 			// What is stored has been checked to be metadata.
@@ -195,14 +196,14 @@ func partial(o kinds.Object) *metav1.PartialObjectMetadata {
 // render encodes one object as the client wants it.
 func (s *Server) render(a accepted, k *kinds.Kind, o runtime.Object, include string) ([]byte, error) {
 	if obj, ok := o.(kinds.Object); ok && k != nil && len(k.Columns) > 0 && a.shape == asTable {
-		t, err := s.newTabler(k, include)
+		t, err := s.newTabler(k, a, include)
 		if err != nil {
 			return nil, err
 		}
 		data, err := t.table(context.Background(), metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, 1, one(row{object: obj}))
 		return a.shaped(data, err)
 	} else if ok && a.shape == asPartial {
-		o = partial(obj)
+		o = a.partial(obj)
 	}
 	return encode(a, o)
 }
@@ -223,7 +224,7 @@ func encode(a accepted, o runtime.Object) ([]byte, error) {
 func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepted, k *kinds.Kind, l *listing, include string) error {
 	switch {
 	case a.shape == asTable:
-		t, err := s.newTabler(k, include)
+		t, err := s.newTabler(k, a, include)
 		if err != nil {
 			return err
 		}
@@ -240,13 +241,13 @@ func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepte
 		}))
 		return s.write(w, http.StatusOK, a, data, err)
 	case a.shape == asPartial:
-		list := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: l.meta()}
+		list := &metav1.PartialObjectMetadataList{TypeMeta: a.meta("PartialObjectMetadataList"), ListMeta: l.meta()}
 		for _, it := range l.items {
 			obj, err := it.Load(ctx)
 			if err != nil {
 				return err
 			}
-			list.Items = append(list.Items, *partial(obj))
+			list.Items = append(list.Items, *a.partial(obj))
 		}
 		data, err := encode(a, list)
 		return s.write(w, http.StatusOK, a, data, err)
@@ -323,7 +324,7 @@ func (s *Server) appendEvent(ctx context.Context, out []byte, a accepted, t *tab
 	if a.shape == asTable {
 		data, err = t.table(ctx, metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, 1, one(row{obj, it}))
 	} else {
-		data, err = codec.Encode(a.format, partial(obj))
+		data, err = codec.Encode(a.format, a.partial(obj))
 	}
 	return appendFrame(out, a.format, typ, data), err
 }

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"net/url"
 	"strconv"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -35,16 +36,30 @@ func (v fieldPolicy) judge(unknown []error, warn func(string), refuse func(text 
 	case metav1.FieldValidationStrict:
 		return refuse(runtime.NewStrictDecodingError(unknown).Error())
 	case metav1.FieldValidationWarn:
-		for i, e := range unknown {
-			if i == maxFieldWarnings {
-				break
-			}
+		lines := findings(unknown)
+		for _, line := range lines[:min(len(lines), maxFieldWarnings)] {
 			if warn != nil {
-				warn(e.Error())
+				warn(line)
 			}
 		}
 	}
 	return nil
+}
+
+// findings one by one: a YAML parser's error lists all of them.
+func findings(unknown []error) []string {
+	var out []string
+	for _, e := range unknown {
+		list, ok := strings.CutPrefix(strings.TrimPrefix(e.Error(), "error converting YAML to JSON: "), "yaml: unmarshal errors:\n")
+		if !ok {
+			out = append(out, e.Error())
+			continue
+		}
+		for line := range strings.SplitSeq(list, "\n") {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -72,8 +72,18 @@ func TestFormats(t *testing.T) {
 	if a = w.must(t, 200, "GET", podURL+"/p", "", "Accept", "image/png, application/*;q=0.8"); a.at("kind") != "Pod" || a.at("apiVersion") != "v1" {
 		t.Errorf("second choice: %s", a.raw)
 	}
-	if a = w.must(t, 200, "HEAD", podURL+"/p", ""); a.raw != "" {
-		t.Errorf("HEAD has a body: %q", a.raw)
+	for _, accept := range []string{"application/yaml;q=0.5, application/json", "application/*, application/yaml;q=0.9", "*/*;q=0.1, application/json"} {
+		if a = w.must(t, 200, "GET", podURL+"/p", "", "Accept", accept); a.header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: %v", accept, a.header)
+		}
+	}
+	for query, agent := range map[string]string{"": "curl/8.1", "?pretty=1": "x", "?pretty=T": "x"} {
+		if a = w.must(t, 200, "GET", podURL+"/p"+query, "", "User-Agent", agent); !strings.HasPrefix(a.raw, "{\n  \"") {
+			t.Errorf("%s by %s is not pretty: %s", query, agent, a.raw)
+		}
+	}
+	if a = w.must(t, 200, "GET", podURL+"/p?pretty=0", "", "User-Agent", "Mozilla/5.0 (X11)"); strings.HasPrefix(a.raw, "{\n  ") {
+		t.Errorf("pretty although it must not: %s", a.raw)
 	}
 }
 
@@ -221,11 +231,7 @@ func TestDeletions(t *testing.T) {
 
 	for policy, finalizer := range map[string]string{"Foreground": "foregroundDeletion", "Orphan": "orphan"} {
 		cm("p", "")
-		code := 200
-		if policy == "Foreground" {
-			code = 202
-		}
-		a = w.must(t, code, "DELETE", cmURL+"/p?propagationPolicy="+policy, "")
+		a = w.must(t, 200, "DELETE", cmURL+"/p?propagationPolicy="+policy, "")
 		if f, _ := a.at("metadata.finalizers").([]any); len(f) != 1 || f[0] != finalizer {
 			t.Errorf("%s: %s", policy, a.raw)
 		}

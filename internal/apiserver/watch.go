@@ -9,7 +9,10 @@ import (
 	"strconv"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
@@ -30,13 +33,12 @@ const (
 // watch streams events until the client or its time is gone.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in *info, a accepted, o metav1.ListOptions) error {
 	if a.format == codec.YAML {
-		return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: %s, %s;stream=watch", typeJSON, typeProtobuf)
+		return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: %s;stream=watch, %s;stream=watch", typeJSON, typeProtobuf)
 	}
 	sel, err := checkSelection(k, in)
 	if err != nil {
 		return err
 	}
-	o.Watch = true
 	if err := checkListOptions(o); err != nil {
 		return err
 	}
@@ -44,11 +46,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxBody))
 		bodyUntil(w, time.Time{})
 	}
-	tab, err := s.newTabler(k, r.URL.Query().Get("includeObject"))
-	if err != nil {
-		return err
+	var tab *tabler
+	if a.shape == asTable {
+		if tab, err = s.newTabler(k, a, r.URL.Query().Get("includeObject")); err != nil {
+			return err
+		}
+		tab.stream = true
 	}
-	tab.stream = true
 	began := s.now()
 	timeout := minWatch + rand.N(minWatch)
 	if o.TimeoutSeconds != nil {
@@ -101,12 +105,14 @@ func sendsInitial(o metav1.ListOptions) bool {
 // watchStart finds where a watch begins, and the objects that come before it.
 func (s *Server) watchStart(ctx context.Context, k *kinds.Kind, ns string, o metav1.ListOptions) (*cache.List, int64, error) {
 	send := sendsInitial(o)
-	if !send && o.ResourceVersion != "" && o.ResourceVersion != "0" {
+	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
 		rev, err := parseRevision(o.ResourceVersion)
-		if err != nil {
-			return nil, 0, err
+		if err != nil { // as upstream, which names the resource where a kind is meant
+			return nil, 0, apierrors.NewInvalid(schema.GroupKind{Group: k.GVK.Group, Kind: k.Resource}, "", field.ErrorList{noRevision(o.ResourceVersion)})
 		}
-		return nil, rev, s.fresh(ctx, o.ResourceVersion, "")
+		if !send {
+			return nil, rev, s.fresh(ctx, o.ResourceVersion, "")
+		}
 	}
 	if err := s.fresh(ctx, o.ResourceVersion, o.ResourceVersionMatch); err != nil {
 		return nil, 0, err
@@ -270,9 +276,9 @@ func (st *stream) bookmark(rev int64, initialEnd bool) error {
 	var err error
 	switch st.accepted.shape {
 	case asTable:
-		t := &metav1.Table{TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, ListMeta: metav1.ListMeta{ResourceVersion: rv}, Rows: []metav1.TableRow{}}
+		t := &metav1.Table{TypeMeta: st.accepted.meta("Table"), ListMeta: metav1.ListMeta{ResourceVersion: rv}, Rows: []metav1.TableRow{}}
 		if initialEnd {
-			p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"},
+			p := &metav1.PartialObjectMetadata{TypeMeta: st.accepted.meta("PartialObjectMetadata"),
 				ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv, Annotations: annotations}}
 			raw, err := codec.Encode(codec.JSON, p)
 			if err != nil {
@@ -285,7 +291,7 @@ func (st *stream) bookmark(rev int64, initialEnd bool) error {
 		data, err = codec.Encode(st.accepted.format, t)
 	case asPartial:
 		data, err = codec.Encode(st.accepted.format, &metav1.PartialObjectMetadata{
-			TypeMeta:   metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"},
+			TypeMeta:   st.accepted.meta("PartialObjectMetadata"),
 			ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv, Annotations: annotations}})
 	default:
 		obj := st.kind.New()

@@ -211,6 +211,12 @@ func TestWatchEnds(t *testing.T) {
 	w.putConfigMap(t, "a", "1", "x")
 	short := w.watch(t, cmURL+"?watch=1&timeoutSeconds=1&allowWatchBookmarks=true")
 	e := short.expect("ADDED a 1", "BOOKMARK ")
+	if e.Object.Metadata.Annotations["k8s.io/initial-events-end"] != "true" {
+		t.Errorf("the present objects do not end: %+v", e)
+	}
+	if e = short.expect("BOOKMARK "); e.Object.Metadata.Annotations != nil {
+		t.Errorf("they end twice: %+v", e)
+	}
 	if e.Object.Metadata.ResourceVersion == "" {
 		t.Errorf("%+v", e)
 	}

@@ -83,6 +83,9 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 	if k.Default != nil {
 		k.Default(obj)
 	}
+	if !c.owned { // else it comes of a configuration
+		c.singleOwners(obj, false)
+	}
 	s.own(c, nil, obj)
 	if k.ToStored != nil {
 		if obj, k = k.ToStored(obj), k.StoredAs; k.Default != nil {
@@ -103,7 +106,7 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 		if generate && apierrors.IsAlreadyExists(err) && try < generateTries {
 			continue
 		}
-		if generate && apierrors.IsAlreadyExists(err) {
+		if o.GetGenerateName() != "" && apierrors.IsAlreadyExists(err) {
 			err = apierrors.NewGenerateNameConflict(k.GroupResource(), o.GetName(), 1)
 		}
 		return out, err
@@ -205,9 +208,7 @@ func checkName(ref kinds.Ref, obj kinds.Object) error {
 // checkScope makes the object's namespace that of the URL, or refuses.
 func checkScope(ref kinds.Ref, obj kinds.Object) error {
 	if !ref.Kind.Namespaced {
-		if obj.GetNamespace() != "" {
-			return errNamespace()
-		}
+		obj.SetNamespace("") // as upstream: it has none, whatever the client thinks
 		return nil
 	}
 	if ref.Namespace == "" {
@@ -441,6 +442,9 @@ func (s *Server) update(c *call, next func(old kinds.Object) (kinds.Object, erro
 		}
 		if c.ref.Kind.Default != nil {
 			c.ref.Kind.Default(obj)
+		}
+		if c.verb == "update" {
+			c.singleOwners(obj, false)
 		}
 		s.own(c, shown, obj)
 		if c.ref.Kind.ToStored != nil {

@@ -67,17 +67,19 @@ func Compile(crd *apiextensionsv1.CustomResourceDefinition, convert Convert) (*D
 		return schema.GroupVersionKind{Group: crd.Spec.Group, Version: v, Kind: names.Kind}
 	}
 	c := &converter{crd: crd, versions: versions, webhook: convert}
+	all := map[string]*kinds.Kind{}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
-		if !v.Served {
-			continue
-		}
 		k := base
 		k.GVK = gvk(v.Name)
 		k.New, k.NewList = constructors(k.GVK, names.ListKind)
 		k.Load, k.Save = c.load(v.Name), c.save(storage)
+		k.OtherVersion = func(name string) *kinds.Kind { return all[name] }
 		versions[v.Name].rules(&k)
-		d.Served = append(d.Served, &k)
+		all[v.Name] = &k
+		if v.Served {
+			d.Served = append(d.Served, &k)
+		}
 	}
 	return d, nil
 }

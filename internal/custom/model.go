@@ -16,6 +16,8 @@ func (v *version) model(v2 bool) ([]byte, error) {
 		return []byte(`{"type":"object","x-kubernetes-preserve-unknown-fields":true}`), nil
 	case v2:
 		s = openapiv2.ToStructuralOpenAPIV2(s)
+	default:
+		s = s.Unfold() // says of what is an integer or a string that it is either
 	}
 	return json.Marshal(s.ToKubeOpenAPI())
 }

@@ -277,6 +277,7 @@ func (v *version) scale() *kinds.Scale {
 	}
 	spec := dotted(s.SpecReplicasPath)
 	return &kinds.Scale{
+		Path: spec,
 		Spec: number(s.SpecReplicasPath), Status: number(s.StatusReplicasPath),
 		Selector: func(o kinds.Object) string {
 			if s.LabelSelectorPath == nil || *s.LabelSelectorPath == "" {

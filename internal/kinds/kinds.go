@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -62,17 +61,16 @@ type Kind struct {
 	// Deprecation is a warning that every request for the kind gets.
 	Deprecation string
 	// Model of a custom kind in OpenAPI documents, as a JSON schema without what
-	// all objects have; v2 leaves out what only version 3 can say.
+	// all objects have; v2 leaves out what only version 3 can say. It also says
+	// which lists and objects are owned as wholes.
 	Model func(v2 bool) ([]byte, error)
+	// OtherVersion of a custom kind, also one that is not served: fields may be
+	// owned in it. nil: there is none of that name.
+	OtherVersion func(name string) *Kind
 
 	New     func() Object         // nil for kinds that are not stored
 	NewBody func() runtime.Object // the request and answer of a kind that is not stored
 	NewList func() runtime.Object
-
-	// TypeConverter says which fields of objects without a Go type are lists
-	// and maps by key, for managed fields and server-side apply. nil: each field
-	// is what it holds.
-	TypeConverter managedfields.TypeConverter
 
 	// Verbs served; nil means all of create, delete, deletecollection, get,
 	// list, patch, update, watch.

@@ -121,7 +121,7 @@ func (s *control) wire() (err error) {
 	if err != nil {
 		return err
 	}
-	s.docs, err = openapi.New(func() (any, []*kinds.Kind) { now := s.table.Now(); return now, now.All() })
+	s.docs, err = openapi.New(func() (any, []*kinds.Kind) { now := s.table.Now(); return now, now.All() }, s.described)
 	if err != nil {
 		return err
 	}
@@ -203,6 +203,14 @@ func (s *control) remotes() *discovery.Remotes {
 		return nil
 	}
 	return s.aggregate.Remotes()
+}
+
+// described is what other servers say of their APIs in OpenAPI.
+func (s *control) described() openapi.Remote {
+	if s.aggregate == nil {
+		return nil
+	}
+	return s.aggregate
 }
 
 // caHandler gives agents the certificate that their token names by its hash.

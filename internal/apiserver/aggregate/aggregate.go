@@ -60,6 +60,7 @@ type Aggregator struct {
 	backends atomic.Pointer[map[schema.GroupVersion]*Backend]
 	remotes  atomic.Pointer[discovery.Remotes]
 	services atomic.Pointer[map[string]bool] // namespace/name of services whose changes matter
+	specs    specs
 }
 
 // New makes an Aggregator; it starts nothing.
@@ -102,16 +103,22 @@ func describe(backends map[schema.GroupVersion]*Backend) *discovery.Remotes {
 		return nil
 	}
 	out := &discovery.Remotes{}
-	for _, b := range slices.SortedFunc(maps.Values(backends), func(x, y *Backend) int { return order(x.APIService, y.APIService) }) {
+	for _, b := range sorted(backends) {
 		gv := schema.GroupVersion{Group: b.APIService.Spec.Group, Version: b.APIService.Spec.Version}
 		out.Versions = append(out.Versions, discovery.Remote{GV: gv, Resources: b.discovery()})
 	}
 	return out
 }
 
+// sorted by the priority of their groups and versions.
+func sorted(backends map[schema.GroupVersion]*Backend) []*Backend {
+	return slices.SortedFunc(maps.Values(backends), func(x, y *Backend) int { return order(x.APIService, y.APIService) })
+}
+
 // Run keeps backends and conditions current until ctx ends.
 func (a *Aggregator) Run(ctx context.Context) error {
 	defer a.cfg.View.Subscribe(a.hear)()
+	defer a.specs.run(ctx)()
 	defer func() {
 		for _, b := range *a.backends.Load() {
 			b.Transport.CloseIdleConnections()
@@ -203,6 +210,7 @@ func (a *Aggregator) sync(ctx context.Context, retry *time.Duration) time.Durati
 	}
 	wg.Wait()
 	a.backends.Store(&next)
+	a.specs.forget(next)
 	for gv, b := range old {
 		if n := next[gv]; n == nil || n.Transport != b.Transport {
 			b.Transport.CloseIdleConnections()

@@ -143,6 +143,13 @@ func models(k *kinds.Kind, v2 bool) (one, list object, err error) {
 		},
 		"x-kubernetes-group-version-kind": []any{GVKExtension(listGVK(k))},
 	}
+	if len(k.Fields) > 0 {
+		var fields []any
+		for _, name := range slices.Sorted(maps.Keys(k.Fields)) {
+			fields = append(fields, object{"fieldPath": name})
+		}
+		one["x-kubernetes-selectable-fields"], list["x-kubernetes-selectable-fields"] = fields, fields
+	}
 	objectFields(list, many)
 	list["properties"].(object)["metadata"] = described(metaModel+"ListMeta", many)
 	return one, list, nil

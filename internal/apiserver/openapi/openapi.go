@@ -6,6 +6,7 @@ package openapi
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -31,16 +32,35 @@ var docs embed.FS
 // another one as soon as they are others.
 type Source func() (id any, ks []*kinds.Kind)
 
+// Remote are other API servers whose documents stand beside ours. Its methods
+// take as long as a client may wait, whatever the servers do.
+type Remote interface {
+	// Third maps paths of documents of version 3 to their URLs on this server,
+	// which somebody else answers.
+	Third(ctx context.Context) map[string]string
+	// Second are the documents of version 2.
+	Second(ctx context.Context) []Foreign
+}
+
+// Foreign is another server's document of version 2, of which only the paths
+// below Prefix count. Documents of one ETag are the same.
+type Foreign struct {
+	Prefix, ETag string
+	Body         []byte
+}
+
 // Handler answers /openapi/v3 (the index), /openapi/v3/<group version> and
 // /openapi/v2.
 type Handler struct {
 	source  Source
+	remote  func() Remote       // may return nil: there are no other servers
 	builtin map[string]document // by path below /openapi/v3/
 
 	mu    sync.Mutex
 	id    any // of what follows
 	all   map[string]document
 	whole *second // version 2; nil: nobody has asked
+	made  string  // of which foreign documents whole was made
 }
 
 type document struct {
@@ -54,12 +74,15 @@ func newDocument(compressed []byte) document {
 }
 
 // New reads the embedded documents, without unpacking them. source may be nil:
-// then there are the built-in kinds only.
-func New(source Source) (*Handler, error) {
+// then there are the built-in kinds only. So may remote, and what it returns.
+func New(source Source, remote func() Remote) (*Handler, error) {
+	if remote == nil {
+		remote = func() Remote { return nil }
+	}
 	if source == nil {
 		source = func() (any, []*kinds.Kind) { return 0, nil }
 	}
-	h := &Handler{source: source, builtin: map[string]document{}}
+	h := &Handler{source: source, remote: remote, builtin: map[string]document{}}
 	files, err := fs.ReadDir(docs, "docs")
 	if err != nil {
 		return nil, err
@@ -147,7 +170,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/openapi/v2") {
 		err = h.serveV2(w, r)
 	} else if path := strings.Trim(strings.TrimPrefix(r.URL.Path, "/openapi/v3"), "/"); path == "" {
-		err = h.serveIndex(w)
+		err = h.serveIndex(w, r)
 	} else {
 		err = h.serveDocument(w, r, path)
 	}
@@ -156,7 +179,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (h *Handler) serveIndex(w http.ResponseWriter) error {
+func (h *Handler) serveIndex(w http.ResponseWriter, r *http.Request) error {
 	all, err := h.current()
 	if err != nil {
 		return err
@@ -165,6 +188,11 @@ func (h *Handler) serveIndex(w http.ResponseWriter) error {
 		URL string `json:"serverRelativeURL"`
 	}
 	index := map[string]entry{}
+	if remote := h.remote(); remote != nil {
+		for path, url := range remote.Third(r.Context()) {
+			index[path] = entry{URL: url}
+		}
+	}
 	for path, d := range all {
 		index[path] = entry{URL: "/openapi/v3/" + path + "?hash=" + d.hash}
 	}

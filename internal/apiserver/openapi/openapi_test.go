@@ -31,7 +31,7 @@ func load(t *testing.T, h *Handler, path string) spec {
 
 // TestEveryKind: the committed documents are those of the present table.
 func TestEveryKind(t *testing.T) {
-	h, err := New(nil)
+	h, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestEveryKind(t *testing.T) {
 }
 
 func TestReferencesResolve(t *testing.T) {
-	h, err := New(nil)
+	h, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestReferencesResolve(t *testing.T) {
 }
 
 func TestServe(t *testing.T) {
-	h, err := New(nil)
+	h, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package openapi
 
 import (
+	"slices"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -146,6 +148,9 @@ func (g *pathMaker) operation(k *kinds.Kind, action string, gvk schema.GroupVers
 		types := []string{"*/*"}
 		if action == "patch" {
 			types = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+			if k.Model != nil { // a custom kind, whose lists have no strategy; kubectl patches as it reads here
+				types = slices.Delete(types, 2, 3)
+			}
 		}
 		content := object{}
 		for _, t := range types {

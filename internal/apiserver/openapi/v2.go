@@ -21,7 +21,11 @@ var protoTypes = []string{"application/com.github.proto-openapi.spec.v2@v1.0+pro
 type second struct{ json, proto document }
 
 func (h *Handler) serveV2(w http.ResponseWriter, r *http.Request) error {
-	s, err := h.version2()
+	var foreign []Foreign
+	if remote := h.remote(); remote != nil {
+		foreign = remote.Second(r.Context())
+	}
+	s, err := h.version2(foreign)
 	if err != nil {
 		return err
 	}
@@ -30,7 +34,7 @@ func (h *Handler) serveV2(w http.ResponseWriter, r *http.Request) error {
 		t, _, _ := strings.Cut(strings.TrimSpace(entry), ";")
 		switch {
 		case slices.Contains(protoTypes, t):
-			return answer(w, r, s.proto, t)
+			return answer(w, r, s.proto, protoTypes[1]) // the other is no media type: clients could not read it
 		case t == "" || t == "*/*" || t == "application/*" || t == "application/json":
 			return answer(w, r, s.json, "application/json")
 		}
@@ -41,14 +45,15 @@ func (h *Handler) serveV2(w http.ResponseWriter, r *http.Request) error {
 
 // version2 is made of all documents of version 3 when it is first asked for: few
 // clients still do. Making it takes some 100 MB for a second.
-func (h *Handler) version2() (*second, error) {
+func (h *Handler) version2(foreign []Foreign) (*second, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all, err := h.documents()
 	if err != nil {
 		return nil, err
 	}
-	if h.whole != nil {
+	from := identity(foreign)
+	if h.whole != nil && h.made == from {
 		return h.whole, nil
 	}
 	paths, definitions := object{}, object{}
@@ -76,6 +81,11 @@ func (h *Handler) version2() (*second, error) {
 	if err := h.customDefinitions(definitions); err != nil {
 		return nil, err
 	}
+	for _, f := range foreign {
+		if _, err := openapiv2.ParseDocument(f.Body); err == nil { // what is none would spoil the whole
+			f.merge(paths, definitions)
+		}
+	}
 	s := &second{}
 	data, err := json.Marshal(object{"swagger": "2.0", "info": object{"title": "Kubernetes", "version": "v1.37.2"}, "paths": paths, "definitions": definitions})
 	if err != nil {
@@ -94,7 +104,7 @@ func (h *Handler) version2() (*second, error) {
 	if s.proto, err = packed(data); err != nil {
 		return nil, err
 	}
-	h.whole = s
+	h.whole, h.made = s, from
 	return s, nil
 }
 

@@ -49,7 +49,7 @@ func get(t *testing.T, h *Handler, path, accept string) *httptest.ResponseRecord
 func TestCustom(t *testing.T) {
 	var id int
 	ks := kinds.Builtin().All()
-	h, err := New(func() (any, []*kinds.Kind) { return id, ks })
+	h, err := New(func() (any, []*kinds.Kind) { return id, ks }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestCustom(t *testing.T) {
 		t.Errorf("%+v %s", one.GVK, s.Components.Schemas["com.example.harbour.v1.Ship"])
 	}
 	patch := string(s.Paths["/apis/harbour.example.com/v1/namespaces/{namespace}/ships/{name}"]["patch"])
-	if !strings.Contains(patch, "fieldValidation") || !strings.Contains(patch, `"kind":"Ship"`) {
+	if strings.Contains(patch, "strategic") || !strings.Contains(patch, "merge-patch") || !strings.Contains(patch, "fieldValidation") || !strings.Contains(patch, `"kind":"Ship"`) {
 		t.Errorf("patch: %s", patch)
 	}
 	for _, name := range []string{"com.example.harbour.v1.ShipList", "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"} {
@@ -92,7 +92,7 @@ func TestCustom(t *testing.T) {
 
 // TestVersion2: both forms say the same, and every reference leads somewhere.
 func TestVersion2(t *testing.T) {
-	h, err := New(nil)
+	h, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestVersion2(t *testing.T) {
 	for _, accept := range protoTypes {
 		w := get(t, h, "/openapi/v2", accept)
 		var p openapiv2.Document
-		if err := proto.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Header().Get("Content-Type") != accept {
+		if err := proto.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Header().Get("Content-Type") != "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" {
 			t.Fatalf("%s: %v %s", accept, err, w.Header())
 		}
 		if len(p.Definitions.AdditionalProperties) != len(doc.Definitions) || len(p.Paths.Path) != len(doc.Paths) {

@@ -94,7 +94,7 @@ func named(obj kinds.Object, gvk schema.GroupVersionKind) kinds.Object {
 
 // manager is the library's field manager for one write. It holds nothing.
 func (f *Fields) manager(ctx context.Context, w Write, dynamic bool, entries ...[]metav1.ManagedFieldsEntry) (*managedfields.FieldManager, error) {
-	c := converter{ctx: ctx, fields: f}
+	c := converter{ctx: ctx, fields: f, of: w.Kind}
 	gvk := w.gvk()
 	cut := map[fieldpath.APIVersion]fieldpath.Filter{}
 	if filter := resets(w.Kind, w.Sub, dynamic).library(); filter != nil {
@@ -115,6 +115,16 @@ func (f *Fields) manager(ctx context.Context, w Write, dynamic bool, entries ...
 type converter struct {
 	ctx    context.Context
 	fields *Fields
+	of     *kinds.Kind // that is written
+}
+
+// kind of gvk; of the custom kind that is written also a version that is no
+// longer served.
+func (c converter) kind(gvk schema.GroupVersionKind) *kinds.Kind {
+	if k := c.fields.byGVK(gvk); k != nil || c.of.OtherVersion == nil || gvk.GroupKind() != c.of.GVK.GroupKind() {
+		return k
+	}
+	return c.of.OtherVersion(gvk.Version)
 }
 
 // goType of a kind or of a subresource's body; nil if it has none.
@@ -122,7 +132,7 @@ func (c converter) goType(gvk schema.GroupVersionKind) reflect.Type {
 	if t := c.fields.bodies[gvk]; t != nil {
 		return t
 	}
-	k := c.fields.byGVK(gvk)
+	k := c.kind(gvk)
 	if k == nil || k.New == nil {
 		return nil
 	}
@@ -143,14 +153,15 @@ func (c converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOpt
 	if t := c.goType(gvk); t != nil {
 		return c.fields.typer().of(t).FromUnstructured(u.Object, opts...)
 	}
-	k := c.fields.byGVK(gvk)
+	k := c.kind(gvk)
 	if k == nil {
 		return nil, runtime.NewNotRegisteredErrForKind("knarr", gvk)
 	}
-	if k.TypeConverter == nil {
-		return managedfields.NewDeducedTypeConverter().ObjectToTyped(u, opts...)
+	t, err := c.fields.customType(k)
+	if err != nil {
+		return nil, err
 	}
-	return k.TypeConverter.ObjectToTyped(u, opts...)
+	return t.FromUnstructured(u.Object, opts...)
 }
 
 // TypedToObject implements managedfields.TypeConverter.
@@ -183,7 +194,7 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 	if from == to {
 		return in, nil
 	}
-	a, b := c.fields.byGVK(from), c.fields.byGVK(to)
+	a, b := c.kind(from), c.kind(to)
 	obj, ok := in.(kinds.Object)
 	if a == nil || b == nil || !ok {
 		return nil, runtime.NewNotRegisteredErrForKind("knarr", to)
@@ -215,7 +226,7 @@ func (converter) ConvertFieldLabel(gvk schema.GroupVersionKind, _, _ string) (st
 
 // Default implements runtime.ObjectDefaulter.
 func (c converter) Default(in runtime.Object) {
-	k := c.fields.byGVK(in.GetObjectKind().GroupVersionKind())
+	k := c.kind(in.GetObjectKind().GroupVersionKind())
 	if obj, ok := in.(kinds.Object); ok && k != nil && k.Default != nil {
 		k.Default(obj)
 	}
@@ -226,7 +237,7 @@ func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
 	if t := c.goType(gvk); t != nil {
 		return named(reflect.New(t).Interface().(kinds.Object), gvk), nil
 	}
-	k := c.fields.byGVK(gvk)
+	k := c.kind(gvk)
 	if k == nil {
 		return nil, runtime.NewNotRegisteredErrForKind("knarr", gvk)
 	}

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -34,6 +35,8 @@ type Fields struct {
 	shapes *shapes
 	typer  func() *typer
 	bodies map[schema.GroupVersionKind]reflect.Type // of subresources, by their own kind
+	meta   func() []smdschema.TypeDef               // of ObjectMeta and what it holds
+	custom sync.Map                                 // of func() (typed.ParseableType, error), by *kinds.Kind
 
 	differs sync.Pool // of *differ
 }
@@ -44,6 +47,7 @@ func New(builtin []*kinds.Kind, byGVK func(schema.GroupVersionKind) *kinds.Kind)
 	f.typer = sync.OnceValue(func() *typer { // a megabyte that many servers never need
 		return newTyper(f.shapes, goTypes(builtin))
 	})
+	f.meta = sync.OnceValue(func() []smdschema.TypeDef { return metaTypes(f.shapes) })
 	return f
 }
 

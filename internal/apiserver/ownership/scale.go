@@ -27,7 +27,7 @@ func (f *Fields) OfScale(k *kinds.Kind, parent kinds.Object) Scaled {
 		if err != nil {
 			continue
 		}
-		if other := f.byGVK(gv.WithKind(k.GVK.Kind)); other != nil {
+		if other := (converter{fields: f, of: k}).kind(gv.WithKind(k.GVK.Kind)); other != nil {
 			paths[e.APIVersion] = replicasPath(other)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // The schema that is made of Go types is the one that upstream makes of its
 // OpenAPI documents.
 func TestSchemaIsThatOfTheDocuments(t *testing.T) {
-	docs, err := openapi.New(nil)
+	docs, err := openapi.New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
