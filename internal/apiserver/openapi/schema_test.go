@@ -8,7 +8,7 @@ import (
 )
 
 func TestSchema(t *testing.T) {
-	h, err := New(nil)
+	h, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
