@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -147,13 +146,7 @@ func (p *process) start() {
 		p.runner.stop()
 	}
 	p.runner = nil
-	var indexes []*view.Index
-	for _, ix := range view.Shared() {
-		if ix.Kind == nil || slices.Contains(p.kinds, ix.Kind) {
-			indexes = append(indexes, ix)
-		}
-	}
-	p.view = view.New(p.kinds, indexes...)
+	p.view = view.New(p.kinds, view.SharedOf(p.kinds)...)
 	p.link = newLink(p.world, p.view, p.kinds, p.change)
 	p.client = &unreliable{process: p, inner: p.world.server.client(p.user, p.groups...)}
 	if p.wrap != nil {

@@ -36,7 +36,7 @@ func newServer(w *world) (server, error) {
 	}
 	api, err := apiserver.New(apiserver.Config{
 		Kinds: w.table, Store: &committing{w.store, w}, Cache: w.cache, View: w.tap, Authz: rights, Rules: rights, Admission: plugins,
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), Log: w.log, Now: w.clock, UID: func() string { return uid(rng) },
+		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), Log: w.log, Now: w.clock, UID: func() string { return uid(rng) }, Rand: rng.IntN,
 	})
 	self = server{api}
 	return self, err

@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -99,7 +100,8 @@ func TestPodSecurity(t *testing.T) {
 
 func TestPodSecurityExemptions(t *testing.T) {
 	w := newWorldWith(t, Config{AccountPatience: -1, PodSecurity: PodSecurity{Enforce: "restricted", EnforceVersion: "v1.30", Namespaces: []string{"ours"}, Usernames: []string{"root"}, RuntimeClasses: []string{"vm"}}},
-		namespace("a"), namespace("ours"), account("a", "default"), account("ours", "default"))
+		namespace("a"), namespace("ours"), account("a", "default"), account("ours", "default"),
+		&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "vm"}, Handler: "vm"})
 	want(t, w.admit(create(kinds.Pod, simplePod("a", "p"))), 403, `violates PodSecurity "restricted:v1.30"`)
 	for _, tt := range []struct{ by, ns string }{{"namespace", "ours"}, {"user", "a"}, {"runtimeClass", "a"}} {
 		r := create(kinds.Pod, privileged(tt.ns, "p"))

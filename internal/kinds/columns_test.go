@@ -105,6 +105,8 @@ func TestHeadings(t *testing.T) {
 		PriorityLevelConfiguration:       "Name Type NominalConcurrencyShares Queues HandSize QueueLengthLimit Age",
 		MutatingWebhookConfiguration:     "Name Webhooks Age",
 		ValidatingWebhookConfiguration:   "Name Webhooks Age",
+		MutatingAdmissionPolicy:          "Name Mutations ParamKind Age",
+		MutatingAdmissionPolicyBinding:   "Name PolicyName ParamRef Age",
 		ValidatingAdmissionPolicy:        "Name Validations ParamKind Age",
 		ValidatingAdmissionPolicyBinding: "Name PolicyName ParamRef Age",
 	}

@@ -108,6 +108,11 @@ func ClaimOf(pod *corev1.Pod, v *corev1.Volume) string {
 	return ""
 }
 
+// SharedOf are those of the above that a view of these kinds can have.
+func SharedOf(ks []*kinds.Kind) []*Index {
+	return slices.DeleteFunc(Shared(), func(ix *Index) bool { return ix.Kind != nil && !slices.Contains(ks, ix.Kind) })
+}
+
 // Shared are all of the above.
 func Shared() []*Index {
 	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService,

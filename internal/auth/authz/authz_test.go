@@ -24,8 +24,9 @@ type world struct {
 
 func newWorld(t testing.TB, objects ...kinds.Object) *world {
 	t.Helper()
-	w := &world{View: view.New([]*kinds.Kind{kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding, kinds.Pod,
-		kinds.ReplicaSet, kinds.EndpointSlice, kinds.PersistentVolume, kinds.PersistentVolumeClaim, kinds.VolumeAttachment, kinds.ResourceSlice}, view.Shared()...)}
+	held := []*kinds.Kind{kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding, kinds.Pod,
+		kinds.ReplicaSet, kinds.EndpointSlice, kinds.PersistentVolume, kinds.PersistentVolumeClaim, kinds.VolumeAttachment, kinds.ResourceSlice}
+	w := &world{View: view.New(held, view.SharedOf(held)...)}
 	for _, o := range objects {
 		w.set(t, o)
 	}

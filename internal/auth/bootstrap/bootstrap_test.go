@@ -36,8 +36,9 @@ type server struct {
 }
 
 func newServer() *server {
-	return &server{View: view.New([]*kinds.Kind{kinds.Namespace, kinds.PriorityClass, kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding,
-		kinds.Pod, kinds.ReplicaSet, kinds.EndpointSlice}, view.Shared()...)}
+	held := []*kinds.Kind{kinds.Namespace, kinds.PriorityClass, kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding,
+		kinds.Pod, kinds.ReplicaSet, kinds.EndpointSlice}
+	return &server{View: view.New(held, view.SharedOf(held)...)}
 }
 
 func (s *server) set(k *kinds.Kind, o kinds.Object) {

@@ -198,7 +198,8 @@ func TestAuthorizationRefused(t *testing.T) {
 
 // newAuthz allows joe to get pods by RBAC.
 func newAuthz() *authz.Authorizer {
-	v := view.New([]*kinds.Kind{kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding, kinds.Pod, kinds.ReplicaSet, kinds.EndpointSlice}, view.Shared()...)
+	held := []*kinds.Kind{kinds.ClusterRole, kinds.ClusterRoleBinding, kinds.Role, kinds.RoleBinding, kinds.Pod, kinds.ReplicaSet, kinds.EndpointSlice}
+	v := view.New(held, view.SharedOf(held)...)
 	v.Apply(view.Change{Kind: kinds.ClusterRole, Rev: 1, New: &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "r"},
 		Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}}})
 	v.Apply(view.Change{Kind: kinds.ClusterRoleBinding, Rev: 2, New: &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"},

@@ -17,7 +17,8 @@ import (
 )
 
 func world() *reconciletest.World {
-	return reconciletest.New([]*kinds.Kind{kinds.Service, kinds.Pod, kinds.Node, kinds.EndpointSlice, kinds.ReplicaSet}, view.Shared()...)
+	held := []*kinds.Kind{kinds.Service, kinds.Pod, kinds.Node, kinds.EndpointSlice, kinds.ReplicaSet}
+	return reconciletest.New(held, view.SharedOf(held)...)
 }
 
 func sliceText(w *reconciletest.World) string {
