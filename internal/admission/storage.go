@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/component-helpers/storage/volume"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
@@ -26,7 +25,10 @@ var defaultClassMarks = []string{"storageclass.kubernetes.io/is-default-class", 
 
 func (p defaultStorageClass) Mutate(_ context.Context, r *Request) error {
 	claim, ok := created[*corev1.PersistentVolumeClaim](r, kinds.PersistentVolumeClaim)
-	if !ok || volume.PersistentVolumeClaimHasClass(claim) {
+	if !ok {
+		return nil
+	}
+	if _, has := kinds.ClaimClass(claim); has {
 		return nil
 	}
 	if class := defaultClass[*storagev1.StorageClass](p.c.View, kinds.StorageClass, defaultClassMarks...); class != nil {
@@ -137,8 +139,8 @@ func (p claimResize) Validate(ctx context.Context, r *Request) error {
 	if old.Status.Phase != corev1.ClaimBound {
 		return forbid(r, errResizeUnbound)
 	}
-	name := volume.GetPersistentVolumeClaimClass(claim)
-	if name == "" || name != volume.GetPersistentVolumeClaimClass(old) || !p.c.View.Has(kinds.StorageClass) {
+	name, _ := kinds.ClaimClass(claim)
+	if before, _ := kinds.ClaimClass(old); name == "" || name != before || !p.c.View.Has(kinds.StorageClass) {
 		return forbid(r, errResizeClass)
 	}
 	class, err := find[*storagev1.StorageClass](ctx, p.c, kinds.StorageClass, "", name)

@@ -377,13 +377,8 @@ var (
 			return accessModes(c.Status.AccessModes)
 		}),
 		cell("StorageClass", "string", "Class that it asks for.", func(c *corev1.PersistentVolumeClaim) any {
-			if class, ok := c.Annotations[corev1.BetaStorageClassAnnotation]; ok {
-				return class
-			}
-			if c.Spec.StorageClassName == nil {
-				return ""
-			}
-			return *c.Spec.StorageClassName
+			class, _ := ClaimClass(c)
+			return class
 		}),
 		cell("VolumeAttributesClass", "string", "Class of its attributes.", func(c *corev1.PersistentVolumeClaim) any { return orUnset(c.Spec.VolumeAttributesClassName) }),
 		ageColumn,

@@ -205,3 +205,15 @@ func defaultClass(o Object) bool {
 	a := o.GetAnnotations()
 	return a["storageclass.kubernetes.io/is-default-class"] == "true" || a["storageclass.beta.kubernetes.io/is-default-class"] == "true"
 }
+
+// ClaimClass is the storage class that a claim asks for, which may be none; ok
+// says whether it asks at all, or leaves the choice to others.
+func ClaimClass(c *corev1.PersistentVolumeClaim) (class string, ok bool) {
+	if class, ok := c.Annotations[corev1.BetaStorageClassAnnotation]; ok { // how claims asked before they had a field
+		return class, true
+	}
+	if c.Spec.StorageClassName == nil {
+		return "", false
+	}
+	return *c.Spec.StorageClassName, true
+}

@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/component-helpers/storage/volume"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -48,7 +47,7 @@ func volumeResource(name corev1.ResourceName) bool {
 // more, in whole bytes.
 func volumeClaim(c *corev1.PersistentVolumeClaim) corev1.ResourceList {
 	out := corev1.ResourceList{countName(kinds.PersistentVolumeClaim): count(1), corev1.ResourcePersistentVolumeClaims: count(1)}
-	class := volume.GetPersistentVolumeClaimClass(c)
+	class, _ := kinds.ClaimClass(c)
 	if class != "" {
 		out[corev1.ResourceName(class+perClass)+corev1.ResourcePersistentVolumeClaims] = count(1)
 	}
