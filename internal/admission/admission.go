@@ -6,6 +6,7 @@ package admission
 import (
 	"context"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -49,6 +50,8 @@ type Request struct {
 	// AnnotateContent is Annotate for what shows parts of the object: it may
 	// only be kept where the body of the request is. nil: it is not.
 	AnnotateContent func(key, value string)
+	// Waited is told how long webhooks were waited for; may be nil.
+	Waited func(time.Duration)
 	// Patched says after Mutate that a webhook or policy has changed Object: it
 	// may hold what no client could have written.
 	Patched bool
@@ -74,6 +77,15 @@ func (s *rounds) changed() {
 		s.again[id] = true
 	}
 	clear(s.invoked)
+}
+
+// waiting begins to wait for webhooks; what it returns ends that.
+func (r *Request) waiting() func() {
+	if r.Waited == nil {
+		return func() {}
+	}
+	began := time.Now()
+	return func() { r.Waited(time.Since(began)) }
 }
 
 // Mutate runs the plugins over a request, and once more if a webhook or policy

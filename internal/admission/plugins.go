@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	registrationv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -65,8 +66,11 @@ type Config struct {
 	Table    *kinds.Table
 	// Types knows the fields of all kinds: by it mutating policies apply
 	// configurations. nil: they cannot.
-	Types managedfields.TypeConverter
-	Log   *slog.Logger // nil: nowhere
+	Types   managedfields.TypeConverter
+	Log     *slog.Logger          // nil: nowhere
+	Metrics prometheus.Registerer // of calls of webhooks; nil: nowhere
+
+	calls *calls
 }
 
 // Default is the built-in plugins in the order in which they run. What
@@ -91,6 +95,10 @@ func Default(cfg Config) ([]Plugin, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &cfg
+	var err error
+	if c.calls, err = newCalls(cfg.Metrics); err != nil {
+		return nil, err
+	}
 	security, err := newPodSecurity(c)
 	if err != nil {
 		return nil, err

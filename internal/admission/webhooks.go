@@ -182,6 +182,13 @@ func (e *callError) Unwrap() error { return e.err }
 
 // ask calls one webhook. Errors are *callError, or what the client is told.
 func (c *Config) ask(ctx context.Context, h *hook, q *question, k *kinds.Kind, mutating bool) (*reply, error) {
+	began := time.Now()
+	out, err := c.call(ctx, h, q, k, mutating)
+	c.calls.told(h, q.r, mutating, out, err, time.Since(began))
+	return out, err
+}
+
+func (c *Config) call(ctx context.Context, h *hook, q *question, k *kinds.Kind, mutating bool) (*reply, error) {
 	if s := h.SideEffects; q.r.DryRun && (s == nil || *s != registrationv1.SideEffectClassNone && *s != registrationv1.SideEffectClassNoneOnDryRun) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("admission webhook %q does not support dry run", h.Name))
 	}
@@ -340,6 +347,7 @@ func (p mutatingWebhooks) Mutate(ctx context.Context, r *Request) error {
 
 // apply asks one webhook, the i-th, and does what it says.
 func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *kinds.Kind, i int) (changed bool, err error) {
+	defer q.r.waiting()()
 	a, err := p.c.ask(ctx, h, q, k, true)
 	if err != nil {
 		return false, err
@@ -406,11 +414,13 @@ func (p validatingWebhooks) Validate(ctx context.Context, r *Request) error {
 	if len(all) > 0 && ctx.Err() != nil { // nobody waits for the answers
 		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
+	waited := r.waiting()
 	var wg sync.WaitGroup
 	for _, a := range all {
 		wg.Go(func() { a.reply, a.err = p.c.ask(ctx, a.h, q, a.k, false) })
 	}
 	wg.Wait()
+	waited()
 	for _, a := range all {
 		if a.reply != nil {
 			a.reply.tell(a.h, r)

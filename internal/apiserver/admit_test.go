@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	reviewv1 "k8s.io/api/admission/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -131,8 +132,8 @@ func newHooked(t *testing.T, edit ...func(*apiserver.Config)) *hooked {
 		h.caller = webhook.New(func(namespace, name string, port int32) (string, error) {
 			return view.ServiceAddress(h.view.Snapshot(), namespace, name, port)
 		})
-		c.Fields = ownership.New(c.Kinds.All(), c.Kinds.ByGVK)
-		plugins, err := admission.Default(admission.Config{View: h.view, Authz: allRules{}, Webhooks: h.caller, Table: c.Kinds, Types: c.Fields.TypeConverter(), AccountPatience: -1})
+		c.Fields, c.Metrics = ownership.New(c.Kinds.All(), c.Kinds.ByGVK), prometheus.NewRegistry()
+		plugins, err := admission.Default(admission.Config{View: h.view, Authz: allRules{}, Webhooks: h.caller, Table: c.Kinds, Types: c.Fields.TypeConverter(), AccountPatience: -1, Metrics: c.Metrics})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	reviewv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/apiserver"
 )
@@ -91,4 +94,35 @@ func TestMetricNames(t *testing.T) {
 		}
 	}
 	w.must(t, 404, "GET", "/metrics/none", "")
+}
+
+// TestWebhookMetrics: what webhooks say, and that they fail, is counted.
+func TestWebhookMetrics(t *testing.T) {
+	h := newHooked(t)
+	h.says("/m", allows)
+	h.says("/v", refuses(&metav1.Status{Code: 418, Message: "no"}))
+	h.says("/b", func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse { return nil })
+	h.add(t, mutating, "m", "/m", `"rules":[`+pods+`]`)
+	h.add(t, validating, "b", "/b", `"rules":[`+configMaps+`],"failurePolicy":"Ignore"`)
+	h.add(t, validating, "v", "/v", `"rules":[`+pods+`]`)
+	h.must(t, 418, "POST", podURL, podBody)
+	h.must(t, 201, "POST", cmURL, `{"metadata":{"name":"a"}}`)
+	got := h.must(t, 200, "GET", "/metrics", "").raw
+	const prefix = "apiserver_admission_webhook_"
+	for _, want := range []string{
+		`admission_duration_seconds_count{name="m.example.com",operation="CREATE",rejected="false",type="admit"} 1`,
+		`admission_duration_seconds_count{name="v.example.com",operation="CREATE",rejected="true",type="validating"} 1`,
+		`request_total{code="200",name="m.example.com",operation="CREATE",rejected="false",type="admit"} 1`,
+		`request_total{code="418",name="v.example.com",operation="CREATE",rejected="true",type="validating"} 1`,
+		`rejection_count{error_type="no_error",name="v.example.com",operation="CREATE",rejection_code="418",type="validating"} 1`,
+		`fail_open_count{name="b.example.com",type="validating"} 1`,
+		`request_total{code="500",name="b.example.com",operation="CREATE",rejected="false",type="validating"} 1`,
+	} {
+		if !strings.Contains(got, "\n"+prefix+want) {
+			t.Errorf("no %s", prefix+want)
+		}
+	}
+	if t.Failed() {
+		t.Log(strings.Join(regexp.MustCompile(`(?m)^`+prefix+`[^\n]*(total|count).*$`).FindAllString(got, -1), "\n"))
+	}
 }

@@ -43,6 +43,13 @@ type info struct {
 	audit   *audit.Record
 }
 
+// wait adds to what a request has waited for others.
+func (in *info) wait(d time.Duration) {
+	if in != nil { // else the server asks for itself
+		in.waited += d
+	}
+}
+
 var verbOf = map[string]string{
 	http.MethodGet: "get", http.MethodHead: "get", http.MethodPost: "create",
 	http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete",

@@ -158,7 +158,7 @@ func (s *control) wireAPI() error {
 	}
 	fields := ownership.New(s.table.All(), s.table.ByGVK)
 	plugins, err := admission.Default(admission.Config{View: s.view, Authz: s.authz, Fresh: s.fresh, Webhooks: webhooks, Table: s.table,
-		Types: fields.TypeConverter(), Log: s.log,
+		Types: fields.TypeConverter(), Log: s.log, Metrics: s.metrics,
 		PodSecurity: s.cfg.admission.PodSecurity, Self: func() admission.Self { return s.as("system:apiserver", user.SystemPrivilegedGroup) }})
 	if err != nil {
 		return err
