@@ -93,7 +93,13 @@ func buildSuite(ctx context.Context, work string) (version string, err error) {
 		return "", err
 	}
 	version = strings.TrimSpace(string(out))
-	stamp := "-s -w -X k8s.io/component-base/version.gitVersion=" + version
+	// Some tests ask the suite which version it is of.
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "v%d.%d.", &major, &minor); err != nil {
+		return "", fmt.Errorf("cannot read the version %q: %w", version, err)
+	}
+	const stamped = "-X k8s.io/component-base/version."
+	stamp := fmt.Sprintf("-s -w %[1]sgitVersion=%[2]s %[1]sgitMajor=%[3]d %[1]sgitMinor=%[4]d", stamped, version, major, minor)
 	for file, build := range map[string][]string{
 		suiteName(version): {"test", "-c", "-ldflags", stamp, "-o", filepath.Join(work, suiteName(version)), "k8s.io/kubernetes/test/e2e"},
 		"ginkgo":           {"build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(work, "ginkgo"), "github.com/onsi/ginkgo/v2/ginkgo"},
