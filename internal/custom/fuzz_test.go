@@ -3,6 +3,7 @@ package custom
 import (
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,11 +89,12 @@ func FuzzDefinition(f *testing.F) {
 			t.Fatalf("validation takes what cannot be compiled: %v", err)
 		}
 		defer d.End()
-		serve(t, d.Served[0], body)
+		// What matches several members of a map finds them in no order.
+		serve(t, d.Served[0], body, !strings.Contains(column, "*") && !strings.Contains(column, ".."))
 	})
 }
 
-func serve(t *testing.T, k *kinds.Kind, body []byte) {
+func serve(t *testing.T, k *kinds.Kind, body []byte, ordered bool) {
 	t.Helper()
 	var content map[string]any
 	if json.Unmarshal(body, &content) != nil || content == nil {
@@ -132,7 +134,7 @@ func serve(t *testing.T, k *kinds.Kind, body []byte) {
 	}
 	now := metav1.Unix(1, 0)
 	for _, c := range k.Columns {
-		if a, b := c.Value(u, now), c.Value(u, now); c.Type != "string" && !reflect.DeepEqual(a, b) {
+		if a, b := c.Value(u, now), c.Value(u, now); c.Type != "string" && ordered && !reflect.DeepEqual(a, b) {
 			t.Fatalf("%s: %v, then %v", c.Name, a, b)
 		}
 	}

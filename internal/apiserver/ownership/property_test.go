@@ -124,7 +124,7 @@ func change(r *rand.Rand, f filler, v reflect.Value) {
 			f.Fill(v.Addr().Interface())
 			return
 		}
-		for range 1 + r.Intn(2) {
+		for range min(1+r.Intn(2), v.NumField()) { // there are structs without fields
 			i := r.Intn(v.NumField())
 			if v.Type().Field(i).Name == "ManagedFields" || v.Type().Field(i).PkgPath != "" {
 				continue
