@@ -12,6 +12,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/auth/authz"
+	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
@@ -90,7 +91,7 @@ func FuzzReview(f *testing.F) {
 		f.Add([]byte(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":`+a+`}`), []byte(`[{"op":"add","path":"/metadata/labels","value":{"a":"b"}}]`), true)
 		f.Add([]byte(a), []byte(`[{"op":"replace","path":"/spec/containers","value":[{"name":"x"},{"name":"x"}]}]`), false)
 	}
-	for _, p := range []string{`[{"op":"copy","from":"","path":"/metadata/annotations"}]`, `[{"op":"replace","path":"","value":{"kind":"Service"}}]`, `[{"op":"remove","path":"/metadata"}]`, `[null]`, `{}`,
+	for _, p := range []string{`[{"op":"copy","from":"","path":"/metadata/annotations"}]`, `[{"op":"replace","path":"","value":{"kind":"Service"}}]`, `[{"op":"remove","path":"/metadata"}]`, `[{"op":"replace","path":""}]`, `[null]`, `{}`,
 		`[{"op":"add","path":"/spec/containers/-","value":{"name":1}}]`, `[{"op":"test","path":"/kind","value":"Pod"},{"op":"move","from":"/spec","path":"/metadata/spec"}]`} {
 		f.Add([]byte(`{}`), []byte(p), true)
 	}
@@ -109,7 +110,7 @@ func FuzzReview(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		ops, err := decodePatch(patch)
+		ops, err := codec.DecodePatch(patch)
 		if err != nil {
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
+	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
 
@@ -28,8 +29,8 @@ func (q *question) merge(ctx context.Context, k *kinds.Kind, config map[string]a
 	}
 	if data, err := json.Marshal(config); err != nil {
 		return false, err
-	} else if len(data) > maxPatched {
-		return false, errPatchTooLong
+	} else if len(data) > codec.MaxPatched {
+		return false, codec.PatchTooLong(fmt.Sprintf("the configuration is larger than %d bytes", codec.MaxPatched))
 	}
 	before := q.shown(k).object
 	patch := &unstructured.Unstructured{Object: config}

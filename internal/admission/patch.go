@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,24 +16,6 @@ import (
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 )
-
-// Bounds of a patch: a copy can double the document, so there may be few of
-// them and its size is looked at after each.
-const (
-	maxPatchOps    = 10000
-	maxPatchCopies = 100
-	maxPatched     = 3 << 20 // bytes, as a request's body
-)
-
-var errPatchTooLong = errors.New("the patch has too many operations, or what it makes is too long")
-
-func decodePatch(data []byte) (jsonpatch.Patch, error) {
-	ops, err := jsonpatch.DecodePatch(data)
-	if err == nil && len(ops) > maxPatchOps {
-		err = errPatchTooLong
-	}
-	return ops, err
-}
 
 // patch changes the request's object, in place, so that whoever made the
 // request sees it; fields that nobody knows are dropped, as upstream does.
@@ -53,9 +34,6 @@ func (q *question) patch(ctx context.Context, k *kinds.Kind, ops jsonpatch.Patch
 // patchStrictly is patch for policies: a test that fails means that nothing is
 // to be changed, and fields that nobody knows are an error.
 func (q *question) patchStrictly(ctx context.Context, k *kinds.Kind, ops jsonpatch.Patch) (changed bool, err error) {
-	if len(ops) > maxPatchOps {
-		return false, errPatchTooLong
-	}
 	doc, err := q.patched(k, ops)
 	switch {
 	case errors.Is(err, jsonpatch.ErrTestFailed):
@@ -79,22 +57,7 @@ func (q *question) patched(k *kinds.Kind, ops jsonpatch.Patch) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for copies := 0; len(ops) > 0; {
-		n := 1 + slices.IndexFunc(ops, func(o jsonpatch.Operation) bool { return o.Kind() == "copy" })
-		if n == 0 {
-			n = len(ops)
-		} else if copies++; copies > maxPatchCopies {
-			return nil, errPatchTooLong
-		}
-		if doc, err = ops[:n].Apply(doc); err != nil {
-			return nil, err
-		}
-		if len(doc) > maxPatched {
-			return nil, errPatchTooLong
-		}
-		ops = ops[n:]
-	}
-	return doc, nil
+	return codec.ApplyPatch(doc, ops)
 }
 
 // read decodes an object of the form k; unknown says which fields were left out.

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	"k8s.io/apiserver/pkg/cel/environment"
 
+	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/kinds/validate"
@@ -359,7 +360,7 @@ func (p mutatingWebhooks) apply(ctx context.Context, h *hook, q *question, k *ki
 	if len(a.patch) == 0 {
 		return false, nil
 	}
-	ops, err := decodePatch(a.patch)
+	ops, err := codec.DecodePatch(a.patch)
 	if err != nil {
 		return false, &callError{h.Name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
 	}

@@ -161,6 +161,8 @@ func TestRefusals(t *testing.T) {
 		{"apply to another life", "PATCH", cmURL + "/new?fieldManager=x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"new","uid":"u"}}`, applyType, 409, "Conflict", "uid mismatch: the provided object specified uid u, and no existing object was found"},
 		{"apply to a subresource of nothing", "PATCH", "/apis/apps/v1/namespaces/default/deployments/zzz/scale?fieldManager=x", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"zzz"}}`, applyType, 404, "NotFound", "zzz"},
 		{"no JSON patch", "PATCH", cmURL + "/c", `{}`, []string{"Content-Type", "application/json-patch+json"}, 400, "BadRequest", ""},
+		{"nothing in place of the object", "PATCH", cmURL + "/c", `[{"op":"replace","path":""}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", "the server rejected our request due to an error in our request"},
+		{"no value to test the object by", "PATCH", cmURL + "/c", `[{"op":"test","path":""}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", "the server rejected our request due to an error in our request"},
 		{"failing test of a JSON patch", "PATCH", cmURL + "/c", `[{"op":"test","path":"/data","value":1}]`, []string{"Content-Type", "application/json-patch+json"}, 422, "Invalid", "the server rejected our request due to an error in our request"},
 		{"no merge patch", "PATCH", cmURL + "/c", `[]`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", ""},
 		{"patch to a wrong type", "PATCH", cmURL + "/c", `{"data":[]}`, []string{"Content-Type", "application/merge-patch+json"}, 422, "Invalid", "patch: Invalid value"},

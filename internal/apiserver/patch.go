@@ -24,11 +24,6 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 )
 
-const (
-	maxPatchOps    = 10000 // upstream's bound of a JSON patch
-	maxPatchCopies = 100
-)
-
 // patch applies a patch to the object, or to its Scale. Only an apply creates
 // what is not there.
 func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (out runtime.Object, created bool, err error) {
@@ -80,12 +75,8 @@ func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) error {
 	}
 	switch t {
 	case types.JSONPatchType:
-		var ops []json.RawMessage
-		if err := json.Unmarshal(data, &ops); err != nil {
-			return badRequest("error decoding patch: %v", err)
-		}
-		if len(ops) > maxPatchOps {
-			return apierrors.NewRequestEntityTooLargeError("The allowed maximum operations in a JSON patch is 10000, got " + itoa(len(ops)))
+		if _, err := codec.DecodePatch(data); err != nil {
+			return patchError(err, badRequest("error decoding patch: %v", err))
 		}
 	case types.MergePatchType, types.StrategicMergePatchType:
 		var m map[string]any
@@ -96,31 +87,25 @@ func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) error {
 	return nil
 }
 
-// applyJSONPatch runs the operations. A copy can double the document: so there
-// may be few of them, and its size is looked at after each.
 func applyJSONPatch(doc, data []byte) ([]byte, error) {
-	p, err := jsonpatch.DecodePatch(data)
+	ops, err := codec.DecodePatch(data)
 	if err != nil {
 		return nil, badRequest("%v", err)
 	}
-	copies := 0
-	for len(p) > 0 {
-		n := 1
-		for n < len(p) && p[n-1].Kind() != "copy" {
-			n++
-		}
-		if p[n-1].Kind() == "copy" {
-			copies++
-		}
-		if doc, err = p[:n].Apply(doc); err != nil {
-			return nil, unprocessable(err)
-		}
-		if copies > maxPatchCopies || len(doc) > maxBody {
-			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object is larger than %d bytes, or the patch has more than %d copy operations", maxBody, maxPatchCopies))
-		}
-		p = p[n:]
+	if doc, err = codec.ApplyPatch(doc, ops); err != nil {
+		return nil, patchError(err, unprocessable(err))
 	}
 	return doc, nil
+}
+
+// patchError is how a client is told of err: by other, unless the patch is over
+// its bounds.
+func patchError(err, other error) error {
+	var long codec.PatchTooLong
+	if errors.As(err, &long) {
+		return apierrors.NewRequestEntityTooLargeError(long.Error())
+	}
+	return other
 }
 
 // applyPatch returns a new object; old is not changed.
