@@ -49,10 +49,10 @@ type row struct {
 	item   *cache.Item
 }
 
-// table is a Table in JSON, written by hand: through encoding/json its rows
-// would be reflected on and scanned twice.
-func (t *tabler) table(ctx context.Context, meta metav1.ListMeta, size int, rows iter.Seq2[row, error]) ([]byte, error) {
-	const perRow = 512 // bytes, mostly of metadata
+// table writes a Table in JSON by hand, in pieces: through encoding/json its
+// rows would be reflected on and scanned twice.
+func (t *tabler) table(ctx context.Context, meta metav1.ListMeta, rows iter.Seq2[row, error], write func([]byte) (int, error)) error {
+	const piece = 32 << 10
 	var columns []metav1.TableColumnDefinition
 	if !t.stream || !t.begun {
 		columns = t.definitions()
@@ -64,37 +64,55 @@ func (t *tabler) table(ctx context.Context, meta metav1.ListMeta, size int, rows
 		Columns         []metav1.TableColumnDefinition `json:"columnDefinitions"`
 	}{t.as.meta("Table"), meta, columns})
 	if err != nil {
-		return nil, err
+		return err
+	}
+	partial, err := json.Marshal(t.as.meta("PartialObjectMetadata"))
+	if err != nil {
+		return err
 	}
 	var out bytes.Buffer
-	out.Grow(len(head) + 16 + size*perRow)
 	out.Write(head[:len(head)-1])
 	out.WriteString(`,"rows":[`)
-	w := &rowWriter{ctx: ctx, tabler: t, out: &out, json: json.NewEncoder(&out), now: metav1.NewTime(t.now())}
+	w := &rowWriter{ctx: ctx, tabler: t, out: &out, json: json.NewEncoder(&out), now: metav1.NewTime(t.now()), partial: partial[:len(partial)-1]}
 	first := true
 	for r, err := range rows {
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !first {
 			out.WriteByte(',')
 		}
 		first = false
 		if err := w.write(r); err != nil {
-			return nil, err
+			return err
+		}
+		if out.Len() > piece {
+			if _, err := write(out.Bytes()); err != nil {
+				return err
+			}
+			out.Reset()
 		}
 	}
 	out.WriteString("]}\n")
-	return out.Bytes(), nil
+	_, err = write(out.Bytes())
+	return err
+}
+
+// short is a table of one row.
+func (t *tabler) short(ctx context.Context, revision string, r row) ([]byte, error) {
+	var out bytes.Buffer
+	err := t.table(ctx, metav1.ListMeta{ResourceVersion: revision}, func(yield func(row, error) bool) { yield(r, nil) }, out.Write)
+	return out.Bytes(), err
 }
 
 // rowWriter writes the rows of one table.
 type rowWriter struct {
 	ctx context.Context
 	*tabler
-	out  *bytes.Buffer
-	json *json.Encoder // into out
-	now  metav1.Time
+	out     *bytes.Buffer
+	json    *json.Encoder // into out
+	now     metav1.Time
+	partial []byte // how an object of metadata alone begins
 }
 
 func (t *tabler) definitions() []metav1.TableColumnDefinition {
@@ -123,7 +141,7 @@ func (w *rowWriter) write(r row) error {
 	var err error
 	switch {
 	case w.include == metav1.IncludeMetadata:
-		err = w.value(w.as.partial(r.object))
+		err = w.metadata(r)
 	case w.include == metav1.IncludeObject:
 		var data []byte
 		if r.item != nil {
@@ -135,6 +153,23 @@ func (w *rowWriter) write(r row) error {
 	default:
 		w.out.WriteString("null")
 	}
+	w.out.WriteByte('}')
+	return err
+}
+
+// metadata writes what a row is about, which its item remembers.
+func (w *rowWriter) metadata(r row) error {
+	encode := func(o kinds.Object) ([]byte, error) { return json.Marshal(metaOf(o)) }
+	var data []byte
+	var err error
+	if r.item != nil {
+		data, err = r.item.Metadata(w.ctx, encode)
+	} else {
+		data, err = encode(r.object)
+	}
+	w.out.Write(w.partial)
+	w.out.WriteString(`,"metadata":`)
+	w.out.Write(data)
 	w.out.WriteByte('}')
 	return err
 }
@@ -177,20 +212,23 @@ func plain(s string) bool {
 
 // partial is an object's metadata alone.
 func (a accepted) partial(o kinds.Object) *metav1.PartialObjectMetadata {
-	p := &metav1.PartialObjectMetadata{TypeMeta: a.meta("PartialObjectMetadata")}
+	return &metav1.PartialObjectMetadata{TypeMeta: a.meta("PartialObjectMetadata"), ObjectMeta: metaOf(o)}
+}
+
+func metaOf(o kinds.Object) (out metav1.ObjectMeta) {
 	if u, ok := o.(*unstructured.Unstructured); ok {
 		if m, ok := u.Object["metadata"].(map[string]any); ok {
 			// What is stored has been checked to be metadata.
-			_ = runtime.DefaultUnstructuredConverter.FromUnstructured(m, &p.ObjectMeta)
+			_ = runtime.DefaultUnstructuredConverter.FromUnstructured(m, &out)
 		}
-		return p
+		return out
 	}
 	if a, ok := o.(metav1.ObjectMetaAccessor); ok {
 		if m, ok := a.GetObjectMeta().(*metav1.ObjectMeta); ok {
-			p.ObjectMeta = *m
+			return *m
 		}
 	}
-	return p
+	return out
 }
 
 // render encodes one object as the client wants it.
@@ -200,7 +238,7 @@ func (s *Server) render(a accepted, k *kinds.Kind, o runtime.Object, include str
 		if err != nil {
 			return nil, err
 		}
-		data, err := t.table(context.Background(), metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, 1, one(row{object: obj}))
+		data, err := t.short(context.Background(), obj.GetResourceVersion(), row{object: obj})
 		return a.shaped(data, err)
 	} else if ok && a.shape == asPartial {
 		o = a.partial(obj)
@@ -219,28 +257,10 @@ func encode(a accepted, o runtime.Object) ([]byte, error) {
 	return codec.Encode(a.format, o)
 }
 
-// writeList answers with a listing. Whole objects go out in chunks as they are
-// encoded already: a list of everything is never in memory at once.
+// writeList answers with a listing. Whole objects and rows go out in chunks: a
+// list of everything is never in memory at once.
 func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepted, k *kinds.Kind, l *listing, include string) error {
-	switch {
-	case a.shape == asTable:
-		t, err := s.newTabler(k, a, include)
-		if err != nil {
-			return err
-		}
-		if k.ListColumns != nil {
-			t.columns = k.ListColumns(l.objects())
-		}
-		data, err := a.shaped(t.table(ctx, l.meta(), len(l.items), func(yield func(row, error) bool) {
-			for _, it := range l.items {
-				obj, err := it.Load(ctx)
-				if !yield(row{obj, it}, err) {
-					return
-				}
-			}
-		}))
-		return s.write(w, http.StatusOK, a, data, err)
-	case a.shape == asPartial:
+	if a.shape == asPartial {
 		list := &metav1.PartialObjectMetadataList{TypeMeta: a.meta("PartialObjectMetadataList"), ListMeta: l.meta()}
 		for _, it := range l.items {
 			obj, err := it.Load(ctx)
@@ -251,9 +271,14 @@ func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepte
 		}
 		data, err := encode(a, list)
 		return s.write(w, http.StatusOK, a, data, err)
-	case a.format == codec.YAML || a.pretty && a.format == codec.JSON:
+	}
+	body, err := s.listBody(ctx, a, k, l, include)
+	if err != nil {
+		return err
+	}
+	if a.format == codec.YAML || a.pretty && a.format == codec.JSON {
 		var out bytes.Buffer
-		if err := l.json(ctx, k, out.Write); err != nil {
+		if err := body(out.Write); err != nil {
 			return err
 		}
 		data, err := a.shaped(out.Bytes(), nil)
@@ -261,12 +286,7 @@ func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepte
 	}
 	c := s.newChunks(w, a)
 	defer c.free()
-	var err error
-	if a.format == codec.Protobuf {
-		err = l.protobuf(ctx, k, c.Write)
-	} else {
-		err = l.json(ctx, k, c.Write)
-	}
+	err = body(c.Write)
 	if err != nil && c.begun {
 		s.log.Error("a list broke off", "kind", k, "error", err)
 		panic(http.ErrAbortHandler) // so that the client does not take it for whole
@@ -275,6 +295,34 @@ func (s *Server) writeList(ctx context.Context, w http.ResponseWriter, a accepte
 		return err
 	}
 	return c.end()
+}
+
+// listBody writes a listing in pieces.
+func (s *Server) listBody(ctx context.Context, a accepted, k *kinds.Kind, l *listing, include string) (func(write func([]byte) (int, error)) error, error) {
+	if a.shape != asTable {
+		encoded := l.json
+		if a.format == codec.Protobuf {
+			encoded = l.protobuf
+		}
+		return func(write func([]byte) (int, error)) error { return encoded(ctx, k, write) }, nil
+	}
+	t, err := s.newTabler(k, a, include)
+	if err != nil {
+		return nil, err
+	}
+	if k.ListColumns != nil {
+		t.columns = k.ListColumns(l.objects())
+	}
+	return func(write func([]byte) (int, error)) error {
+		return t.table(ctx, l.meta(), func(yield func(row, error) bool) {
+			for _, it := range l.items {
+				obj, err := it.Load(ctx)
+				if !yield(row{obj, it}, err) {
+					return
+				}
+			}
+		}, write)
+	}, nil
 }
 
 // shaped makes of JSON what the client wants to read; protobuf stays.
@@ -301,9 +349,6 @@ func (l *listing) objects() iter.Seq[kinds.Object] {
 	}
 }
 
-// one is a sequence of one.
-func one(r row) iter.Seq2[row, error] { return func(yield func(row, error) bool) { yield(r, nil) } }
-
 // appendEvent writes a watch event in the client's shape. Events of whole
 // objects share one frame among all watchers; what is seen by one watcher only
 // is framed in place.
@@ -322,7 +367,7 @@ func (s *Server) appendEvent(ctx context.Context, out []byte, a accepted, t *tab
 	}
 	var data []byte
 	if a.shape == asTable {
-		data, err = t.table(ctx, metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, 1, one(row{obj, it}))
+		data, err = t.short(ctx, strconv.FormatInt(it.Rev, 10), row{obj, it})
 	} else {
 		data, err = codec.Encode(a.format, a.partial(obj))
 	}

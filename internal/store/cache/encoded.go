@@ -7,8 +7,12 @@ import (
 	"knarr.dev/knarr/internal/codec"
 )
 
-// slots are the formats that are kept; YAML is for people, and made each time.
-const slots = 2
+// slots are what is kept: the object in two formats, and its metadata in JSON,
+// for tables. YAML is for people, and made each time.
+const (
+	slots        = 3
+	metadataSlot = 2
+)
 
 func slotOf(f codec.Format) (int, bool) {
 	switch f {

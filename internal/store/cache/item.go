@@ -218,6 +218,24 @@ func (it *Item) Bytes(ctx context.Context, f codec.Format) ([]byte, error) {
 	return data, nil
 }
 
+// Metadata is the object's metadata in JSON, by encode. It is shared.
+func (it *Item) Metadata(ctx context.Context, encode func(kinds.Object) ([]byte, error)) ([]byte, error) {
+	if e := it.encoded[metadataSlot].Load(); e != nil {
+		e.used.Store(true)
+		return e.data, nil
+	}
+	obj, err := it.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data, err := encode(obj)
+	if err != nil {
+		return nil, err
+	}
+	it.set.put(&it.encoded[metadataSlot], nil, &encoding{data: data})
+	return data, nil
+}
+
 func (it *Item) encode(ctx context.Context, f codec.Format) ([]byte, error) {
 	// What was stored is what is served if no defaults are filled in on the
 	// way.
