@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -293,8 +294,7 @@ func (p *parser) object(depth int) (s set, dot bool) {
 				return nil, false
 			}
 			dot = true
-		case len(elem) < 2 || elem[1] != ':' || elem[0] != 'f' && elem[0] != 'k' && elem[0] != 'v' ||
-			!first && compareElems(p.stack[len(p.stack)-1].elem, elem) >= 0:
+		case !isElem(elem) || !first && compareElems(p.stack[len(p.stack)-1].elem, elem) >= 0:
 			p.bad = true
 			return nil, false
 		default:
@@ -306,6 +306,51 @@ func (p *parser) object(depth int) (s set, dot bool) {
 		p.bad = p.bad || !p.take('}')
 		return p.pop(mark), dot
 	}
+}
+
+// isElem reports whether elem is one in the way that the library writes it: the
+// name of a field, the keys of an item in order, a value.
+func isElem(elem string) bool {
+	p := parser{rest: elem}
+	switch {
+	case p.take2("f:"):
+		return true
+	case p.take2("v:"):
+		return p.scalar() && p.rest == ""
+	case !p.take2("k:") || !p.take('{'):
+		return false
+	}
+	for last := ""; ; {
+		key := p.name()
+		if p.bad || key <= last || !p.take(':') || !p.scalar() {
+			return false
+		}
+		if last = key; !p.take(',') {
+			return p.take('}') && p.rest == ""
+		}
+	}
+}
+
+func (p *parser) take2(s string) bool {
+	var ok bool
+	p.rest, ok = strings.CutPrefix(p.rest, s)
+	return ok
+}
+
+// scalar reads a string, a whole number, true or false.
+func (p *parser) scalar() bool {
+	if strings.HasPrefix(p.rest, `"`) {
+		p.name()
+		return !p.bad
+	}
+	n := strings.IndexAny(p.rest, ",}")
+	if n < 0 {
+		n = len(p.rest)
+	}
+	word := p.rest[:n]
+	p.rest = p.rest[n:]
+	i, err := strconv.ParseInt(word, 10, 64)
+	return word == "true" || word == "false" || err == nil && strconv.FormatInt(i, 10) == word
 }
 
 // name reads a JSON string of printable ASCII.

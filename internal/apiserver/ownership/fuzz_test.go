@@ -20,6 +20,7 @@ var seedSets = []string{
 	`{}`, `{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{},"f:name":{}}}}}`, `{"f:a":{},"f:b":{"v:1":{},"v:\"x\"":{}}}`,
 	`{"f:a":{"i:0":{},"i:1":{"f:b":{}}}}`, `{"f:spec":{"k:{\"containerPort\":80,\"protocol\":\"TCP\"}":{}}}`, `{".":{}}`, `{"f:":{}}`, `{"x:y":{}}`, `{"f:a":{".":{},".":{}}}`, `{"v:{\"a\":[1,null]}":{}}`,
 	`{"k:{}":{}}`, `{"f:a":{"k:{\"a\":1.5}":{},"k:{\"a\":\"1\"}":{}}}`, `{"f:\\u0041":{}}`,
+	`{"f:0":{"v:":{}}}`, `{"v: 1":{}}`, `{"v:1e2":{}}`, `{"k:{\"b\":1,\"a\":2}":{}}`, `{"k:1":{}}`, `{"k:{\"a\":[1]}":{}}`, `{"v:{}":{}}`,
 }
 
 // tidied is a set as it can stand in an object; empty: in none.
@@ -116,8 +117,8 @@ func FuzzApply(f *testing.F) {
 	fields := New(kinds.Builtin().All(), kinds.Builtin().ByGVK)
 	f.Fuzz(func(t *testing.T, text []byte, owned string, force bool) {
 		config, _, err := codec.DecodeMap(codec.YAML, text)
-		if err != nil {
-			return
+		if err != nil || !json.Valid([]byte(owned)) {
+			return // what is no JSON does not come to be stored
 		}
 		live := fuzzPod()
 		live.ManagedFields = []metav1.ManagedFieldsEntry{entry("a", metav1.ManagedFieldsOperationApply, owned), entry("u", metav1.ManagedFieldsOperationUpdate, owned)}
