@@ -3,9 +3,11 @@ package apiserver
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +59,7 @@ type metrics struct {
 	slis                          *prometheus.Registry // what /metrics/slis shows
 	others                        map[string]prometheus.Gatherer
 	known                         sync.Map // of *series, by answered
+	stepTimes                     stepTimes
 	allowed, denied, noOpinion    access
 	authenticated, failed, broken access
 }
@@ -261,8 +264,8 @@ func (m *metrics) checked(kind, name string, err error) {
 
 // step tells how long a step of admission took, less what webhooks were
 // waited for.
-func (m *metrics) step(r *admission.Request, kind string, took time.Duration, err error) {
-	m.steps.WithLabelValues(string(r.Operation), kind, strconv.FormatBool(err != nil)).Observe(took.Seconds())
+func (m *metrics) step(r *admission.Request, kind stepKind, took time.Duration, err error) {
+	m.stepTimes.of(m.steps, r.Operation, kind, err != nil).Observe(took.Seconds())
 }
 
 // timed plugins tell how long they take.
@@ -277,20 +280,44 @@ func (m *metrics) timed(plugins []admission.Plugin) []admission.Plugin {
 type timedPlugin struct {
 	admission.Plugin
 	m     *metrics
-	known sync.Map // prometheus.Observer by timedStep
+	times stepTimes
 }
 
-type timedStep struct {
-	operation admission.Operation
-	kind      string
-	rejected  bool
+// stepKind is admit or validate, in upstream's words.
+type stepKind int
+
+const (
+	admit stepKind = iota
+	validate
+)
+
+func (k stepKind) String() string { return [...]string{"admit", "validate"}[k] }
+
+// stepTimes are the histograms of a step or a plugin, made when first needed:
+// to find them by their labels each time would cost more than most plugins.
+type stepTimes [4][2][2]atomic.Pointer[prometheus.Observer]
+
+func (t *stepTimes) of(v *prometheus.HistogramVec, op admission.Operation, kind stepKind, rejected bool, name ...string) prometheus.Observer {
+	r := 0
+	if rejected {
+		r = 1
+	}
+	at := &t[slices.Index(operations[:], op)][kind][r]
+	if o := at.Load(); o != nil {
+		return *o
+	}
+	o := v.WithLabelValues(append(name, string(op), kind.String(), strconv.FormatBool(rejected))...)
+	at.Store(&o)
+	return o
 }
+
+var operations = [4]admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect}
 
 // Mutate implements admission.Plugin.
 func (p *timedPlugin) Mutate(ctx context.Context, r *admission.Request) error {
 	began := time.Now()
 	err := p.Plugin.Mutate(ctx, r)
-	p.took(timedStep{r.Operation, "admit", err != nil}, time.Since(began))
+	p.took(r.Operation, admit, time.Since(began), err)
 	return err
 }
 
@@ -298,16 +325,12 @@ func (p *timedPlugin) Mutate(ctx context.Context, r *admission.Request) error {
 func (p *timedPlugin) Validate(ctx context.Context, r *admission.Request) error {
 	began := time.Now()
 	err := p.Plugin.Validate(ctx, r)
-	p.took(timedStep{r.Operation, "validate", err != nil}, time.Since(began))
+	p.took(r.Operation, validate, time.Since(began), err)
 	return err
 }
 
-func (p *timedPlugin) took(s timedStep, d time.Duration) {
-	v, ok := p.known.Load(s)
-	if !ok {
-		v, _ = p.known.LoadOrStore(s, p.m.controllers.WithLabelValues(p.Name(), string(s.operation), s.kind, strconv.FormatBool(s.rejected)))
-	}
-	v.(prometheus.Observer).Observe(d.Seconds())
+func (p *timedPlugin) took(op admission.Operation, kind stepKind, d time.Duration, err error) {
+	p.times.of(p.m.controllers, op, kind, err != nil, p.Name()).Observe(d.Seconds())
 }
 
 // authorized tells how a decision came out.

@@ -225,14 +225,14 @@ func (s *Server) mutate(ctx context.Context, r *admission.Request) error {
 	defer keepValid(r)()
 	began := time.Now()
 	err := admission.Mutate(ctx, s.plugins, r)
-	s.metrics.step(r, "admit", time.Since(began), err)
+	s.metrics.step(r, admit, time.Since(began), err)
 	return err
 }
 
 func (s *Server) validate(ctx context.Context, r *admission.Request) error {
 	began := time.Now()
 	err := admission.Validate(ctx, s.plugins, r)
-	s.metrics.step(r, "validate", time.Since(began), err)
+	s.metrics.step(r, validate, time.Since(began), err)
 	return err
 }
 

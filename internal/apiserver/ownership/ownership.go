@@ -221,7 +221,8 @@ func stamp(now time.Time) *metav1.Time {
 
 func fieldsOf(s set) *metav1.FieldsV1 {
 	f := &metav1.FieldsV1{}
-	f.SetRawBytes(s.appendJSON(make([]byte, 0, 512)))
+	var space [2048]byte // most fit
+	f.SetRawBytes(s.appendJSON(space[:0]))
 	return f
 }
 

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"knarr.dev/knarr/internal/kinds/equal"
 	"knarr.dev/knarr/internal/kinds/qos"
 )
 
@@ -37,7 +38,7 @@ func PodUpdate(pod, old *corev1.Pod) {
 	if pod.Spec.Resources == nil { // left out by a client that does not know them
 		pod.Spec.Resources = old.Spec.Resources
 	}
-	changed := differ(pod.Spec, old.Spec)
+	changed := !equal.Messages(&pod.Spec, &old.Spec)
 	if !changed {
 		pod.Spec = old.Spec // the same parts, which validation compares at no cost
 	}

@@ -6,8 +6,9 @@
 package prepare
 
 import (
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/internal/kinds/equal"
 )
 
 // fresh clears what only the server may set on a new object. managed kinds
@@ -51,4 +52,4 @@ func bump(o, old metav1.Object, changed bool) {
 	}
 }
 
-func differ(a, b any) bool { return !equality.Semantic.DeepEqual(a, b) }
+func differ(a, b any) bool { return !equal.Values(a, b) }

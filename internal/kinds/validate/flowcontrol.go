@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
@@ -74,7 +73,7 @@ func (e *errors) flowSchema(f *flowcontrolv1.FlowSchema) {
 		e.flowRule(specPath.Child("rules").Index(i), &s.Rules[i])
 	}
 	for _, fixed := range bootstrap.MandatoryFlowSchemas {
-		if fixed.Name == f.Name && !equality.Semantic.DeepEqual(fixed.Spec, f.Spec) {
+		if fixed.Name == f.Name && !same(fixed.Spec, f.Spec) {
 			e.invalid(specPath, f.Spec, fmt.Sprintf("spec of '%s' must equal the fixed value", f.Name))
 		}
 	}
@@ -279,7 +278,7 @@ func (e *errors) priorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) {
 		if p.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt { // how much it lends is the administrator's
 			want.Exempt, except = s.Exempt, " except the 'spec.exempt' field"
 		}
-		if !equality.Semantic.DeepEqual(want, p.Spec) {
+		if !same(want, p.Spec) {
 			e.invalid(specPath, p.Spec, fmt.Sprintf("spec of '%s'%s must equal the fixed value", p.Name, except))
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/internal/kinds/equal"
 )
 
 // updatablePodFields are all that may change in a pod once it is there.
@@ -18,7 +20,7 @@ const updatablePodFields = "`spec.containers[*].image`,`spec.initContainers[*].i
 
 // Pod judges a new pod.
 func Pod(pod *corev1.Pod) field.ErrorList {
-	s := podRules(pod, meta(&pod.ObjectMeta, true, subdomain))
+	s := podRules(pod, meta(&pod.ObjectMeta, true, subdomain), false)
 	if len(pod.Spec.EphemeralContainers) > 0 {
 		s.forbid(specPath.Child("ephemeralContainers"), "cannot be set on create")
 	}
@@ -28,18 +30,25 @@ func Pod(pod *corev1.Pod) field.ErrorList {
 	return s.list
 }
 
-// podRules are the rules of every write to a pod's spec.
-func podRules(pod *corev1.Pod, e *errors) *podScope {
+// podRules are the rules of every write to a pod's spec. What stands has been
+// judged when it was written.
+func podRules(pod *corev1.Pod, e *errors, stands bool) *podScope {
 	s := &podScope{errors: e, spec: &pod.Spec, isPod: true}
 	s.podAnnotations(metaPath.Child("annotations"), &pod.ObjectMeta)
-	s.podSpec(specPath)
+	if !stands {
+		s.podSpec(specPath)
+	}
 	return s
 }
 
 // PodUpdate judges a changed pod: little may change.
 func PodUpdate(pod, old *corev1.Pod) field.ErrorList {
-	s := podRules(pod, metaUpdate(&pod.ObjectMeta, &old.ObjectMeta))
+	stands := equal.Messages(&pod.Spec, &old.Spec)
+	s := podRules(pod, metaUpdate(&pod.ObjectMeta, &old.ObjectMeta), stands)
 	s.annotationUpdate(pod, old)
+	if stands {
+		return s.list
+	}
 	counts := func(name string, list, was []corev1.Container) bool {
 		if len(list) != len(was) {
 			s.forbid(specPath.Child(name), "pod updates may not add or remove containers")
@@ -54,9 +63,6 @@ func PodUpdate(pod, old *corev1.Pod) field.ErrorList {
 	}
 	s.onlyAddedTolerations(specPath.Child("tolerations"), pod.Spec.Tolerations, old.Spec.Tolerations)
 	s.onlyRemovedGates(specPath.Child("schedulingGates"), pod.Spec.SchedulingGates, old.Spec.SchedulingGates)
-	if same(pod.Spec, old.Spec) {
-		return s.list
-	}
 	rest := s.withoutUpdatable(pod, old)
 	if !same(*rest, old.Spec) {
 		s.forbid(specPath, "pod updates may not change fields other than "+updatablePodFields+"\n"+difference("spec", *rest, old.Spec))
@@ -195,7 +201,7 @@ func PodEphemeralUpdate(pod, old *corev1.Pod) field.ErrorList {
 	if _, mirror := old.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
 	}
-	s := podRules(pod, metaUpdate(&pod.ObjectMeta, &old.ObjectMeta))
+	s := podRules(pod, metaUpdate(&pod.ObjectMeta, &old.ObjectMeta), false)
 	p := specPath.Child("ephemeralContainers")
 	byName := make(map[string]*corev1.EphemeralContainer, len(pod.Spec.EphemeralContainers))
 	for i := range pod.Spec.EphemeralContainers {

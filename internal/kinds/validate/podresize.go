@@ -15,7 +15,7 @@ import (
 // pod: nothing else may change, nothing may be taken away, and the class of
 // service stays.
 func PodResizeUpdate(pod, old *corev1.Pod) field.ErrorList {
-	s := podRules(pod, metaUpdate(&pod.ObjectMeta, &old.ObjectMeta))
+	s := podRules(pod, metaUpdate(&pod.ObjectMeta, &old.ObjectMeta), false)
 	if _, mirror := old.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
 	}
