@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X kn
 KUBECTL_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 export CGO_ENABLED = 0
 
-.PHONY: run build images deps check test scenario conformance bench sim fuzz generate clean
+.PHONY: run build images deps check test scenario conformance bench upstream sim fuzz generate clean
 
 ## run: install what is missing, build, start a one-node cluster with the demo
 run: deps build
@@ -46,9 +46,14 @@ ecosystem: deps build
 	cd test/ecosystem && $(GO) build -o $(BIN)/ecosystem/helm helm.sh/helm/v4/cmd/helm && $(GO) test -c -o $(BIN)/ecosystem/ecosystem.test .
 	ECOSYSTEM=$(BIN)/ecosystem $(GO) test -tags $(TAGS) -count=1 -run TestEcosystem -v ./test/scenario
 
-## bench: the figures of docs/performance.md on this machine
+## bench: the figures of docs/performance.md on this machine: make bench UPSTREAM=bin/upstream
+UPSTREAM ?=
 bench: deps build
-	$(GO) run -tags $(TAGS) ./bench -knarr $(BIN)/knarr -images $(BIN)/images
+	$(GO) run -tags $(TAGS) ./bench -knarr $(BIN)/knarr -images $(BIN)/images -upstream '$(UPSTREAM)'
+
+## upstream: its API server and etcd, to compare with; built for long
+upstream:
+	cd test/conformance && $(GO) build -o $(BIN)/upstream/etcd go.etcd.io/etcd/server/v3 && $(GO) build -o $(BIN)/upstream/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
 
 ## sim: the control plane under a seed: make sim SEED=42 STEPS=10000
 SEED  ?= 1
