@@ -102,6 +102,7 @@ func (b *bench) run(apibenchDir string) (err error) {
 		return err
 	}
 	defer func() {
+		b.ctx = context.WithoutCancel(b.ctx)
 		_, delErr := b.sh("ip", "netns", "del", b.netns)
 		err = errors.Join(err, delErr)
 	}()
