@@ -70,16 +70,10 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 	if err := checkScope(c.ref, obj); err != nil {
 		return nil, err
 	}
-	if obj.GetName() == "" && obj.GetGenerateName() == "" {
-		return nil, invalid(k, "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "name or generateName is required")})
-	}
 	if rv := obj.GetResourceVersion(); rv != "" && rv != "0" {
 		return nil, badRequest("resourceVersion should not be set on objects to be created")
 	}
-	obj.SetResourceVersion("")
-	obj.SetSelfLink("")
-	obj.SetDeletionTimestamp(nil)
-	obj.SetDeletionGracePeriodSeconds(nil)
+	unborn(obj)
 	if k.Default != nil {
 		k.Default(obj)
 	}
@@ -92,42 +86,51 @@ func (s *Server) create(c *call, obj kinds.Object) (kinds.Object, error) {
 			k.Default(obj)
 		}
 	}
-	obj.SetUID(types.UID(s.uid()))
-	obj.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(1e9)))
-	generate := obj.GetName() == ""
-	for try := 1; ; try++ {
-		o := obj
-		if generate {
-			o = obj.DeepCopyObject().(kinds.Object)
-			base := o.GetGenerateName()
-			o.SetName(base[:min(len(base), maxGenerated)] + s.suffix())
-		}
-		out, err := s.createNamed(c, k, o)
-		if generate && apierrors.IsAlreadyExists(err) && try < generateTries {
-			continue
-		}
-		if o.GetGenerateName() != "" && apierrors.IsAlreadyExists(err) {
-			err = apierrors.NewGenerateNameConflict(k.GroupResource(), o.GetName(), 1)
-		}
-		return out, err
-	}
-}
-
-func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object) (kinds.Object, error) {
-	c.ref.Name = obj.GetName()
-	if k.PrepareCreate != nil {
-		k.PrepareCreate(obj)
-	}
+	c.ref.Name = obj.GetName() // none if it is to be generated: what changes the object does not see the name
 	req := c.request(admission.Create, obj, nil)
 	if err := s.admitCreated(c, k, obj, req); err != nil {
 		return nil, err
+	}
+	if obj.GetName() != "" || obj.GetGenerateName() == "" {
+		return s.createNamed(c, k, obj, *req)
+	}
+	for try := 1; ; try++ {
+		o := obj.DeepCopyObject().(kinds.Object)
+		base := o.GetGenerateName()
+		o.SetName(base[:min(len(base), maxGenerated)] + s.suffix())
+		out, err := s.createNamed(c, k, o, *req)
+		if !apierrors.IsAlreadyExists(err) || try == generateTries {
+			return out, err
+		}
+	}
+}
+
+// unborn takes away what an object only gets once it is made.
+func unborn(obj kinds.Object) {
+	obj.SetUID("")
+	obj.SetCreationTimestamp(metav1.Time{})
+	obj.SetResourceVersion("")
+	obj.SetSelfLink("")
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+}
+
+// createNamed stores an object that admission has completed and that has its
+// name; req is what admission was asked.
+func (s *Server) createNamed(c *call, k *kinds.Kind, obj kinds.Object, req admission.Request) (kinds.Object, error) {
+	c.ref.Name = obj.GetName()
+	req.Ref.Name, req.Object = obj.GetName(), obj
+	obj.SetUID(types.UID(s.uid()))
+	obj.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(time.Second)))
+	if k.PrepareCreate != nil {
+		k.PrepareCreate(obj)
 	}
 	if k.Validate != nil {
 		if err := invalid(k, obj.GetName(), k.Validate(obj)); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.validate(c.ctx, req); err != nil {
+	if err := s.validate(c.ctx, &req); err != nil {
 		return nil, err
 	}
 	s.warnings(c, k, obj, nil)
@@ -178,6 +181,9 @@ func (s *Server) insert(c *call, k *kinds.Kind, obj kinds.Object) (rev int64, er
 		there = conflict.Current
 	}
 	exists := apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+	if obj.GetGenerateName() != "" {
+		exists = apierrors.NewGenerateNameConflict(k.GroupResource(), obj.GetName(), 1)
+	}
 	if cur, err := decodeCurrent(c.ctx, k, there); err == nil && cur.obj.GetDeletionTimestamp() != nil {
 		exists.ErrStatus.Message = "object is being deleted: " + exists.ErrStatus.Message
 	}
