@@ -75,3 +75,15 @@ func TestBornAfterMutation(t *testing.T) {
 		t.Errorf("names %s", got)
 	}
 }
+
+// TestLongReview: what a webhook says is read up to a bound.
+func TestLongReview(t *testing.T) {
+	h := newHooked(t)
+	h.says("/v", func(*reviewv1.AdmissionRequest) *reviewv1.AdmissionResponse {
+		return &reviewv1.AdmissionResponse{Allowed: true, Warnings: []string{strings.Repeat("x", 8<<20)}}
+	})
+	h.add(t, validating, "v", "/v", `"timeoutSeconds":30,"rules":[`+configMaps+`]`)
+	if a := h.must(t, 500, "POST", cmURL, `{"metadata":{"name":"c"}}`); !strings.Contains(a.at("message").(string), "the webhook's answer is longer than 8388608 bytes") {
+		t.Errorf("%s", a.raw)
+	}
+}
