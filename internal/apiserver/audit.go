@@ -64,8 +64,7 @@ func noteDecision(r *audit.Record, d authorizer.Decision, reason string, err err
 		return
 	case d == authorizer.DecisionAllow:
 		r.Annotate(noteOfDecision, "allow")
-	case err != nil:
-		r.Annotate(noteOfDecision, "forbid")
+	case err != nil: // there is no decision
 		reason = "internal error"
 	default:
 		r.Annotate(noteOfDecision, "forbid")

@@ -258,13 +258,15 @@ func (s *Server) authorize(ctx context.Context, in *info, a authorizer.Attribute
 	end(err)
 	s.metrics.authorized(decision, err, time.Since(began))
 	noteDecision(in.audit, decision, reason, err)
-	if decision == authorizer.DecisionAllow {
+	switch {
+	case decision == authorizer.DecisionAllow: // whatever else went wrong
 		return nil
+	case err == nil:
+		return authz.Forbidden(a, reason)
+	case in.uri == "":
+		return apierrors.NewInternalError(err)
 	}
-	if err != nil {
-		s.log.Warn("authorization failed", "user", a.User.GetName(), "error", err)
-	}
-	return authz.Forbidden(a, reason)
+	return authz.Failed(in.uri, err)
 }
 
 // serveKind decodes what the request carries and calls the operation.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -283,18 +282,5 @@ func TestWhoMay(t *testing.T) {
 	w.do(t, "PUT", "/api/v1/namespaces/team/finalize", "{}", "X-Test-User", "u")
 	if seen[0].GetSubresource() != "finalize" || seen[0].GetName() != "team" {
 		t.Errorf("finalize: %+v", seen[0])
-	}
-}
-
-type failing struct{}
-
-func (failing) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
-	return authorizer.DecisionNoOpinion, "", errors.New("broken")
-}
-
-func TestAuthorizerFails(t *testing.T) {
-	w := newWorld(t, func(c *apiserver.Config) { c.Authz = failing{} })
-	if a := w.do(t, "GET", podURL, ""); a.code != 403 {
-		t.Errorf("%d %s", a.code, a.raw)
 	}
 }

@@ -23,6 +23,7 @@ import (
 type info struct {
 	verb string // get, list, watch, create, update, patch, delete, deletecollection
 	path string
+	uri  string // as the client wrote it; empty: no client did
 	// resource requests only:
 	resource bool
 	gvr      schema.GroupVersionResource
@@ -57,7 +58,7 @@ var verbOf = map[string]string{
 
 // parse reads the method and the path; it knows nothing of which kinds exist.
 func parse(r *http.Request) *info {
-	in := &info{verb: strings.ToLower(r.Method), path: r.URL.Path}
+	in := &info{verb: strings.ToLower(r.Method), path: r.URL.Path, uri: r.URL.RequestURI()}
 	parts, escaped := segments(r.URL)
 	all := len(parts)
 	switch {
