@@ -20,35 +20,17 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 )
 
+// listOptions reads the parameters of a list or a watch.
 func listOptions(q url.Values) (metav1.ListOptions, error) {
-	o := metav1.ListOptions{ResourceVersion: q.Get("resourceVersion"), ResourceVersionMatch: metav1.ResourceVersionMatch(q.Get("resourceVersionMatch")), Continue: q.Get("continue")}
-	var err error
-	number := func(name string) int64 {
-		v := q.Get(name)
-		if v == "" || err != nil {
-			return 0
-		}
-		n, perr := strconv.ParseInt(v, 10, 64)
-		if perr != nil {
-			err = badRequest("%v", perr)
-		}
-		return n
-	}
-	o.Limit = number("limit")
-	if t := number("timeoutSeconds"); t > 0 {
-		o.TimeoutSeconds = &t
-	}
-	o.Watch = truth(q, "watch")
-	o.AllowWatchBookmarks = truth(q, "allowWatchBookmarks")
-	if q.Has("sendInitialEvents") {
-		b := truth(q, "sendInitialEvents")
-		o.SendInitialEvents = &b
+	var o metav1.ListOptions
+	if err := metav1.Convert_url_Values_To_v1_ListOptions(&q, &o, nil); err != nil {
+		return o, badRequest("%v", err)
 	}
 	if o.Watch && o.SendInitialEvents == nil && o.ResourceVersionMatch == "" && (o.ResourceVersion == "" || o.ResourceVersion == "0") {
 		yes := true // as upstream: with bookmarks, such a watch says when the present objects are all sent
 		o.SendInitialEvents, o.ResourceVersionMatch = &yes, metav1.ResourceVersionMatchNotOlderThan
 	}
-	return o, err
+	return o, nil
 }
 
 // body reads the request's body within its bounds of size and time: it holds a
