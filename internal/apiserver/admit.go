@@ -42,7 +42,7 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 // request is what admission is asked.
 func (c *call) request(op admission.Operation, obj, old runtime.Object) *admission.Request {
 	return &admission.Request{User: c.user, Operation: op, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn,
-		Annotate: c.audit.Annotator(), AnnotateContent: c.audit.ContentAnnotator(), Waited: c.in.wait}
+		Annotate: c.in.audit.Annotator(), AnnotateContent: c.in.audit.ContentAnnotator(), Waited: c.in.wait}
 }
 
 // updateRequest is what admission is asked about an update.

@@ -313,7 +313,7 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if in.audit.Wants(auditv1.LevelRequestResponse) && in.verb != "watch" {
 		w.kept = &keeper{}
 	}
-	c := &call{ctx: ctx, user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in, audit: in.audit}
+	c := &call{ctx: ctx, user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in}
 	switch in.verb {
 	case "create", "update", "patch":
 		if err := c.writeOptions(r); err != nil {

@@ -8,7 +8,6 @@ import (
 
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/kinds"
-	"knarr.dev/knarr/internal/security/audit"
 )
 
 // call is one authorized request on its way to the store, from HTTP or from a
@@ -27,7 +26,6 @@ type call struct {
 	force   bool         // apply: take fields from others
 	owned   bool         // whoever plans the change has seen to the managed fields
 	scale   *kinds.Scale // the update is one of the scale, and admitted as such
-	audit   *audit.Record
 
 	admitted bool // a deletion that was ordered by an eviction, and admitted as such
 }
