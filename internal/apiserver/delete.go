@@ -59,15 +59,18 @@ func checkDeleteOptions(o *metav1.DeleteOptions) error {
 	return nil
 }
 
+// preconditions of a deletion; upstream names the kind where others name the
+// resource.
 func preconditions(ref kinds.Ref, obj kinds.Object, p *metav1.Preconditions) error {
+	conflict := func(format string, args ...any) error {
+		return apierrors.NewConflict(schema.GroupResource{Group: ref.Kind.GVK.Group, Resource: ref.Kind.GVK.Kind}, ref.Name, fmt.Errorf(format, args...))
+	}
 	switch {
 	case p == nil:
 	case p.UID != nil && *p.UID != obj.GetUID():
-		return apierrors.NewConflict(ref.Kind.GroupResource(), ref.Name,
-			fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, obj.GetUID()))
+		return conflict("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, obj.GetUID())
 	case p.ResourceVersion != nil && *p.ResourceVersion != obj.GetResourceVersion():
-		return apierrors.NewConflict(ref.Kind.GroupResource(), ref.Name,
-			fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, obj.GetResourceVersion()))
+		return conflict("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, obj.GetResourceVersion())
 	}
 	return nil
 }

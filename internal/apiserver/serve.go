@@ -126,14 +126,10 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 	if err != nil {
 		return err
 	}
-	policy, err := fieldValidation(r.URL.Query())
-	if err != nil {
-		return err
-	}
 	kind := patchType(r)
 	c.in.apply = kind == types.ApplyPatchType
 	c.patched(kind, data)
-	out, created, err := s.patch(c, kind, data, policy)
+	out, created, err := s.patch(c, kind, data, fieldValidation(r.URL.Query()))
 	if err != nil {
 		return err
 	}

@@ -101,6 +101,9 @@ func (s *Server) fitsOld(c *call, obj, old kinds.Object) error {
 // replace is update with a whole object from a client; absent kinds that allow
 // it are created.
 func (s *Server) replace(c *call, obj kinds.Object) (kinds.Object, bool, error) {
+	if err := checkScope(c.ref, obj); err != nil {
+		return nil, false, err
+	}
 	if err := checkName(c.ref, obj); err != nil {
 		return nil, false, err
 	}

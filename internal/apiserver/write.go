@@ -42,13 +42,15 @@ func (s *Server) shown(k *kinds.Kind, obj kinds.Object) kinds.Object {
 
 // checkName compares what an update is called with what it is to replace.
 func checkName(ref kinds.Ref, obj kinds.Object) error {
-	switch obj.GetName() {
-	case "":
+	switch name, ns := obj.GetName(), obj.GetNamespace(); {
+	case name == "":
 		return badRequest("the name of the object (%s based on URL) was undeterminable: name must be provided", ref.Name)
-	case ref.Name:
-		return checkScope(ref, obj)
+	case name != ref.Name:
+		return badRequest("the name of the object (%s) does not match the name on the URL (%s)", name, ref.Name)
+	case ref.Kind.Namespaced && ns != "" && ns != ref.Namespace:
+		return badRequest("the namespace of the object (%s) does not match the namespace on the request (%s)", ns, ref.Namespace)
 	}
-	return badRequest("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), ref.Name)
+	return checkScope(ref, obj)
 }
 
 // checkScope makes the object's namespace that of the URL, or refuses.
