@@ -19,11 +19,12 @@ import (
 // delete removes the object, or marks it for those who finish the deletion:
 // the kubelet (grace period) and the owners of finalizers. removed says which.
 func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, removed bool, err error) {
-	if unsafe := opts.IgnoreStoreReadErrorWithClusterBreakingPotential; unsafe != nil && *unsafe {
-		return nil, false, badRequest("ignoreStoreReadErrorWithClusterBreakingPotential is not supported: an object that cannot be read cannot be deleted; bring its encryption key back first")
-	}
 	if err := checkDeleteOptions(opts); err != nil {
 		return nil, false, err
+	}
+	if isUnsafe(opts) {
+		err := s.deleteUnreadable(c)
+		return nil, err == nil, err
 	}
 	k := c.ref.Kind
 	if k.StoredAs != nil {

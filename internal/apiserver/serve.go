@@ -153,6 +153,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 		in.dryRun = metav1.DryRunAll
 	}
 	if in.verb == "deletecollection" {
+		if err := checkUnsafe(opts); err != nil {
+			return err
+		}
 		return s.serveDeleteCollection(w, r, in, c, opts, a)
 	}
 	obj, removed, err := s.delete(c, opts)
@@ -162,6 +165,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 	var out runtime.Object = obj
 	code := http.StatusOK
 	switch {
+	case obj == nil:
+		out = deletedBlindly(c.ref)
+		c.statusIs(out)
 	case removed && !returnsObject(c.ref.Kind):
 		out = deletedStatus(c.ref.Kind, obj)
 		c.statusIs(out)
