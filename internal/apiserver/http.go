@@ -275,6 +275,10 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	switch {
 	case in.sub != "" && !known, in.rest != "" && in.sub != "proxy", !segment(in.ns), !segment(in.name):
 		return pathNotFound()
+	case in.old && (in.sub != "" || k.Namespaced && in.ns == "" && in.name != ""):
+		return pathNotFound()
+	case in.old && r.Method != http.MethodGet:
+		return methodNotAllowed()
 	case k.Namespaced && in.ns == "" && in.name == "" && in.verb != "list" && in.verb != "watch":
 		return methodNotAllowed()
 	case k.Namespaced && in.ns == "" && in.verb != "list" && in.verb != "watch", !k.Namespaced && in.ns != "":

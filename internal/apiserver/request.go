@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -29,6 +30,7 @@ type info struct {
 	gvr      schema.GroupVersionResource
 	ns, name string
 	sub      string
+	old      bool   // a watch by its path, which upstream deprecates
 	rest     string // what follows the subresource, as it was escaped: the path behind proxy
 	fields   fields.Selector
 	fieldErr error
@@ -68,6 +70,9 @@ func parse(r *http.Request) *info {
 	verb, ok := verbOf[r.Method]
 	if !ok {
 		verb = in.verb
+	}
+	if in.old = parts[0] == "watch" && len(parts) > 1; in.old {
+		verb, parts = "watch", parts[1:]
 	}
 	in.resource, in.verb = true, verb
 	if parts[0] == "namespaces" && len(parts) > 1 {
@@ -111,16 +116,16 @@ func segments(u *url.URL) (parts, escaped []string) {
 
 // selectors belong to the request's identity: the authorizer sees them.
 func (in *info) selectors(q url.Values) {
-	if in.name != "" {
+	switch {
+	case in.old:
+	case in.name != "":
 		return
-	}
-	switch in.verb {
-	case "get":
+	case in.verb == "get":
 		in.verb = "list"
 		if truth(q, "watch") {
 			in.verb = "watch"
 		}
-	case "delete":
+	case in.verb == "delete":
 		in.verb = "deletecollection"
 	default:
 		return
@@ -129,9 +134,15 @@ func (in *info) selectors(q url.Values) {
 	if s := q.Get("fieldSelector"); s != "" {
 		if in.fields, in.fieldErr = fields.ParseSelector(s); in.fieldErr != nil {
 			in.fields = fields.Nothing()
-		} else if name, ok := in.fields.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
+		} else if name, ok := in.fields.RequiresExactMatch("metadata.name"); in.old {
+			if in.name != "" && name != in.name {
+				in.fieldErr = errors.New("fieldSelector metadata.name doesn't match requested name")
+			}
+		} else if ok && in.verb != "deletecollection" && len(path.IsValidPathSegmentName(name)) == 0 {
 			in.name = name // so that a permission on one name covers the watch of it
 		}
+	} else if in.name != "" {
+		in.fields = fields.OneTermEqualSelector("metadata.name", in.name)
 	}
 	if s := q.Get("labelSelector"); s != "" {
 		if in.labels, in.labelErr = labels.Parse(s); in.labelErr != nil {
@@ -147,6 +158,9 @@ func (in *info) attributes(u user.Info) authorizer.AttributesRecord {
 		a.Namespace, a.APIGroup, a.APIVersion, a.Resource, a.Subresource, a.Name = in.ns, in.gvr.Group, in.gvr.Version, in.gvr.Resource, in.sub, in.name
 		if in.gvr.Group == "" && in.gvr.Resource == "namespaces" {
 			a.Namespace = in.name // as upstream: a namespace lies in itself
+		}
+		if in.old { // such a watch may not support selectors, so none gives a right
+			return a
 		}
 		if in.fields != nil && !in.fields.Empty() {
 			a.FieldSelectorRequirements, a.FieldSelectorParsingErr = in.fields.Requirements(), in.fieldErr

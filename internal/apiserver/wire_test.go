@@ -3,6 +3,10 @@ package apiserver_test
 import (
 	"strings"
 	"testing"
+
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"knarr.dev/knarr/internal/apiserver"
 )
 
 // TestParameters: what a query or the body of a deletion may say, read as
@@ -114,4 +118,56 @@ func TestBodies(t *testing.T) {
 			t.Errorf("{%s: read %s", said, a.raw)
 		}
 	}
+}
+
+// TestWatchByPath: as old clients watch, of many objects and of one.
+func TestWatchByPath(t *testing.T) {
+	var seen []authorizer.AttributesRecord
+	w := newWorld(t, func(c *apiserver.Config) {
+		c.Authz = rights(func(a authorizer.Attributes) bool {
+			seen = append(seen, a.(authorizer.AttributesRecord))
+			return true
+		})
+	})
+	w.putConfigMap(t, "c", "1", "x")
+	w.putConfigMap(t, "d", "1", "x")
+	const old = "/api/v1/watch/namespaces/default/configmaps"
+	watchers := map[string]*watcher{}
+	for path, want := range map[string][]string{
+		old: {"ADDED c 1", "ADDED d 1"}, "/api/v1/watch/configmaps": {"ADDED c 1", "ADDED d 1"}, old + "/d": {"ADDED d 1"}, old + "/e": nil,
+		old + "?fieldSelector=metadata.name%3Dc": {"ADDED c 1"}, old + "/c?fieldSelector=metadata.name%3Dc": {"ADDED c 1"},
+	} {
+		seen = nil
+		watchers[path] = w.watch(t, path)
+		watchers[path].expect(want...)
+		if len(seen) != 1 || seen[0].Verb != "watch" || seen[0].Resource != "configmaps" || len(seen[0].FieldSelectorRequirements) > 0 || (seen[0].Name != "") != strings.Contains(path, "configmaps/") {
+			t.Errorf("%s: asked %+v", path, seen)
+		}
+	}
+	for _, name := range []string{"c", "d", "e"} {
+		w.putConfigMap(t, name, "2", "x")
+	}
+	watchers[old].expect("MODIFIED c 2", "MODIFIED d 2", "ADDED e 2")
+	watchers[old+"/d"].expect("MODIFIED d 2")
+	watchers[old+"/e"].expect("ADDED e 2")
+	watchers[old+"/c?fieldSelector=metadata.name%3Dc"].expect("MODIFIED c 2")
+	for _, tt := range []struct {
+		method, path string
+		code         int
+	}{
+		{"GET", old + "/c?fieldSelector=metadata.name%3Dd", 400}, {"GET", "/api/v1/watch/configmaps/c", 404}, {"GET", "/api/v1/watch/namespaces/default/pods/p/status", 404},
+		{"GET", "/api/v1/watch/namespaces/default/pods/p/proxy/x", 404}, {"POST", old, 405}, {"DELETE", old + "/c", 405}, {"GET", "/api/v1/watch", 404},
+	} {
+		if a := w.do(t, tt.method, tt.path, ""); a.code != tt.code {
+			t.Errorf("%s %s: %d %s", tt.method, tt.path, a.code, a.raw)
+		}
+	}
+	// A right to one object is none to delete collections, whatever they select.
+	seen = nil
+	w.must(t, 200, "DELETE", cmURL+"?fieldSelector=metadata.name%3Dc", "")
+	if len(seen) != 1 || seen[0].Verb != "deletecollection" || seen[0].Name != "" || len(seen[0].FieldSelectorRequirements) != 1 {
+		t.Errorf("asked %+v", seen)
+	}
+	w.must(t, 404, "GET", cmURL+"/c", "")
+	w.must(t, 200, "GET", cmURL+"/d", "")
 }
