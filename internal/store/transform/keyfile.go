@@ -76,6 +76,10 @@ func (f KeyFile) Open(ctx context.Context, now func() time.Time) ([]Key, error) 
 			return nil, fmt.Errorf("the encryption key file %s is gone, and %d stored Secrets cannot be read without its keys: put it back from a backup, or give these Secrets up for ever with `knarr secrets discard %s`",
 				f.Path, lost.Values, strings.Join(lost.Keys, " "))
 		}
+		if len(lost.Foreign) > 0 {
+			return nil, fmt.Errorf("the encryption key file %s is gone, and stored Secrets are encrypted by %s: start with the --encryption-provider-config that has these keys",
+				f.Path, strings.Join(lost.Foreign, ", "))
+		}
 		key, err := newKey(now(), nil)
 		if err == nil {
 			err = writeKeys(f.Path, []Key{key}, os.Link) // never over another one

@@ -14,13 +14,22 @@ import (
 type Lost struct {
 	Values int
 	Keys   []string // the names of the keys, in order
+	// Foreign are providers and keys of an EncryptionConfiguration that is not
+	// given; their values do not count.
+	Foreign []string
 }
 
 func (l *Lost) add(key string) {
 	l.Values++
-	if at, there := slices.BinarySearch(l.Keys, key); !there {
-		l.Keys = slices.Insert(l.Keys, at, key)
+	l.Keys = into(l.Keys, key)
+}
+
+// into adds a name to a sorted list, once.
+func into(list []string, name string) []string {
+	if at, there := slices.BinarySearch(list, name); !there {
+		return slices.Insert(list, at, name)
 	}
+	return list
 }
 
 // orphans are what is stored below a prefix by keys of the key file, which is
@@ -29,9 +38,13 @@ func orphans(ctx context.Context, from store.Store, prefix string, configured bo
 	var out Lost
 	_, err := each(ctx, from, prefix, func(kv store.KV) error {
 		by := writer(kv.Value)
-		name, generated := strings.CutPrefix(by, "aesgcm ")
-		if by != ClearText && (!configured || generated && isGenerated(name)) {
+		name, ours := strings.CutPrefix(by, "aesgcm ")
+		switch {
+		case by == ClearText:
+		case ours && (!configured || isGenerated(name)):
 			out.add(name)
+		case !configured:
+			out.Foreign = into(out.Foreign, by)
 		}
 		return nil
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -65,27 +66,39 @@ func TestLostKeyFile(t *testing.T) {
 	}
 }
 
-// With an EncryptionConfiguration, what its keys have encrypted is not missed.
+// With an EncryptionConfiguration, what its keys have encrypted is not missed;
+// without, it is said where these keys are.
 func TestOrphans(t *testing.T) {
 	for _, tt := range []struct {
 		value      string
 		configured bool
 		lost       int
+		foreign    string
 	}{
-		{"clear", false, 0},
-		{"k8s:enc:aesgcm:v1:mine:x", false, 1},
-		{"k8s:enc:secretbox:v1:mine:x", false, 1},
-		{"k8s:enc:kms:v2:mine:x", false, 1},
-		{"k8s:enc:aesgcm:v1:mine:x", true, 0},
-		{"k8s:enc:aesgcm:v1:key20270115-080000:x", true, 1},
-		{"k8s:enc:aescbc:v1:key20270115-080000:x", true, 0},
+		{"clear", false, 0, ""},
+		{"k8s:enc:aesgcm:v1:mine:x", false, 1, ""},
+		{"k8s:enc:secretbox:v1:mine:x", false, 0, "secretbox mine"},
+		{"k8s:enc:kms:v2:mine:x", false, 0, "kms mine"},
+		{"k8s:enc:kms:v2:mine:x", true, 0, ""},
+		{"k8s:enc:aesgcm:v1:mine:x", true, 0, ""},
+		{"k8s:enc:aesgcm:v1:key20270115-080000:x", true, 1, ""},
+		{"k8s:enc:aescbc:v1:key20270115-080000:x", true, 0, ""},
 	} {
 		raw := mem.New()
 		if _, err := raw.Put(t.Context(), below+"a/b", []byte(tt.value), 0); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := orphans(t.Context(), raw, below, tt.configured); err != nil || got.Values != tt.lost {
+		got, err := orphans(t.Context(), raw, below, tt.configured)
+		if err != nil || got.Values != tt.lost || strings.Join(got.Foreign, ",") != tt.foreign {
 			t.Errorf("%s, configured %v: %+v %v", tt.value, tt.configured, got, err)
+		}
+		path := filepath.Join(t.TempDir(), "encryption.yaml")
+		_, err = KeyFile{Path: path, Raw: raw, Prefix: below, Configured: tt.configured}.Open(t.Context(), time.Now)
+		if (err != nil) != (tt.lost > 0 || tt.foreign != "") || tt.foreign != "" && !strings.Contains(err.Error(), "are encrypted by "+tt.foreign+": start with the --encryption-provider-config") {
+			t.Errorf("%s, configured %v: %v", tt.value, tt.configured, err)
+		}
+		if _, serr := os.Lstat(path); (serr == nil) != (err == nil) {
+			t.Errorf("%s, configured %v: the file: %v", tt.value, tt.configured, serr)
 		}
 	}
 }
