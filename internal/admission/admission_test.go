@@ -480,7 +480,6 @@ func TestLimitRanger(t *testing.T) {
 			p := simplePod(tt.ns, "x")
 			p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: tt.requests, Limits: tt.limits}
 			kinds.Pod.Default(p)
-			kinds.Pod.PrepareCreate(p)
 			err := w.admit(create(kinds.Pod, p))
 			want(t, err, tt.code, tt.part)
 			if tt.after != "" {
@@ -493,9 +492,8 @@ func TestLimitRanger(t *testing.T) {
 		})
 	}
 	p := simplePod("defaults", "x")
-	kinds.Pod.PrepareCreate(p)
 	want(t, w.admit(create(kinds.Pod, p)), 0, "")
-	if p.Status.QOSClass != corev1.PodQOSBurstable {
+	if kinds.Pod.PrepareCreate(p); p.Status.QOSClass != corev1.PodQOSBurstable {
 		t.Errorf("class %s is from before the defaults", p.Status.QOSClass)
 	}
 	if got := p.Annotations[limitNote]; got != "LimitRanger plugin set: cpu, memory request for container c; cpu, memory limit for container c" {

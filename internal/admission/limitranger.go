@@ -13,7 +13,6 @@ import (
 	componentresource "k8s.io/component-helpers/resource"
 
 	"knarr.dev/knarr/internal/kinds"
-	"knarr.dev/knarr/internal/kinds/qos"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -53,7 +52,6 @@ func (p limitRanger) Mutate(_ context.Context, r *Request) error {
 	}
 	pod.Annotations[limitNote] = "LimitRanger plugin set: " + strings.Join(notes, "; ")
 	kinds.Pod.Default(pod) // requests follow limits
-	pod.Status.QOSClass = qos.Of(pod)
 	return nil
 }
 

@@ -11,10 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
-	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
 
@@ -31,9 +29,8 @@ type mutatingPolicy struct {
 
 // changes are a policy's expressions, compiled.
 type changes struct {
-	conditions matchconditions.Matcher // nil: none
-	mutations  []mutation
-	variables  *plugincel.CompositedCompiler // nil: none
+	prelude
+	mutations []mutation
 }
 
 type mutation struct {
@@ -44,8 +41,7 @@ type mutation struct {
 // mutatingBinding puts a policy in force.
 type mutatingBinding struct {
 	*registrationv1.MutatingAdmissionPolicyBinding
-	scope    *scope
-	selector labels.Selector // of parameters; nil: by name, or none
+	inForce
 }
 
 func mutatingPolicyOf(o kinds.Object) (*mutatingPolicy, error) {
@@ -55,31 +51,17 @@ func mutatingPolicyOf(o kinds.Object) (*mutatingPolicy, error) {
 }
 
 func mutatingBindingOf(o kinds.Object) (*mutatingBinding, error) {
-	b := &mutatingBinding{MutatingAdmissionPolicyBinding: o.(*registrationv1.MutatingAdmissionPolicyBinding)}
-	var err error
-	if b.scope, err = scopeOf(b.Spec.MatchResources); err != nil {
-		return nil, err
-	}
-	b.selector, err = selectorOf(b.Spec.ParamRef)
-	return b, err
+	b := o.(*registrationv1.MutatingAdmissionPolicyBinding)
+	f, err := inForceOf(b.Spec.MatchResources, b.Spec.ParamRef)
+	return &mutatingBinding{b, f}, err
 }
 
-// changesOf compiles. An expression that does not compile any more fails when
-// it is to make a change.
 func changesOf(p *registrationv1.MutatingAdmissionPolicy) *changes {
-	s, out := &p.Spec, &changes{}
-	vars := plugincel.OptionalVariableDeclarations{HasParams: s.ParamKind != nil, HasAuthorizer: true}
-	compiler := expression.Compiler()
-	if len(s.Variables) > 0 {
-		if composed, err := expression.Composed(); err == nil {
-			for _, v := range s.Variables {
-				composed.CompileAndStoreVariable(&expression.Variable{Name: v.Name, Expression: v.Expression}, vars, environment.StoredExpressions)
-			}
-			compiler, out.variables = composed, composed
-		}
-	}
-	if len(s.MatchConditions) > 0 {
-		out.conditions = matcher(s.MatchConditions, s.ParamKind != nil, s.FailurePolicy, "policy", p.Name)
+	s := &p.Spec
+	out := &changes{prelude: preludeOf(p.Name, s.ParamKind, s.Variables, s.MatchConditions, s.FailurePolicy)}
+	compiler, vars := expression.Compiler(), out.declared
+	if out.variables != nil {
+		compiler = out.variables
 	}
 	vars.HasPatchTypes = true
 	for _, m := range s.Mutations {
@@ -187,14 +169,7 @@ func (m *mutator) gather(ctx context.Context, p *mutatingPolicy, bindings []*mut
 		if b.Spec.PolicyName != p.Name {
 			continue
 		}
-		in, err := m.q.within(ctx, b.scope)
-		if err == nil && in == nil {
-			continue
-		}
-		var params []runtime.Object
-		if err == nil {
-			params, err = m.q.params(ctx, p.Spec.ParamKind, b.Spec.ParamRef, b.selector)
-		}
+		params, err := m.q.bound(ctx, b.inForce, p.Spec.ParamKind, b.Spec.ParamRef)
 		if err != nil {
 			m.hinder(p, b, "", fmt.Errorf("failed to configure binding: %w", err))
 			continue

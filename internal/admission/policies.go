@@ -14,11 +14,9 @@ import (
 	registrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	upstream "k8s.io/apiserver/pkg/admission"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
-	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
 
@@ -42,15 +40,14 @@ type policy struct {
 
 // rules are a policy's expressions, compiled.
 type rules struct {
-	conditions                         matchconditions.Matcher // nil: none
+	prelude
 	validations, messages, annotations plugincel.ConditionEvaluator
 }
 
 // binding puts a policy in force.
 type binding struct {
 	*registrationv1.ValidatingAdmissionPolicyBinding
-	scope    *scope
-	selector labels.Selector // of parameters; nil: by name, or none
+	inForce
 }
 
 func policyOf(o kinds.Object) (*policy, error) {
@@ -60,31 +57,17 @@ func policyOf(o kinds.Object) (*policy, error) {
 }
 
 func bindingOf(o kinds.Object) (*binding, error) {
-	b := &binding{ValidatingAdmissionPolicyBinding: o.(*registrationv1.ValidatingAdmissionPolicyBinding)}
-	var err error
-	if b.scope, err = scopeOf(b.Spec.MatchResources); err != nil {
-		return nil, err
-	}
-	b.selector, err = selectorOf(b.Spec.ParamRef)
-	return b, err
+	b := o.(*registrationv1.ValidatingAdmissionPolicyBinding)
+	f, err := inForceOf(b.Spec.MatchResources, b.Spec.ParamRef)
+	return &binding{b, f}, err
 }
 
-// rulesOf compiles. An expression that does not compile any more fails when it
-// is to judge.
 func rulesOf(p *registrationv1.ValidatingAdmissionPolicy) *rules {
-	s, out := &p.Spec, &rules{}
-	all := plugincel.OptionalVariableDeclarations{HasParams: s.ParamKind != nil, HasAuthorizer: true}
+	s := &p.Spec
+	out := &rules{prelude: preludeOf(p.Name, s.ParamKind, s.Variables, s.MatchConditions, s.FailurePolicy)}
 	var compiler plugincel.ConditionCompiler = plugincel.NewConditionCompiler(expression.Env())
-	if len(s.Variables) > 0 {
-		if composed, err := expression.Composed(); err == nil {
-			for _, v := range s.Variables {
-				composed.CompileAndStoreVariable(&expression.Variable{Name: v.Name, Expression: v.Expression}, all, environment.StoredExpressions)
-			}
-			compiler = composed
-		}
-	}
-	if len(s.MatchConditions) > 0 {
-		out.conditions = matcher(s.MatchConditions, s.ParamKind != nil, s.FailurePolicy, "policy", p.Name)
+	if out.variables != nil {
+		compiler = out.variables
 	}
 	validations, messages := make([]plugincel.ExpressionAccessor, len(s.Validations)), make([]plugincel.ExpressionAccessor, len(s.Validations))
 	for i, v := range s.Validations {
@@ -97,7 +80,7 @@ func rulesOf(p *registrationv1.ValidatingAdmissionPolicy) *rules {
 	for i, a := range s.AuditAnnotations {
 		annotations[i] = expression.Maybe(a.ValueExpression)
 	}
-	plain := all
+	all, plain := out.declared, out.declared
 	plain.HasAuthorizer = false
 	out.validations = compiler.CompileCondition(validations, all, environment.StoredExpressions)
 	out.messages = compiler.CompileCondition(messages, plain, environment.StoredExpressions)
@@ -221,15 +204,12 @@ func (j *judge) policy(ctx context.Context, p *policy, bindings []*binding) erro
 		if b.Spec.PolicyName != p.Name {
 			continue
 		}
-		if in, err := j.q.within(ctx, b.scope); err != nil {
-			broken(b, "binding", err)
-			continue
-		} else if in == nil {
-			continue
-		}
-		params, err := j.q.params(ctx, p.Spec.ParamKind, b.Spec.ParamRef, b.selector)
+		params, err := j.q.bound(ctx, b.inForce, p.Spec.ParamKind, b.Spec.ParamRef)
 		if err != nil {
 			broken(b, "binding", err)
+			continue
+		}
+		if len(params) == 0 {
 			continue
 		}
 		ns, err := j.q.namespaceObject(ctx)

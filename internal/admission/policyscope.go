@@ -13,12 +13,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	"k8s.io/apiserver/pkg/cel/environment"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/view"
 )
 
-// What both kinds of policies share: what they match, and their parameters.
+// What both kinds of policies share: what they match, their parameters, and
+// what their expressions begin with.
 
 const (
 	errNoParams        = failure("no params found for policy binding with `Deny` parameterNotFoundAction")
@@ -100,6 +104,54 @@ func (q *question) namespaceObject(ctx context.Context) (*corev1.Namespace, erro
 		err = apierrors.NewNotFound(kinds.Namespace.GroupResource(), q.namespace)
 	}
 	return plugincel.CreateNamespaceObject(ns), err
+}
+
+// inForce is what a binding says about where its policy holds.
+type inForce struct {
+	scope    *scope
+	selector labels.Selector // of parameters; nil: by name, or none
+}
+
+func inForceOf(where *registrationv1.MatchResources, ref *registrationv1.ParamRef) (f inForce, err error) {
+	if f.scope, err = scopeOf(where); err == nil {
+		f.selector, err = selectorOf(ref)
+	}
+	return f, err
+}
+
+// bound are the parameters by which a binding applies its policy to the
+// request: none at all if it does not.
+func (q *question) bound(ctx context.Context, f inForce, kind *registrationv1.ParamKind, ref *registrationv1.ParamRef) ([]runtime.Object, error) {
+	if in, err := q.within(ctx, f.scope); in == nil || err != nil {
+		return nil, err
+	}
+	return q.params(ctx, kind, ref, f.selector)
+}
+
+// prelude is what a policy's expressions begin with, compiled.
+type prelude struct {
+	declared   plugincel.OptionalVariableDeclarations
+	variables  *plugincel.CompositedCompiler // nil: none
+	conditions matchconditions.Matcher       // nil: none
+}
+
+// preludeOf compiles. An expression that does not compile any more fails when
+// it is used.
+func preludeOf(policy string, kind *registrationv1.ParamKind, variables []registrationv1.Variable, conditions []registrationv1.MatchCondition,
+	failure *registrationv1.FailurePolicyType) prelude {
+	out := prelude{declared: plugincel.OptionalVariableDeclarations{HasParams: kind != nil, HasAuthorizer: true}}
+	if len(variables) > 0 {
+		if composed, err := expression.Composed(); err == nil {
+			for _, v := range variables {
+				composed.CompileAndStoreVariable(&expression.Variable{Name: v.Name, Expression: v.Expression}, out.declared, environment.StoredExpressions)
+			}
+			out.variables = composed
+		}
+	}
+	if len(conditions) > 0 {
+		out.conditions = matcher(conditions, kind != nil, failure, "policy", policy)
+	}
+	return out
 }
 
 // selectorOf parameters; nil: they are found by name, or there are none.

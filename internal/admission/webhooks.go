@@ -200,7 +200,7 @@ func (c *Config) call(ctx context.Context, h *hook, q *question, k *kinds.Kind, 
 	if err != nil {
 		return failed("could not create admission objects: %w", err)
 	}
-	to := webhook.Hook{CABundle: h.ClientConfig.CABundle}
+	to := webhook.Hook{CABundle: h.ClientConfig.CABundle, Longest: maxReview}
 	if h.ClientConfig.URL != nil {
 		to.URL = *h.ClientConfig.URL
 	}
@@ -245,6 +245,10 @@ func (c *Config) span(ctx context.Context, h *hook, q *question, mutating bool) 
 		attribute.String("resource", ref.Kind.GroupVersionResource().String()), attribute.String("subresource", ref.Sub), attribute.String("operation", string(q.r.Operation))))
 	return ctx, func() { span.End() }
 }
+
+// maxReview bounds a webhook's answer, in bytes: twice what a patch takes, in
+// base64, that writes the largest object anew.
+const maxReview = 8 << 20
 
 // defaultTimeout is what defaulting gives to a webhook that names none.
 const defaultTimeout = 10 * time.Second

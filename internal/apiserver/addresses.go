@@ -197,7 +197,7 @@ func self() user.Info {
 }
 
 func (s *Server) addressCall(ctx context.Context, name, verb string) *call {
-	return &call{ctx: ctx, user: self(), ref: kinds.Ref{Kind: kinds.IPAddress, Name: name}, verb: verb, manager: "kube-apiserver", warn: func(string) {}}
+	return &call{ctx: ctx, user: self(), ref: kinds.Ref{Kind: kinds.IPAddress, Name: name}, verb: verb, in: &info{verb: verb}, manager: "kube-apiserver", warn: func(string) {}}
 }
 
 // takeAddress creates the address's object; AlreadyExists: somebody has it.

@@ -19,10 +19,10 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 )
 
-// admitCreated completes a new object. What webhooks and policies changed is
-// prepared like what clients send: the server's fields stay the server's.
+// admitCreated completes a new object, before it has a UID and, if that is to
+// be generated, a name. What webhooks and policies changed is treated like what
+// clients send: the server's fields stay the server's.
 func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *admission.Request) error {
-	uid, born := obj.GetUID(), obj.GetCreationTimestamp()
 	if err := s.mutate(c.ctx, req); err != nil {
 		return err
 	}
@@ -31,20 +31,10 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 		if err := checkScope(c.ref, obj); err != nil {
 			return err
 		}
-		c.ref.Name, req.Ref.Name = obj.GetName(), obj.GetName()
-		obj.SetUID(uid)
-		obj.SetCreationTimestamp(born)
-		obj.SetResourceVersion("")
-		obj.SetSelfLink("")
-		if k.PrepareCreate != nil {
-			k.PrepareCreate(obj)
-		}
+		unborn(obj)
 	}
 	if k.Default != nil {
 		k.Default(obj)
-	}
-	if k.Admitted != nil {
-		k.Admitted(obj)
 	}
 	return nil
 }
@@ -52,7 +42,7 @@ func (s *Server) admitCreated(c *call, k *kinds.Kind, obj kinds.Object, req *adm
 // request is what admission is asked.
 func (c *call) request(op admission.Operation, obj, old runtime.Object) *admission.Request {
 	return &admission.Request{User: c.user, Operation: op, Ref: c.ref, Object: obj, Old: old, DryRun: c.dryRun, FieldManager: c.said, Warn: c.warn,
-		Annotate: c.audit.Annotator(), AnnotateContent: c.audit.ContentAnnotator(), Waited: c.in.wait}
+		Annotate: c.in.audit.Annotator(), AnnotateContent: c.in.audit.ContentAnnotator(), Waited: c.in.wait}
 }
 
 // updateRequest is what admission is asked about an update.

@@ -64,8 +64,7 @@ func noteDecision(r *audit.Record, d authorizer.Decision, reason string, err err
 		return
 	case d == authorizer.DecisionAllow:
 		r.Annotate(noteOfDecision, "allow")
-	case err != nil:
-		r.Annotate(noteOfDecision, "forbid")
+	case err != nil: // there is no decision
 		reason = "internal error"
 	default:
 		r.Annotate(noteOfDecision, "forbid")
@@ -101,21 +100,21 @@ func ended(r *audit.Record, verb string, out runtime.Object, err error) {
 
 // requested tells the record about the object that was sent, as it was sent.
 func (c *call) requested(obj runtime.Object) {
-	if !c.audit.Wants(auditv1.LevelMetadata) {
+	if !c.in.audit.Wants(auditv1.LevelMetadata) {
 		return
 	}
 	if o, ok := obj.(metav1.Object); ok {
-		c.audit.Target(o)
+		c.in.audit.Target(o)
 	}
-	if c.audit.Wants(auditv1.LevelRequest) {
-		c.audit.RequestObject(objectJSON(obj, c.audit.OmitManagedFields()))
+	if c.in.audit.Wants(auditv1.LevelRequest) {
+		c.in.audit.RequestObject(objectJSON(obj, c.in.audit.OmitManagedFields()))
 	}
 }
 
 // patched tells it about a patch. An applied configuration becomes JSON; what
 // cannot is refused anyway.
 func (c *call) patched(t types.PatchType, data []byte) {
-	if !c.audit.Wants(auditv1.LevelRequest) {
+	if !c.in.audit.Wants(auditv1.LevelRequest) {
 		return
 	}
 	if t == types.ApplyYAMLPatchType {
@@ -128,14 +127,14 @@ func (c *call) patched(t types.PatchType, data []byte) {
 		}
 	}
 	if json.Valid(data) {
-		c.audit.RequestObject(data)
+		c.in.audit.RequestObject(data)
 	}
 }
 
 // statusIs tells it that the answer is a Status, if it is one.
 func (c *call) statusIs(out runtime.Object) {
 	if st, ok := out.(*metav1.Status); ok {
-		c.audit.Status(st)
+		c.in.audit.Status(st)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -255,6 +256,42 @@ func TestAuditForbidden(t *testing.T) {
 	if e := s.next(t, complete); e.Annotations["authorization.k8s.io/decision"] != "forbid" || e.ResponseStatus.Code != 403 {
 		t.Errorf("%+v", e)
 	}
+}
+
+// TestAuthorizerErrors: who cannot be asked has decided nothing, but for what
+// was allowed all the same.
+func TestAuthorizerErrors(t *testing.T) {
+	s, on := audited(t, audit.Blocking, "omitStages: [RequestReceived]\nrules: [{level: Metadata}]")
+	w := newWorld(t, on, func(c *apiserver.Config) { c.Authz = unsure{} })
+	for path, want := range map[string]string{
+		podURL + "?limit=5": `Internal Server Error: "/api/v1/namespaces/default/pods?limit=5": &lt;nobody&gt; answers`,
+		"/nope":             `Internal Server Error: "/nope": &lt;nobody&gt; answers`,
+	} {
+		if a := w.must(t, 500, "GET", path, ""); a.at("message") != want || a.at("reason") != "InternalError" {
+			t.Errorf("%s: %s", path, a.raw)
+		}
+		if e := s.next(t, complete); e.Annotations["authorization.k8s.io/decision"] != "" || e.Annotations["authorization.k8s.io/reason"] != "internal error" || e.ResponseStatus.Code != 500 {
+			t.Errorf("%+v", e)
+		}
+	}
+	w.must(t, 200, "GET", cmURL, "")
+	s.next(t, complete)
+	_, err := w.server.Client(admin).Get(t.Context(), refOf("pods", "a"))
+	if !apierrors.IsInternalError(err) || err.Error() != "Internal error occurred: <nobody> answers" {
+		t.Errorf("in process: %v", err)
+	}
+	s.next(t, complete)
+}
+
+// unsure cannot find out about pods and about what is no resource.
+type unsure struct{}
+
+func (unsure) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	err := errors.New("<nobody> answers")
+	if a.GetResource() == "configmaps" {
+		return authorizer.DecisionAllow, "", err
+	}
+	return authorizer.DecisionNoOpinion, "no", err
 }
 
 // TestAuditFails: a full disk stops nobody but those who want to be stopped.

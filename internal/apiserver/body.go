@@ -2,12 +2,12 @@ package apiserver
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,35 +20,17 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 )
 
+// listOptions reads the parameters of a list or a watch.
 func listOptions(q url.Values) (metav1.ListOptions, error) {
-	o := metav1.ListOptions{ResourceVersion: q.Get("resourceVersion"), ResourceVersionMatch: metav1.ResourceVersionMatch(q.Get("resourceVersionMatch")), Continue: q.Get("continue")}
-	var err error
-	number := func(name string) int64 {
-		v := q.Get(name)
-		if v == "" || err != nil {
-			return 0
-		}
-		n, perr := strconv.ParseInt(v, 10, 64)
-		if perr != nil {
-			err = badRequest("%v", perr)
-		}
-		return n
-	}
-	o.Limit = number("limit")
-	if t := number("timeoutSeconds"); t > 0 {
-		o.TimeoutSeconds = &t
-	}
-	o.Watch = truth(q, "watch")
-	o.AllowWatchBookmarks = truth(q, "allowWatchBookmarks")
-	if q.Has("sendInitialEvents") {
-		b := truth(q, "sendInitialEvents")
-		o.SendInitialEvents = &b
+	var o metav1.ListOptions
+	if err := metav1.Convert_url_Values_To_v1_ListOptions(&q, &o, nil); err != nil {
+		return o, badRequest("%v", err)
 	}
 	if o.Watch && o.SendInitialEvents == nil && o.ResourceVersionMatch == "" && (o.ResourceVersion == "" || o.ResourceVersion == "0") {
 		yes := true // as upstream: with bookmarks, such a watch says when the present objects are all sent
 		o.SendInitialEvents, o.ResourceVersionMatch = &yes, metav1.ResourceVersionMatchNotOlderThan
 	}
-	return o, err
+	return o, nil
 }
 
 // body reads the request's body within its bounds of size and time: it holds a
@@ -89,10 +71,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 	if err != nil {
 		return err
 	}
-	policy, err := fieldValidation(r.URL.Query())
-	if err != nil {
-		return err
-	}
+	policy := fieldValidation(r.URL.Query())
 	want, err := gvkOf(obj)
 	if err != nil {
 		return err
@@ -113,13 +92,14 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 
 // undecodable says why a body is not what the URL asks for, in upstream's words.
 func undecodable(cause error, data []byte, into runtime.Object, want schema.GroupVersionKind) error {
+	var lost *codec.Unrecognized
 	var wrong *codec.WrongKind
+	got := into.GetObjectKind().GroupVersionKind()
 	switch {
-	case !errors.As(cause, &wrong):
-		if got := into.GetObjectKind().GroupVersionKind(); got.Kind != "" {
-			return badRequest("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want.Kind, cause)
-		}
+	case errors.As(cause, &lost), runtime.IsMissingKind(cause):
 		return badRequest("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, cause, summary(data))
+	case !errors.As(cause, &wrong):
+		return badRequest("%s in version %q cannot be handled as a %s: %v", cmp.Or(got.Kind, want.Kind), cmp.Or(got.Version, want.Version), want.Kind, cause)
 	case wrong.Got.Kind == want.Kind && isCustom(into), wrong.Got.Kind == want.Kind && codec.Scheme().Recognizes(wrong.Got):
 		return badRequest("the API version in the data (%s) does not match the expected API version (%s)", wrong.Got.GroupVersion(), want.GroupVersion())
 	default:
@@ -180,34 +160,11 @@ func (s *Server) deleteOptions(w http.ResponseWriter, r *http.Request) (*metav1.
 		if _, err := codec.DecodeBody(f, data, o); err != nil {
 			return nil, badRequest("%v", err)
 		}
-	} else if err := deleteParameters(q, o); err != nil {
-		return nil, err
+	} else if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&q, o, nil); err != nil {
+		return nil, badRequest("%v", err)
 	}
 	if len(o.DryRun) == 0 {
 		o.DryRun = q["dryRun"]
 	}
 	return o, checkDeleteOptions(o)
-}
-
-func deleteParameters(q url.Values, o *metav1.DeleteOptions) error {
-	if v := q.Get("gracePeriodSeconds"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil {
-			return badRequest("%v", err)
-		}
-		o.GracePeriodSeconds = &n
-	}
-	if v := q.Get("propagationPolicy"); v != "" {
-		p := metav1.DeletionPropagation(v)
-		o.PropagationPolicy = &p
-	}
-	if q.Has("orphanDependents") {
-		b := truth(q, "orphanDependents")
-		o.OrphanDependents = &b
-	}
-	if truth(q, "ignoreStoreReadErrorWithClusterBreakingPotential") {
-		yes := true
-		o.IgnoreStoreReadErrorWithClusterBreakingPotential = &yes
-	}
-	return nil
 }

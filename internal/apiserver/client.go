@@ -61,7 +61,7 @@ func (c *Client) recorded(call *call, run func(*call) (runtime.Object, error)) (
 		return c.run(call, run)
 	}
 	in.audit = c.s.cfg.Audit.New("")
-	call.audit, call.ctx = in.audit, audit.With(call.ctx, in.audit)
+	call.ctx = audit.With(call.ctx, in.audit)
 	q := audit.Request{At: c.s.now(), URI: remote.Path(call.ref), UserAgent: ownAgent, Sources: []string{ownAddress}}
 	if err := in.audit.Received(in.attributes(c.user), q); err != nil {
 		return nil, err

@@ -19,11 +19,12 @@ import (
 // delete removes the object, or marks it for those who finish the deletion:
 // the kubelet (grace period) and the owners of finalizers. removed says which.
 func (s *Server) delete(c *call, opts *metav1.DeleteOptions) (obj kinds.Object, removed bool, err error) {
-	if unsafe := opts.IgnoreStoreReadErrorWithClusterBreakingPotential; unsafe != nil && *unsafe {
-		return nil, false, badRequest("ignoreStoreReadErrorWithClusterBreakingPotential is not supported: an object that cannot be read cannot be deleted; bring its encryption key back first")
-	}
 	if err := checkDeleteOptions(opts); err != nil {
 		return nil, false, err
+	}
+	if isUnsafe(opts) {
+		err := s.deleteUnreadable(c)
+		return nil, err == nil, err
 	}
 	k := c.ref.Kind
 	if k.StoredAs != nil {
@@ -59,15 +60,18 @@ func checkDeleteOptions(o *metav1.DeleteOptions) error {
 	return nil
 }
 
+// preconditions of a deletion; upstream names the kind where others name the
+// resource.
 func preconditions(ref kinds.Ref, obj kinds.Object, p *metav1.Preconditions) error {
+	conflict := func(format string, args ...any) error {
+		return apierrors.NewConflict(schema.GroupResource{Group: ref.Kind.GVK.Group, Resource: ref.Kind.GVK.Kind}, ref.Name, fmt.Errorf(format, args...))
+	}
 	switch {
 	case p == nil:
 	case p.UID != nil && *p.UID != obj.GetUID():
-		return apierrors.NewConflict(ref.Kind.GroupResource(), ref.Name,
-			fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, obj.GetUID()))
+		return conflict("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, obj.GetUID())
 	case p.ResourceVersion != nil && *p.ResourceVersion != obj.GetResourceVersion():
-		return apierrors.NewConflict(ref.Kind.GroupResource(), ref.Name,
-			fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, obj.GetResourceVersion()))
+		return conflict("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, obj.GetResourceVersion())
 	}
 	return nil
 }

@@ -41,9 +41,9 @@ func (s *Server) evict(c *call, e *policyv1.Eviction) (runtime.Object, error) {
 	if opts == nil {
 		opts = &metav1.DeleteOptions{}
 	}
-	if unsafe := opts.IgnoreStoreReadErrorWithClusterBreakingPotential; unsafe != nil && *unsafe {
+	if isUnsafe(opts) {
 		return nil, apierrors.NewInvalid(policyv1.SchemeGroupVersion.WithKind("Eviction").GroupKind(), c.ref.Name, field.ErrorList{field.Invalid(
-			field.NewPath("deleteOptions", "ignoreStoreReadErrorWithClusterBreakingPotential"), true, "can not be set for pod eviction, try after removing the option")})
+			field.NewPath("deleteOptions", unsafeName), true, "can not be set for pod eviction, try after removing the option")})
 	}
 	one := *c
 	one.ref.Sub, one.admitted = "", true

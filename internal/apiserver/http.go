@@ -258,13 +258,15 @@ func (s *Server) authorize(ctx context.Context, in *info, a authorizer.Attribute
 	end(err)
 	s.metrics.authorized(decision, err, time.Since(began))
 	noteDecision(in.audit, decision, reason, err)
-	if decision == authorizer.DecisionAllow {
+	switch {
+	case decision == authorizer.DecisionAllow: // whatever else went wrong
 		return nil
+	case err == nil:
+		return authz.Forbidden(a, reason)
+	case in.uri == "":
+		return apierrors.NewInternalError(err)
 	}
-	if err != nil {
-		s.log.Warn("authorization failed", "user", a.User.GetName(), "error", err)
-	}
-	return authz.Forbidden(a, reason)
+	return authz.Failed(in.uri, err)
 }
 
 // serveKind decodes what the request carries and calls the operation.
@@ -273,6 +275,10 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	switch {
 	case in.sub != "" && !known, in.rest != "" && in.sub != "proxy", !segment(in.ns), !segment(in.name):
 		return pathNotFound()
+	case in.old && (in.sub != "" || k.Namespaced && in.ns == "" && in.name != ""):
+		return pathNotFound()
+	case in.old && r.Method != http.MethodGet:
+		return methodNotAllowed()
 	case k.Namespaced && in.ns == "" && in.name == "" && in.verb != "list" && in.verb != "watch":
 		return methodNotAllowed()
 	case k.Namespaced && in.ns == "" && in.verb != "list" && in.verb != "watch", !k.Namespaced && in.ns != "":
@@ -311,7 +317,7 @@ func (s *Server) serveKind(w *recorder, r *http.Request, in *info, k *kinds.Kind
 	if in.audit.Wants(auditv1.LevelRequestResponse) && in.verb != "watch" {
 		w.kept = &keeper{}
 	}
-	c := &call{ctx: ctx, user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in, audit: in.audit}
+	c := &call{ctx: ctx, user: u, ref: in.ref(k), verb: in.verb, warn: warn, in: in}
 	switch in.verb {
 	case "create", "update", "patch":
 		if err := c.writeOptions(r); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -200,7 +199,7 @@ func TestRefusals(t *testing.T) {
 		{"get of nowhere", "GET", podURL + "/a?resourceVersion=x", "", nil, 400, "BadRequest", "invalid resource version: resourceVersion: Invalid value"},
 		{"timeout of nobody", "GET", podURL + "?timeout=x", "", nil, 400, "BadRequest", "invalid timeout specified in the request URL"},
 		{"too large", "POST", cmURL, `{"metadata":{"name":"l"},"data":{"a":"` + strings.Repeat("x", 3<<20) + `"}}`, nil, 413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"},
-		{"namespace of the patch", "PATCH", cmURL + "/c", `{"metadata":{"namespace":"other"}}`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", "the namespace of the provided object does not match the namespace sent on the request"},
+		{"namespace of the patch", "PATCH", cmURL + "/c", `{"metadata":{"namespace":"other"}}`, []string{"Content-Type", "application/merge-patch+json"}, 400, "BadRequest", "the namespace of the object (other) does not match the namespace on the request (default)"},
 		{"version of the future", "GET", podURL + "?resourceVersion=99999999", "", nil, 504, "Timeout", "Too large resource version: 99999999, current: "},
 		{"exact without a version", "GET", podURL + "?resourceVersionMatch=Exact", "", nil, 422, "Invalid", "resourceVersionMatch is forbidden unless resourceVersion is provided"},
 		{"version that is none", "GET", podURL + "?resourceVersion=x", "", nil, 400, "BadRequest", `invalid resource version: resourceVersion: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax`},
@@ -283,18 +282,5 @@ func TestWhoMay(t *testing.T) {
 	w.do(t, "PUT", "/api/v1/namespaces/team/finalize", "{}", "X-Test-User", "u")
 	if seen[0].GetSubresource() != "finalize" || seen[0].GetName() != "team" {
 		t.Errorf("finalize: %+v", seen[0])
-	}
-}
-
-type failing struct{}
-
-func (failing) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
-	return authorizer.DecisionNoOpinion, "", errors.New("broken")
-}
-
-func TestAuthorizerFails(t *testing.T) {
-	w := newWorld(t, func(c *apiserver.Config) { c.Authz = failing{} })
-	if a := w.do(t, "GET", podURL, ""); a.code != 403 {
-		t.Errorf("%d %s", a.code, a.raw)
 	}
 }

@@ -18,10 +18,9 @@ import (
 // are those of CreateOptions, UpdateOptions and PatchOptions.
 func (c *call) writeOptions(r *http.Request) error {
 	q := r.URL.Query()
-	o := metav1.PatchOptions{DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: q.Get("fieldValidation")}
-	if q.Has("force") {
-		force := truth(q, "force")
-		o.Force = &force
+	var o metav1.PatchOptions
+	if err := metav1.Convert_url_Values_To_v1_PatchOptions(&q, &o, nil); err != nil {
+		return badRequest("%v", err)
 	}
 	var errs field.ErrorList
 	var kind string

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -23,11 +24,13 @@ import (
 type info struct {
 	verb string // get, list, watch, create, update, patch, delete, deletecollection
 	path string
+	uri  string // as the client wrote it; empty: no client did
 	// resource requests only:
 	resource bool
 	gvr      schema.GroupVersionResource
 	ns, name string
 	sub      string
+	old      bool   // a watch by its path, which upstream deprecates
 	rest     string // what follows the subresource, as it was escaped: the path behind proxy
 	fields   fields.Selector
 	fieldErr error
@@ -44,11 +47,7 @@ type info struct {
 }
 
 // wait adds to what a request has waited for others.
-func (in *info) wait(d time.Duration) {
-	if in != nil { // else the server asks for itself
-		in.waited += d
-	}
-}
+func (in *info) wait(d time.Duration) { in.waited += d }
 
 var verbOf = map[string]string{
 	http.MethodGet: "get", http.MethodHead: "get", http.MethodPost: "create",
@@ -57,7 +56,7 @@ var verbOf = map[string]string{
 
 // parse reads the method and the path; it knows nothing of which kinds exist.
 func parse(r *http.Request) *info {
-	in := &info{verb: strings.ToLower(r.Method), path: r.URL.Path}
+	in := &info{verb: strings.ToLower(r.Method), path: r.URL.Path, uri: r.URL.RequestURI()}
 	parts, escaped := segments(r.URL)
 	all := len(parts)
 	switch {
@@ -71,6 +70,9 @@ func parse(r *http.Request) *info {
 	verb, ok := verbOf[r.Method]
 	if !ok {
 		verb = in.verb
+	}
+	if in.old = parts[0] == "watch" && len(parts) > 1; in.old {
+		verb, parts = "watch", parts[1:]
 	}
 	in.resource, in.verb = true, verb
 	if parts[0] == "namespaces" && len(parts) > 1 {
@@ -114,16 +116,16 @@ func segments(u *url.URL) (parts, escaped []string) {
 
 // selectors belong to the request's identity: the authorizer sees them.
 func (in *info) selectors(q url.Values) {
-	if in.name != "" {
+	switch {
+	case in.old:
+	case in.name != "":
 		return
-	}
-	switch in.verb {
-	case "get":
+	case in.verb == "get":
 		in.verb = "list"
 		if truth(q, "watch") {
 			in.verb = "watch"
 		}
-	case "delete":
+	case in.verb == "delete":
 		in.verb = "deletecollection"
 	default:
 		return
@@ -132,9 +134,15 @@ func (in *info) selectors(q url.Values) {
 	if s := q.Get("fieldSelector"); s != "" {
 		if in.fields, in.fieldErr = fields.ParseSelector(s); in.fieldErr != nil {
 			in.fields = fields.Nothing()
-		} else if name, ok := in.fields.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
+		} else if name, ok := in.fields.RequiresExactMatch("metadata.name"); in.old {
+			if in.name != "" && name != in.name {
+				in.fieldErr = errors.New("fieldSelector metadata.name doesn't match requested name")
+			}
+		} else if ok && in.verb != "deletecollection" && len(path.IsValidPathSegmentName(name)) == 0 {
 			in.name = name // so that a permission on one name covers the watch of it
 		}
+	} else if in.name != "" {
+		in.fields = fields.OneTermEqualSelector("metadata.name", in.name)
 	}
 	if s := q.Get("labelSelector"); s != "" {
 		if in.labels, in.labelErr = labels.Parse(s); in.labelErr != nil {
@@ -150,6 +158,9 @@ func (in *info) attributes(u user.Info) authorizer.AttributesRecord {
 		a.Namespace, a.APIGroup, a.APIVersion, a.Resource, a.Subresource, a.Name = in.ns, in.gvr.Group, in.gvr.Version, in.gvr.Resource, in.sub, in.name
 		if in.gvr.Group == "" && in.gvr.Resource == "namespaces" {
 			a.Namespace = in.name // as upstream: a namespace lies in itself
+		}
+		if in.old { // such a watch may not support selectors, so none gives a right
+			return a
 		}
 		if in.fields != nil && !in.fields.Empty() {
 			a.FieldSelectorRequirements, a.FieldSelectorParsingErr = in.fields.Requirements(), in.fieldErr

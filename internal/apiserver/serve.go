@@ -126,14 +126,10 @@ func (s *Server) servePatch(w *recorder, r *http.Request, c *call, a accepted) e
 	if err != nil {
 		return err
 	}
-	policy, err := fieldValidation(r.URL.Query())
-	if err != nil {
-		return err
-	}
 	kind := patchType(r)
 	c.in.apply = kind == types.ApplyPatchType
 	c.patched(kind, data)
-	out, created, err := s.patch(c, kind, data, policy)
+	out, created, err := s.patch(c, kind, data, fieldValidation(r.URL.Query()))
 	if err != nil {
 		return err
 	}
@@ -157,6 +153,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 		in.dryRun = metav1.DryRunAll
 	}
 	if in.verb == "deletecollection" {
+		if err := checkUnsafe(opts); err != nil {
+			return err
+		}
 		return s.serveDeleteCollection(w, r, in, c, opts, a)
 	}
 	obj, removed, err := s.delete(c, opts)
@@ -166,6 +165,9 @@ func (s *Server) serveDelete(w *recorder, r *http.Request, in *info, c *call, a 
 	var out runtime.Object = obj
 	code := http.StatusOK
 	switch {
+	case obj == nil:
+		out = deletedBlindly(c.ref)
+		c.statusIs(out)
 	case removed && !returnsObject(c.ref.Kind):
 		out = deletedStatus(c.ref.Kind, obj)
 		c.statusIs(out)

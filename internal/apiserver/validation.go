@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"net/url"
 	"strconv"
 	"strings"
@@ -12,16 +13,10 @@ import (
 // fieldPolicy is what to do with fields that a kind does not have.
 type fieldPolicy string
 
-// fieldValidation reads the query parameter; absent means Warn, as upstream.
-func fieldValidation(q url.Values) (fieldPolicy, error) {
-	switch v := q.Get("fieldValidation"); v {
-	case "":
-		return metav1.FieldValidationWarn, nil
-	case metav1.FieldValidationIgnore, metav1.FieldValidationWarn, metav1.FieldValidationStrict:
-		return fieldPolicy(v), nil
-	default:
-		return "", badRequest("fieldValidation: Unsupported value: %q: supported values: \"Ignore\", \"Strict\", \"Warn\"", v)
-	}
+// fieldValidation reads the query parameter, which is one of those that there
+// are; absent means Warn, as upstream.
+func fieldValidation(q url.Values) fieldPolicy {
+	return fieldPolicy(cmp.Or(q.Get("fieldValidation"), metav1.FieldValidationWarn))
 }
 
 // maxFieldWarnings bounds the headers that one body can cause.

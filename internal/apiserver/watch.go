@@ -24,6 +24,9 @@ const (
 	// A watch without timeoutSeconds ends after half an hour to an hour, so
 	// that connections spread over servers again.
 	minWatch = 30 * time.Minute
+	// maxWatch is the longest that a client may ask for: rights and certificates
+	// are looked at when a watch begins.
+	maxWatch = 24 * time.Hour
 	// flushBytes is how much is gathered before it is sent although more is ready.
 	flushBytes = 64 << 10
 	// writeTimeout bounds how long a client may take to accept what is sent.
@@ -54,11 +57,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 		tab.stream = true
 	}
 	began := s.now()
-	timeout := minWatch + rand.N(minWatch)
-	if o.TimeoutSeconds != nil {
-		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	ctx, cancel := context.WithTimeout(r.Context(), watchTime(o))
 	defer cancel()
 	if k.Life != nil { // a definition that has changed ends the watches of its kinds
 		defer context.AfterFunc(k.Life, cancel)()
@@ -92,6 +91,15 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, k *kinds.Kind, in
 	}
 	st.follow(ctx, watcher, o.AllowWatchBookmarks)
 	return nil
+}
+
+// watchTime is how long a watch may last. As upstream, 0 asks for nothing in
+// particular, and less than that ends it at once.
+func watchTime(o metav1.ListOptions) time.Duration {
+	if o.TimeoutSeconds == nil || *o.TimeoutSeconds == 0 {
+		return minWatch + rand.N(minWatch)
+	}
+	return time.Duration(max(min(*o.TimeoutSeconds, int64(maxWatch/time.Second)), 0)) * time.Second
 }
 
 // sendsInitial: without a version to go on from a watch begins with what is there.

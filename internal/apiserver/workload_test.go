@@ -1,10 +1,15 @@
 package apiserver_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const (
@@ -186,8 +191,17 @@ func TestEviction(t *testing.T) {
 	w.evict(t, 201, "b", "") // so is one that has ended
 	status(`{"disruptionsAllowed": 0, "disruptedPods": null}`)
 	w.must(t, 201, "POST", budgetURL, `{"metadata": {"name": "two"}, "spec": {"selector": {}}}`)
-	if a = w.evict(t, 500, "c", ""); a.at("message") != "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support." {
+	const twice = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+	if a = w.evict(t, 500, "c", ""); a.at("message") != twice || a.at("status") != "Failure" || a.at("code") != 500.0 || a.at("reason") != nil {
 		t.Errorf("two budgets: %s", a.raw)
+	}
+	var failed apierrors.APIStatus
+	if err := w.client.CoreV1().Pods("default").EvictV1(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "c"}}); !errors.As(err, &failed) || failed.Status().Code != 500 || err.Error() != twice {
+		t.Errorf("two budgets, as client-go tells it: %v", err)
+	}
+	_, err := w.server.Client(admin).Create(t.Context(), refOf("pods", "c").WithSub("eviction"), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
+	if !errors.As(err, &failed) || failed.Status().Code != 500 || err.Error() != twice {
+		t.Errorf("two budgets, in process: %v", err)
 	}
 	w.must(t, 200, "DELETE", budgetURL+"/two", "")
 	w.must(t, 200, "DELETE", budgetURL+"/b", "")

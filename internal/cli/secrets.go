@@ -23,9 +23,9 @@ import (
 )
 
 func secretsCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "secrets", Short: "Change the key by which Secrets are encrypted on disk", Args: subcommand,
+	cmd := &cobra.Command{Use: "secrets", Short: "Change the key by which Secrets are encrypted on disk, or give up what a lost key has encrypted", Args: subcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(secretsRotateCommand())
+	cmd.AddCommand(secretsRotateCommand(), secretsDiscardCommand())
 	return cmd
 }
 
@@ -46,6 +46,40 @@ then this writes anew what the file says is to be encrypted, and counts.`,
 	}
 	dataDirFlag(cmd, &dataDir)
 	return cmd
+}
+
+func secretsDiscardCommand() *cobra.Command {
+	var dataDir string
+	cmd := &cobra.Command{
+		Use:   "discard KEY...",
+		Short: "Delete for ever the Secrets that lost encryption keys have encrypted",
+		Long: `Delete from the store of a stopped server the Secrets that were encrypted by the named keys,
+which are lost. A server that does not start for the lack of its keys names them, and starts
+with a new key after this.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("name the lost keys, as the server's start does")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return discardSecrets(cmd.Context(), cmd.OutOrStdout(), dataDir, args)
+		},
+	}
+	dataDirFlag(cmd, &dataDir)
+	return cmd
+}
+
+func discardSecrets(ctx context.Context, w io.Writer, dataDir string, keys []string) error {
+	in, err := serverInstance(dataDir)
+	if err != nil {
+		return err
+	}
+	out, err := server.DiscardStopped(ctx, in, keys, slog.New(slog.DiscardHandler))
+	if out.Values > 0 || err == nil {
+		fmt.Fprintf(w, "%d Secrets were deleted\n", out.Values)
+	}
+	return err
 }
 
 func rotateSecrets(ctx context.Context, w io.Writer, dataDir string) error {

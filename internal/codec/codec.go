@@ -114,6 +114,12 @@ type WrongKind struct {
 	Got schema.GroupVersionKind
 }
 
+// Unrecognized: nothing can be known of what the data are.
+type Unrecognized struct{ Err error }
+
+func (e *Unrecognized) Error() string { return e.Err.Error() }
+func (e *Unrecognized) Unwrap() error { return e.Err }
+
 func (e *WrongKind) Error() string {
 	return fmt.Sprintf("unexpected kind %q in version %q", e.Got.Kind, e.Got.GroupVersion())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -97,26 +98,51 @@ func DecodeBody(f Format, data []byte, into runtime.Object) (unknown []error, er
 	}
 	data, unknown, err = toJSON(f, data)
 	if err != nil {
-		return nil, err
+		return nil, &Unrecognized{err}
 	}
+	var strict []error
 	if u, ok := into.(*unstructured.Unstructured); ok {
-		twice, err := decodeUnstructured(data, u)
-		return append(unknown, twice...), err
+		strict, err = decodeUnstructured(data, u)
+	} else if strict, err = json.UnmarshalStrict(data, into); err == nil {
+		err = settleKind(into)
 	}
-	strict, err := json.UnmarshalStrict(data, into)
-	if err != nil {
-		// The cause may be that it is something else.
-		if gvk, merr := jsonserializer.DefaultMetaFactory.Interpret(data); merr == nil {
-			if wrong := checkKind(*gvk, into); wrong != nil {
-				return nil, wrong
-			}
+	if err == nil {
+		return append(unknown, strict...), nil
+	}
+	// The cause may be that it is something else, or nothing at all.
+	gvk, merr := jsonserializer.DefaultMetaFactory.Interpret(data)
+	if merr != nil {
+		return nil, &Unrecognized{merr}
+	}
+	if wrong := checkKind(*gvk, into); wrong != nil {
+		return nil, wrong
+	}
+	return nil, err
+}
+
+// settleKind checks what an object says that it is, and completes what it says
+// in part.
+func settleKind(into runtime.Object) error {
+	t, ok := into.GetObjectKind().(*metav1.TypeMeta)
+	if ok {
+		if _, err := schema.ParseGroupVersion(t.APIVersion); err != nil {
+			return err
 		}
-		return nil, err
 	}
-	if err := checkKind(into.GetObjectKind().GroupVersionKind(), into); err != nil {
-		return nil, err
+	got := into.GetObjectKind().GroupVersionKind()
+	if err := checkKind(got, into); err != nil || !ok || (t.Kind == "") == (t.APIVersion == "") {
+		return err
 	}
-	return append(unknown, strict...), nil
+	known, _, err := Scheme().ObjectKinds(into)
+	if err != nil {
+		return err
+	}
+	if t.Kind == "" {
+		t.Kind = known[0].Kind
+	} else {
+		t.APIVersion = known[0].GroupVersion().String()
+	}
+	return nil
 }
 
 // decodeUnstructured reads a custom resource. into says which kind it has to be

@@ -123,7 +123,7 @@ var (
 		Namespaced: true, Prefix: "pods",
 		New: func() Object { return &corev1.Pod{} }, NewList: func() runtime.Object { return &corev1.PodList{} },
 		Default:       do(defaults.Pod),
-		PrepareCreate: do(prepare.PodCreate), PrepareUpdate: doBoth(prepare.PodUpdate), Admitted: do(prepare.PodAdmitted),
+		PrepareCreate: do(prepare.PodCreate), PrepareUpdate: doBoth(prepare.PodUpdate),
 		Validate: check(validate.Pod), ValidateUpdate: checkBoth(validate.PodUpdate),
 		Warnings: warn(warnings.Pod),
 		Subresources: map[string]Subresource{

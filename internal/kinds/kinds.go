@@ -83,11 +83,10 @@ type Kind struct {
 	// idempotent: it also runs on what is read from the store.
 	Default func(Object)
 	// PrepareCreate and PrepareUpdate reset what clients may not write (status
-	// on the main resource, generation) before admission and validation.
+	// on the main resource, generation) before validation. As in upstream, what
+	// admission does to a new object comes before, to a changed one after.
 	PrepareCreate func(obj Object)
 	PrepareUpdate func(obj, old Object)
-	// Admitted completes a new object after admission changed it.
-	Admitted func(obj Object)
 	// Stamp notes the time of what a write of the object or of its status
 	// changes; it runs after PrepareUpdate. A new object has its
 	// creationTimestamp for that.

@@ -34,6 +34,20 @@ func Protection(obj kinds.Object, finalizer string) Protected {
 	return Fine
 }
 
+// Guard protects an object that is not protected, and lets go of one that is
+// being deleted as soon as nobody uses it; used is asked about such a one only.
+func Guard(k *kinds.Kind, obj kinds.Object, finalizer string, used func() bool) Result {
+	switch Protection(obj, finalizer) {
+	case Unprotected:
+		return Result{Actions: []Action{Protect(k, obj, finalizer)}}
+	case Leaving:
+		if !used() {
+			return Result{Actions: []Action{Release(k, obj, finalizer)}}
+		}
+	}
+	return Result{}
+}
+
 // Protect adds a finalizer to the object as it was seen.
 func Protect(k *kinds.Kind, obj kinds.Object, finalizer string) Action {
 	return setFinalizers(k, obj, append(slices.Clone(obj.GetFinalizers()), finalizer))

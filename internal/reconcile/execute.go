@@ -34,6 +34,7 @@ var (
 // outcome of one pass.
 type outcome struct {
 	again   bool // plan again after a back-off
+	stale   bool // only because the pass looked at an old state
 	after   time.Duration
 	holds   []hold
 	failure *Failure
@@ -56,7 +57,7 @@ func (r *Runtime) pass(ctx context.Context, it *item) {
 		o.holds = holdsOf(r.view, applied)
 	}
 	if err != nil {
-		o.again = true
+		o.again, o.stale = true, outrun(err)
 		o.failure = r.report(ctl, it, err)
 	}
 	r.metrics.passed(ctl.Name, err)
@@ -97,11 +98,13 @@ func (r *Runtime) report(ctl *controller, it *item, err error) *Failure {
 	return nil // a panic, which is logged where it happened
 }
 
+// outrun: somebody else has changed what the plan looked at.
+func outrun(err error) bool { return errors.Is(err, errStale) || apierrors.IsConflict(err) }
+
 // quiet errors mean that the plan looked at an old state, or that the world
 // it is for is going away; the next plan sees that.
 func quiet(err error) bool {
-	return errors.Is(err, errStale) || errors.Is(err, context.Canceled) ||
-		apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) ||
+	return outrun(err) || errors.Is(err, context.Canceled) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) ||
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 

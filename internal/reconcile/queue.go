@@ -21,7 +21,8 @@ type item struct {
 	state    state
 	dirty    bool // woken while it ran or was held
 	holds    []hold
-	failures int
+	failures int // since the last pass that came to its end
+	stale    int // passes since then that only looked at an old state
 	failure  *Failure
 
 	since time.Time // when it became ready, or began to run
@@ -253,11 +254,15 @@ func (r *Runtime) finish(it *item, o outcome) {
 	first, now := r.queue.next(), r.now()
 	switch {
 	case o.again:
-		it.failures++
+		if o.stale && it.stale < promptTries {
+			it.stale++
+		} else {
+			it.failures++
+		}
 		it.ctl.told.retries.Inc()
 		r.setDue(it, now.Add(r.backoff(it.failures)))
 	default:
-		it.failures = 0
+		it.failures, it.stale = 0, 0
 		if o.after > 0 {
 			r.setDue(it, now.Add(o.after))
 		} else if it.ctl.Resync > 0 && o.exists {
@@ -335,6 +340,11 @@ func (r *Runtime) setDue(it *item, at time.Time) {
 		heap.Push(&r.queue.due, it)
 	}
 }
+
+// promptTries is how often a key is planned again without a longer wait because
+// somebody else was faster: that is the course of things, not a failure. Who is
+// never the faster one waits like others.
+const promptTries = 10
 
 // backoff doubles from the minimum, with a fifth of jitter so that keys that
 // failed together do not come back together.

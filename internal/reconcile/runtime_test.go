@@ -281,6 +281,59 @@ func TestFailureReachesTheNextPlan(t *testing.T) {
 	}
 }
 
+// TestConflictsAreNoFailures: who was outrun tries again at once and owes
+// nothing to failures before or after, but not for ever.
+func TestConflictsAreNoFailures(t *testing.T) {
+	f := setup(t, copier(1))
+	conflict := apierrors.NewConflict(kinds.Secret.GroupResource(), "x", errors.New("modified"))
+	broken := apierrors.NewInternalError(errors.New("broken"))
+	var answer error
+	f.Hook = func(plan.Verb, kinds.Ref, runtime.Object) error { return answer }
+	// wait is how long the key waits after the next pass, in units of the first
+	// back-off, without the jitter.
+	wait := func(err error) int {
+		t.Helper()
+		answer = err
+		f.steps()
+		next := f.runtime.NextDue()
+		if next.IsZero() {
+			t.Fatal("the key is not tried again")
+		}
+		d := next.Sub(f.Now)
+		f.Now = next
+		for units := 1; ; units *= 2 {
+			if least := time.Duration(units) * 5 * time.Millisecond; d <= least*6/5 {
+				if d < least {
+					t.Errorf("waits %v", d)
+				}
+				return units
+			}
+		}
+	}
+	f.Put(kinds.ConfigMap, configMap("a"))
+	for i := range 10 {
+		if got := wait(conflict); got != 1 {
+			t.Fatalf("conflict %d: waits %d units", i+1, got)
+		}
+	}
+	var grown []int
+	for _, err := range []error{broken, conflict, broken, conflict, conflict} {
+		grown = append(grown, wait(err))
+	}
+	if want := []int{1, 2, 4, 8, 16}; !slices.Equal(grown, want) {
+		t.Errorf("after that it waits %v units, want %v", grown, want)
+	}
+	if n := strings.Count(f.log.String(), "write failed"); n != 2 || strings.Contains(f.log.String(), "modified") {
+		t.Errorf("%d failures in the log: %s", n, f.log.String())
+	}
+	answer = nil
+	f.steps()
+	f.Remove(kinds.Secret, "default", f.Objects(kinds.Secret)[0].GetName())
+	if got := wait(conflict); got != 1 {
+		t.Errorf("after a success it waits %d units", got)
+	}
+}
+
 func TestPanicIsContained(t *testing.T) {
 	c := copier(1)
 	inner := c.Plan

@@ -98,15 +98,15 @@ func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 	if err != nil {
 		return nil, errors.Join(err, s.listener.Close())
 	}
-	if err := s.wire(); err != nil {
+	if err := s.wire(ctx); err != nil {
 		return nil, errors.Join(err, s.listener.Close(), s.etcd.Close())
 	}
 	return s, nil
 }
 
 // wire builds the components; nothing runs yet.
-func (s *control) wire() (err error) {
-	if s.store, err = s.encrypted(); err != nil {
+func (s *control) wire(ctx context.Context) (err error) {
+	if s.store, err = s.encrypted(ctx); err != nil {
 		return err
 	}
 	if err := s.wireTracing(); err != nil {

@@ -31,10 +31,11 @@ func (s *control) checks() map[string]func(context.Context) error {
 
 // encrypted keeps Secrets unreadable on disk; the key is made at the first start.
 // With an EncryptionConfiguration, that decides.
-func (s *control) encrypted() (store.Store, error) {
+func (s *control) encrypted(ctx context.Context) (store.Store, error) {
 	c := s.cfg
 	path := c.Dir("server", "pki", "encryption.yaml")
-	keys, err := transform.OpenKeys(path, time.Now)
+	file := transform.KeyFile{Path: path, Raw: s.etcd, Prefix: kinds.Secret.KeyPrefix(""), Configured: c.EncryptionConfig != ""}
+	keys, err := file.Open(ctx, time.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -92,35 +93,57 @@ const rotationTime = 40 * time.Second
 
 // RotateStopped does what a running server would do, on the store of one that
 // does not run.
-func RotateStopped(ctx context.Context, in *Instance, fresh bool, log *slog.Logger) (_ *transform.Rotation, err error) {
+func RotateStopped(ctx context.Context, in *Instance, fresh bool, log *slog.Logger) (out *transform.Rotation, err error) {
+	err = stopped(ctx, in, log, func(db *etcd.Store, path string) error {
+		keys, err := transform.ReadKeys(path)
+		if err != nil {
+			return err
+		}
+		ring, err := transform.NewKeyring(keys)
+		if err != nil {
+			return err
+		}
+		s, err := transform.New(transform.Config{Store: db, Log: log, Rule: transform.Below(kinds.Secret.KeyPrefix(""), ring)})
+		if err != nil {
+			return err
+		}
+		out, err = newRotator(path, ring, db, s).Rotate(ctx, fresh)
+		return err
+	})
+	return out, err
+}
+
+// DiscardStopped deletes the Secrets that lost keys have encrypted from the
+// store of a server that does not run: a running one would read on.
+func DiscardStopped(ctx context.Context, in *Instance, keys []string, log *slog.Logger) (out transform.Lost, err error) {
+	err = stopped(ctx, in, log, func(db *etcd.Store, path string) error {
+		atHand, err := transform.ReadKeys(path)
+		if err != nil && !errors.Is(err, transform.ErrNoKeyFile) {
+			return err
+		}
+		out, err = transform.Discard(ctx, db, kinds.Secret.KeyPrefix(""), atHand, keys)
+		return err
+	})
+	return out, err
+}
+
+// stopped opens the store of a server that does not run, as long as do takes;
+// path is that of the key file.
+func stopped(ctx context.Context, in *Instance, log *slog.Logger, do func(db *etcd.Store, path string) error) error {
 	c := &Config{DataDir: in.DataDir, Log: log}
 	lock, err := lockInstance(c.DataDir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock(c.DataDir, lock)
-	path := c.Dir("server", "pki", "encryption.yaml")
-	keys, err := transform.ReadKeys(path)
-	if err != nil {
-		return nil, err
-	}
-	ring, err := transform.NewKeyring(keys)
-	if err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	db, err := etcd.Open(ctx, etcd.Config{Dir: c.Dir("server", "etcd"), SocketDir: c.RunDir(), Log: log})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	s, err := transform.New(transform.Config{Store: db, Log: log, Rule: transform.Below(kinds.Secret.KeyPrefix(""), ring)})
-	if err != nil {
-		return nil, err
-	}
-	return newRotator(path, ring, db, s).Rotate(ctx, fresh)
+	return errors.Join(do(db, c.Dir("server", "pki", "encryption.yaml")), db.Close())
 }
 
 // byResource finds the transformer of a key's resource.

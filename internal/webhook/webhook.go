@@ -7,6 +7,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -23,8 +24,8 @@ import (
 )
 
 const (
-	// maxAnswer bounds what a webhook may answer: a converted list of objects,
-	// each below 3 MiB, is the longest that is asked for.
+	// maxAnswer bounds what a webhook may answer of which nothing else is said: a
+	// converted list of objects, each below 3 MiB, is the longest that is asked for.
 	maxAnswer = 64 << 20
 	// maxTransports bounds the certificates and servers for which connections
 	// are kept; upstream keeps clients for as many configurations.
@@ -38,7 +39,6 @@ const (
 var (
 	errNowhere  = errors.New("webhook configuration must have either service or URL")
 	errRedirect = errors.New("the webhook answered with a redirect, which is not followed")
-	errTooLong  = fmt.Errorf("the webhook's answer is longer than %d bytes", maxAnswer)
 	errBundle   = errors.New("unable to load root certificates: no PEM encoded certificates found")
 )
 
@@ -48,6 +48,8 @@ type Hook struct {
 	Service *Service
 	// CABundle verifies the webhook's certificate; empty: the system's roots do.
 	CABundle []byte
+	// Longest answer that is read, in bytes; 0: 64 MiB.
+	Longest int64
 }
 
 // Service of the cluster that is a webhook. Its certificate is for
@@ -200,9 +202,10 @@ func (c *Caller) post(ctx context.Context, h Hook, to *url.URL, t http.RoundTrip
 	case code != http.StatusOK:
 		return nil, &StatusError{Code: code}
 	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err == nil && len(answer) > maxAnswer {
-		err = errTooLong
+	longest := cmp.Or(h.Longest, maxAnswer)
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, longest+1))
+	if err == nil && int64(len(answer)) > longest {
+		err = fmt.Errorf("the webhook's answer is longer than %d bytes", longest)
 	}
 	return answer, err
 }

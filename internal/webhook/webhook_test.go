@@ -95,7 +95,10 @@ func TestCall(t *testing.T) {
 		{"nothing", Hook{}, "must have either service or URL", false},
 		{"redirect", Hook{Service: &Service{Namespace: "ns", Name: "svc", Path: "/redirect"}, CABundle: bundle}, "redirect", false},
 		{"status", Hook{Service: &Service{Namespace: "ns", Name: "svc", Path: "/secret"}, CABundle: bundle}, "status code 418", false},
-		{"long", Hook{Service: &Service{Namespace: "ns", Name: "svc", Path: "/long"}, CABundle: bundle}, "longer than", false},
+		{"long", Hook{Service: &Service{Namespace: "ns", Name: "svc", Path: "/long"}, CABundle: bundle}, "longer than 67108864 bytes", false},
+		{"long for its kind", Hook{Service: &Service{Namespace: "ns", Name: "svc", Path: "/a"}, CABundle: bundle, Longest: 87}, "longer than 87 bytes", false},
+		{"just short enough", Hook{Service: &Service{Namespace: "ns", Name: "svc", Path: "/a"}, CABundle: bundle, Longest: 88},
+			"POST svc.ns.svc:443 /a?timeout=60s HTTP/1.1 application/json kube-apiserver-admission hi", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := c.Call(t.Context(), tt.hook, long, []byte("hi"))

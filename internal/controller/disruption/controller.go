@@ -46,7 +46,7 @@ func Controller(table *kinds.Table) reconcile.Controller {
 		Plan: func(in reconcile.Input) plan.Result {
 			if name, ok := strings.CutPrefix(in.Key.Name, podKey); ok {
 				if p := view.Get[*corev1.Pod](in.View, kinds.Pod, in.Key.Namespace, name); p != nil {
-					return PlanPod(p, in.Now)
+					return PlanPod(p, budgetsOf(in.View, p), in.Now)
 				}
 				return plan.Result{}
 			}
@@ -59,8 +59,20 @@ func Controller(table *kinds.Table) reconcile.Controller {
 	}
 }
 
+// budgetsOf are the names of the budgets that select a pod, in order.
+func budgetsOf(s *view.Snapshot, p *corev1.Pod) []string {
+	var names []string
+	for b := range view.List[*policyv1.PodDisruptionBudget](s, kinds.PodDisruptionBudget, p.Namespace) {
+		if sel, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && sel.Matches(labels.Set(p.Labels)) {
+			names = append(names, b.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // podKeys are the budgets that select a pod, or did, and the pod itself if its
-// word may have to be taken back.
+// word may have to be taken back, or more than one budget selects it.
 func podKeys(s *view.Snapshot, c view.Change) []reconcile.Key {
 	var keys []reconcile.Key
 	for b := range view.List[*policyv1.PodDisruptionBudget](s, kinds.PodDisruptionBudget, c.Object().GetNamespace()) {
@@ -69,7 +81,7 @@ func podKeys(s *view.Snapshot, c view.Change) []reconcile.Key {
 			keys = append(keys, reconcile.KeyOf(b))
 		}
 	}
-	if p, ok := c.New.(*corev1.Pod); ok && doomed(p) != nil {
+	if p, ok := c.New.(*corev1.Pod); ok && (doomed(p) != nil || len(keys) > 1 && len(budgetsOf(s, p)) > 1) {
 		keys = append(keys, reconcile.Key{Namespace: p.Namespace, Name: podKey + p.Name})
 	}
 	return keys

@@ -235,14 +235,21 @@ func doomed(p *corev1.Pod) *corev1.PodCondition {
 	return c
 }
 
-// PlanPod takes the word back that a pod will be disrupted, two minutes later.
-func PlanPod(p *corev1.Pod, now time.Time) plan.Result {
+// PlanPod takes the word back that a pod will be disrupted, two minutes later,
+// and tells of a pod that several budgets select, by their names: it cannot be
+// evicted.
+func PlanPod(p *corev1.Pod, budgets []string, now time.Time) (out plan.Result) {
+	if len(budgets) > 1 {
+		out.Events = []plan.Event{{Regarding: kinds.RefTo(kinds.Pod, p), UID: p.UID, Type: corev1.EventTypeWarning, Reason: "MultiplePodDisruptionBudgets",
+			Message: fmt.Sprintf("Pod %q/%q matches multiple PodDisruptionBudgets.  Chose %q arbitrarily.", p.Namespace, p.Name, budgets[0])}}
+	}
 	c := doomed(p)
 	if c == nil {
-		return plan.Result{}
+		return out
 	}
 	if wait := c.LastTransitionTime.Add(staleTimeout).Sub(now); wait > 0 {
-		return plan.Result{After: wait}
+		out.After = wait
+		return out
 	}
 	// The patch says what the condition is to be in full: reason and message go.
 	data, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []map[string]any{{
@@ -252,8 +259,9 @@ func PlanPod(p *corev1.Pod, now time.Time) plan.Result {
 	if err != nil {
 		panic("disruption: " + err.Error()) // API types always marshal
 	}
-	return plan.Result{Actions: []plan.Action{{
+	out.Actions = []plan.Action{{
 		Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, p).WithSub("status"), PatchType: types.StrategicMergePatchType, Data: data,
 		UID: p.UID, ResourceVersion: p.ResourceVersion, Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound},
-	}}}
+	}}
+	return out
 }

@@ -162,13 +162,50 @@ func TestPlanPod(t *testing.T) {
 		p := pod("p", "", false)
 		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", LastTransitionTime: metav1.NewTime(now.Add(-2 * time.Minute))}}
 		c.change(p)
-		res := PlanPod(p, now)
-		if res.After != c.after || (len(res.Actions) == 1) != c.acts {
+		res := PlanPod(p, []string{"b"}, now)
+		if res.After != c.after || (len(res.Actions) == 1) != c.acts || len(res.Events) > 0 {
 			t.Errorf("%s: %+v", name, res)
 		}
 		if c.acts && !strings.Contains(string(res.Actions[0].Data), `"reason":null,"status":"False","type":"DisruptionTarget"`) {
 			t.Errorf("%s: %s", name, res.Actions[0].Data)
 		}
+	}
+}
+
+// TestSeveralBudgets: a pod that cannot be evicted for them is told of, and its
+// word is taken back all the same.
+func TestSeveralBudgets(t *testing.T) {
+	w, table := world(), kinds.Builtin()
+	for _, name := range []string{"x", "b"} {
+		b := budget(atMostDown(intstr.FromInt32(1)))
+		b.Name, b.UID = name, ""
+		w.Put(kinds.PodDisruptionBudget, b)
+	}
+	p := pod("p", "", true)
+	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(w.Now)})
+	w.Put(kinds.Pod, p)
+	free := pod("free", "", true)
+	free.Labels = map[string]string{"app": "other"}
+	w.Put(kinds.Pod, free)
+	events, err := w.Drive(1, 200, time.Hour, Controller(table))
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for _, e := range events.All {
+		if e.Reason != "MultiplePodDisruptionBudgets" {
+			continue
+		}
+		told++
+		if want := `Pod "default"/"p" matches multiple PodDisruptionBudgets.  Chose "b" arbitrarily.`; e.Message != want || e.Type != corev1.EventTypeWarning || e.Regarding.Kind != kinds.Pod || e.Regarding.Name != "p" {
+			t.Errorf("%+v", e)
+		}
+	}
+	if told == 0 {
+		t.Errorf("not told of: %+v", events.All)
+	}
+	if doomed(w.Object(kinds.Pod, "default", "p").(*corev1.Pod)) != nil {
+		t.Error("the pod still says that it will be disrupted")
 	}
 }
 

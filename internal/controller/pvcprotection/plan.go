@@ -35,19 +35,14 @@ type Observed struct {
 // Plan lets go of a claim that no pod on a node has. A pod that is placed
 // afterwards does not start: kubelets refuse claims that are being deleted.
 func Plan(o Observed) plan.Result {
-	switch plan.Protection(o.Claim, Finalizer) {
-	case plan.Unprotected:
-		return plan.Result{Actions: []plan.Action{plan.Protect(kinds.PersistentVolumeClaim, o.Claim, Finalizer)}}
-	case plan.Leaving:
-		switch {
-		case slices.ContainsFunc(o.Pods, func(p *corev1.Pod) bool { return holds(p, o.Claim) }):
-		case !o.CaughtUp:
-			return plan.Result{After: behind}
-		default:
-			return plan.Result{Actions: []plan.Action{plan.Release(kinds.PersistentVolumeClaim, o.Claim, Finalizer)}}
-		}
-	}
-	if o.Claim.DeletionTimestamp == nil && o.Claim.Status.Phase == corev1.ClaimBound {
+	held := slices.ContainsFunc(o.Pods, func(p *corev1.Pod) bool { return holds(p, o.Claim) })
+	out := plan.Guard(kinds.PersistentVolumeClaim, o.Claim, Finalizer, func() bool { return held || !o.CaughtUp })
+	switch {
+	case len(out.Actions) > 0:
+		return out
+	case plan.Protection(o.Claim, Finalizer) == plan.Leaving && !held:
+		return plan.Result{After: behind}
+	case o.Claim.DeletionTimestamp == nil && o.Claim.Status.Phase == corev1.ClaimBound:
 		return o.unused()
 	}
 	return plan.Result{}

@@ -14,13 +14,5 @@ const Finalizer = "kubernetes.io/pv-protection"
 // Plan lets go of a volume that is not bound, and protects one that is not
 // protected.
 func Plan(pv *corev1.PersistentVolume) plan.Result {
-	switch plan.Protection(pv, Finalizer) {
-	case plan.Unprotected:
-		return plan.Result{Actions: []plan.Action{plan.Protect(kinds.PersistentVolume, pv, Finalizer)}}
-	case plan.Leaving:
-		if pv.Status.Phase != corev1.VolumeBound {
-			return plan.Result{Actions: []plan.Action{plan.Release(kinds.PersistentVolume, pv, Finalizer)}}
-		}
-	}
-	return plan.Result{}
+	return plan.Guard(kinds.PersistentVolume, pv, Finalizer, func() bool { return pv.Status.Phase == corev1.VolumeBound })
 }

@@ -24,15 +24,7 @@ type Observed struct {
 // Plan lets go of a class that nobody uses, and protects one that is not
 // protected.
 func Plan(o Observed) plan.Result {
-	switch plan.Protection(o.Class, Finalizer) {
-	case plan.Unprotected:
-		return plan.Result{Actions: []plan.Action{plan.Protect(kinds.VolumeAttributesClass, o.Class, Finalizer)}}
-	case plan.Leaving:
-		if !o.Used {
-			return plan.Result{Actions: []plan.Action{plan.Release(kinds.VolumeAttributesClass, o.Class, Finalizer)}}
-		}
-	}
-	return plan.Result{}
+	return plan.Guard(kinds.VolumeAttributesClass, o.Class, Finalizer, func() bool { return o.Used })
 }
 
 // classesOf a claim or a volume: those that it has, wants or is on its way to.

@@ -10,9 +10,11 @@ import (
 	"knarr.dev/knarr/internal/kinds/qos"
 )
 
-// PodCreate starts a pod as pending, of its class of service.
+// PodCreate starts a pod as pending, of the class of service that follows from
+// its resources.
 func PodCreate(pod *corev1.Pod) {
 	fresh(pod, true)
+	podResources(&pod.Spec)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qos.Of(pod)}
 	if len(pod.Spec.SchedulingGates) > 0 {
 		pod.Status.Conditions = []corev1.PodCondition{{
@@ -22,13 +24,6 @@ func PodCreate(pod *corev1.Pod) {
 		}}
 	}
 	mergeLabelKeys(pod)
-}
-
-// PodAdmitted completes a new pod after admission, which may have added
-// containers and resources.
-func PodAdmitted(pod *corev1.Pod) {
-	podResources(&pod.Spec)
-	pod.Status.QOSClass = qos.Of(pod)
 }
 
 // PodUpdate keeps the status and counts changes of the spec.

@@ -397,7 +397,7 @@ func TestDeviceTaintTimes(t *testing.T) {
 	}
 }
 
-func TestPodAdmitted(t *testing.T) {
+func TestPodCreateCompletesResources(t *testing.T) {
 	list := func(cpu, memory string) corev1.ResourceList {
 		l := corev1.ResourceList{}
 		for name, q := range map[corev1.ResourceName]string{"cpu": cpu, "memory": memory} {
@@ -424,11 +424,11 @@ func TestPodAdmitted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := &corev1.Pod{Spec: corev1.PodSpec{Resources: &tc.pod, Containers: []corev1.Container{{Name: "a", Resources: tc.a}, {Name: "b", Resources: tc.b}}}}
-			PodAdmitted(pod)
+			PodCreate(pod)
 			if r := pod.Spec.Resources; !same(r.Requests, tc.want.Requests) || !same(r.Limits, tc.want.Limits) {
 				t.Errorf("got %v, want %v", r, tc.want)
 			}
-			PodAdmitted(pod)
+			PodCreate(pod)
 			if r := pod.Spec.Resources; !same(r.Requests, tc.want.Requests) || !same(r.Limits, tc.want.Limits) {
 				t.Errorf("again: %v", r)
 			}

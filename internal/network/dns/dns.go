@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -31,8 +32,9 @@ type Config struct {
 	Domain  string     // default cluster.local
 	Address netip.Addr // the cluster DNS address; it need not exist yet
 	Port    int        // default 53
-	// Reverse ranges are the cluster's own: unknown addresses in them have no
-	// name, instead of being asked upstream.
+	// Reverse ranges are the cluster's own, besides those of ServiceCIDRs, if
+	// the view has them: unknown addresses in them have no name, instead of being
+	// asked upstream.
 	Reverse []netip.Prefix
 	// Upstreams as host:port; nil: those of ResolvConf, read again when it
 	// changes.
@@ -243,7 +245,7 @@ func (s *Server) answer(ctx context.Context, m *dns.Msg, q dns.Question, dnssec 
 	if isReverse {
 		snapshot := s.cfg.View.Snapshot()
 		records := s.reverse.records(s.zone, snapshot, q.Name, a)
-		if records != nil || s.own(a) {
+		if records != nil || s.own(snapshot, a) {
 			m.Authoritative = true
 			if records == nil {
 				m.Rcode = dns.RcodeNameError
@@ -261,13 +263,9 @@ func (s *Server) answer(ctx context.Context, m *dns.Msg, q dns.Question, dnssec 
 }
 
 // own reports whether an address is in one of the cluster's ranges.
-func (s *Server) own(a netip.Addr) bool {
-	for _, p := range s.cfg.Reverse {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
+func (s *Server) own(now *view.Snapshot, a netip.Addr) bool {
+	in := func(p netip.Prefix) bool { return p.Contains(a) }
+	return slices.ContainsFunc(s.cfg.Reverse, in) || slices.ContainsFunc(view.ServiceRanges(now, netip.Prefix{}), in)
 }
 
 func (s *Server) fromZone(ctx context.Context, m *dns.Msg, q dns.Question, dnssec bool) {

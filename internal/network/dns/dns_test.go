@@ -19,6 +19,7 @@ import (
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -27,7 +28,7 @@ import (
 
 func cluster(t testing.TB) *view.View {
 	t.Helper()
-	v := view.New([]*kinds.Kind{kinds.Namespace, kinds.Service, kinds.EndpointSlice}, view.SlicesByService)
+	v := view.New([]*kinds.Kind{kinds.Namespace, kinds.Service, kinds.EndpointSlice, kinds.ServiceCIDR}, view.SlicesByService)
 	svc := func(name, ip string, ports ...corev1.ServicePort) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip, Ports: ports}}
 	}
@@ -49,6 +50,7 @@ func cluster(t testing.TB) *view.View {
 	v.Replace(kinds.Namespace, []kinds.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}}, 1)
 	v.Replace(kinds.Service, []kinds.Object{svc("web", "10.96.0.7", corev1.ServicePort{Name: "http", Port: 80, Protocol: tcp}), svc("db", "None"), ext, alias("out", "Example.org"), alias("loop", "loop.ns.svc.cluster.local")}, 1)
 	v.Replace(kinds.EndpointSlice, []kinds.Object{slice}, 1)
+	v.Replace(kinds.ServiceCIDR, []kinds.Object{&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.112.0.0/24"}}}}, 1)
 	return v
 }
 
@@ -304,8 +306,13 @@ func TestServer(t *testing.T) {
 			t.Errorf("%s: %v", name, a)
 		}
 	}
-	if a := ask("udp", "9.9.96.10.in-addr.arpa.", dns.TypePTR); a.Rcode != dns.RcodeNameError || up.count("9.9.96.10.in-addr.arpa.") != 0 {
-		t.Errorf("an unknown address of the cluster: %v", a)
+	for _, name := range []string{"9.9.96.10.in-addr.arpa.", "9.0.112.10.in-addr.arpa."} { // the second one is a ServiceCIDR's
+		if a := ask("udp", name, dns.TypePTR); a.Rcode != dns.RcodeNameError || !a.Authoritative || len(a.Ns) != 1 || up.count(name) != 0 {
+			t.Errorf("an unknown address of the cluster: %v", a)
+		}
+	}
+	if a := ask("udp", "9.1.112.10.in-addr.arpa.", dns.TypePTR); a.Authoritative || up.count("9.1.112.10.in-addr.arpa.") == 0 {
+		t.Errorf("an address of others: %v", a)
 	}
 	for range 2 {
 		if a := ask("udp", "Example.net.", dns.TypeA); len(a.Answer) != 1 || a.Answer[0].Header().Name != "Example.net." {

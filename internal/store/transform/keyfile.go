@@ -2,6 +2,7 @@ package transform
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -10,9 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"knarr.dev/knarr/internal/store"
 )
 
 // keyFile is the part of upstream's EncryptionConfiguration that is read; a
@@ -47,27 +51,51 @@ const (
 	keyFileKind    = "EncryptionConfiguration"
 )
 
-// OpenKeys reads the keys that Secrets are encrypted with, the first of which
+// ErrNoKeyFile: there is no file where the keys should be.
+var ErrNoKeyFile = errors.New("is gone")
+
+// KeyFile is where the generated keys lie, and what they encrypt.
+type KeyFile struct {
+	Path       string
+	Raw        store.Store // as it is on disk
+	Prefix     string      // of what the keys encrypt there
+	Configured bool        // an EncryptionConfiguration has keys of its own
+}
+
+// Open reads the keys that Secrets are encrypted with, the first of which
 // writes. A file that is not there is made, with one random key, readable by
-// its owner only. Who loses it loses every Secret.
-func OpenKeys(path string, now func() time.Time) ([]Key, error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+// its owner only, unless the store holds what another key has encrypted: who
+// loses the file loses every Secret, and shall know it.
+func (f KeyFile) Open(ctx context.Context, now func() time.Time) ([]Key, error) {
+	if _, err := os.Lstat(f.Path); errors.Is(err, fs.ErrNotExist) {
+		lost, err := orphans(ctx, f.Raw, f.Prefix, f.Configured)
+		if err != nil {
+			return nil, err
+		}
+		if lost.Values > 0 {
+			return nil, fmt.Errorf("the encryption key file %s is gone, and %d stored Secrets cannot be read without its keys: put it back from a backup, or give these Secrets up for ever with `knarr secrets discard %s`",
+				f.Path, lost.Values, strings.Join(lost.Keys, " "))
+		}
+		if len(lost.Foreign) > 0 {
+			return nil, fmt.Errorf("the encryption key file %s is gone, and stored Secrets are encrypted by %s: start with the --encryption-provider-config that has these keys",
+				f.Path, strings.Join(lost.Foreign, ", "))
+		}
 		key, err := newKey(now(), nil)
 		if err == nil {
-			err = writeKeys(path, []Key{key}, os.Link) // never over another one
+			err = writeKeys(f.Path, []Key{key}, os.Link) // never over another one
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("cannot make the encryption key file: %w", err)
 		}
 	}
-	return ReadKeys(path)
+	return ReadKeys(f.Path)
 }
 
 // ReadKeys reads the file as it stands.
 func ReadKeys(path string) ([]Key, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the encryption key file %s is gone: put it back from a backup, and do not stop the server before", path)
+		return nil, fmt.Errorf("the encryption key file %s %w: put it back from a backup, and do not stop the server before", path, ErrNoKeyFile)
 	}
 	if err != nil {
 		return nil, err
@@ -123,6 +151,16 @@ func parseKeys(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
+// keyTime is how a generated key's name says when it was made.
+const keyTime = "20060102-150405"
+
+// isGenerated: newKey gives such names.
+func isGenerated(name string) bool {
+	stamp, ok := strings.CutPrefix(name, "key")
+	_, err := time.Parse(keyTime, stamp)
+	return ok && err == nil
+}
+
 // newKey is a random one with a name that none of the others has.
 func newKey(now time.Time, others []Key) (Key, error) {
 	secret := make([]byte, keySize)
@@ -130,7 +168,7 @@ func newKey(now time.Time, others []Key) (Key, error) {
 		return Key{}, err
 	}
 	for {
-		name := "key" + now.UTC().Format("20060102-150405")
+		name := "key" + now.UTC().Format(keyTime)
 		if !slices.ContainsFunc(others, func(k Key) bool { return k.Name == name }) {
 			return Key{Name: name, Secret: secret}, nil
 		}

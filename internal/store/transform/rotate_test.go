@@ -92,7 +92,7 @@ func newHost(t *testing.T) *host {
 func (h *host) start(t *testing.T) *Rotator {
 	t.Helper()
 	h.now = h.now.Add(time.Minute)
-	keys, err := OpenKeys(h.path, func() time.Time { return h.now })
+	keys, err := KeyFile{Path: h.path, Raw: h.raw, Prefix: below}.Open(t.Context(), func() time.Time { return h.now })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -209,14 +209,15 @@ func TestRefused(t *testing.T) {
 func TestOpenKeys(t *testing.T) {
 	now := func() time.Time { return time.Unix(1_800_000_000, 0) }
 	path := filepath.Join(t.TempDir(), "new", "encryption.yaml")
-	keys, err := OpenKeys(path, now)
+	file := KeyFile{Path: path, Raw: mem.New(), Prefix: below}
+	keys, err := file.Open(t.Context(), now)
 	if err != nil || len(keys) != 1 || len(keys[0].Secret) != keySize || keys[0].Name != "key20270115-080000" {
 		t.Fatalf("%+v %v", keys, err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
 	}
-	again, err := OpenKeys(path, now)
+	again, err := file.Open(t.Context(), now)
 	if err != nil || !bytes.Equal(again[0].Secret, keys[0].Secret) {
 		t.Errorf("another key the second time: %v", err)
 	}
@@ -226,7 +227,7 @@ func TestOpenKeys(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenKeys(path, now); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := file.Open(t.Context(), now); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("open to the group: %v", err)
 	}
 }
