@@ -69,10 +69,15 @@ func (m *meter) scrape(path string) map[string]float64 {
 	if code != 200 {
 		m.t.Fatalf("%s: %d %s", path, code, text)
 	}
+	return figures(m.t, text)
+}
+
+func figures(t *testing.T, text string) map[string]float64 {
+	t.Helper()
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
 	if err != nil {
-		m.t.Fatalf("%s: %v", path, err)
+		t.Fatalf("%v in\n%s", err, text)
 	}
 	out := map[string]float64{}
 	for name, f := range families {
