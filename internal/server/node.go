@@ -43,8 +43,8 @@ type node struct {
 	view    *view.View    // pods of this node at least, nodes, services, slices
 	objects kubelet.Objects
 	cert    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	clients *x509.CertPool // who may call the kubelet
-	metrics *prometheus.Registry
+	clients *x509.CertPool       // who may call the kubelet
+	metrics *prometheus.Registry // of the node; nil: a new one
 }
 
 // runtimeOf is the private containerd of a data directory.
@@ -88,7 +88,9 @@ func cleanNetwork(in *Instance) error {
 // run runs the node; ready is called once it is Ready in the cluster.
 func (n *node) run(ctx context.Context, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
-	n.metrics = prometheus.NewRegistry()
+	if n.metrics == nil {
+		n.metrics = prometheus.NewRegistry()
+	}
 	endpoint, err := n.runtime(ctx, g)
 	if err != nil {
 		return errors.Join(err, g.Wait())
