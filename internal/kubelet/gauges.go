@@ -23,12 +23,14 @@ var (
 	ephemeralDesc  = prometheus.NewDesc("kubelet_managed_ephemeral_containers", "Ephemeral containers of pods.", nil, nil)
 	cgroupDesc     = prometheus.NewDesc("kubelet_cgroup_version", "Version of the machine's cgroups.", nil, nil)
 	volumesDesc    = prometheus.NewDesc("volume_manager_total_volumes", "Volumes of pods, those that are to be there and those that are.", []string{"plugin_name", "state"}, nil)
+	resizesDesc    = prometheus.NewDesc("kubelet_pod_pending_resizes", "Resizes of pods that wait, or that cannot be.", []string{"reason", "priority_bucket"}, nil)
+	resizingDesc   = prometheus.NewDesc("kubelet_pod_in_progress_resizes", "Resizes of pods that are under way.", nil, nil)
 	servingDesc    = prometheus.NewDesc("kubelet_certificate_manager_server_ttl_seconds", "Time that the certificate of this server has left.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodeNameDesc, podsDesc, containersDesc, desiredDesc, activeDesc, workingDesc, ephemeralDesc, cgroupDesc, volumesDesc, servingDesc} {
+	for _, d := range []*prometheus.Desc{nodeNameDesc, podsDesc, containersDesc, desiredDesc, activeDesc, workingDesc, ephemeralDesc, cgroupDesc, volumesDesc, resizesDesc, resizingDesc, servingDesc} {
 		ch <- d
 	}
 }
@@ -36,6 +38,8 @@ func (gauges) Describe(ch chan<- *prometheus.Desc) {
 // tally of the node's pods.
 type tally struct {
 	running, desired, active, ephemeral int
+	resizing                            int
+	resizes                             map[[2]string]int
 	states                              [4]int // by plan.State
 	working                             map[[3]string]int
 	volumes                             map[[2]string]int
@@ -45,7 +49,7 @@ type tally struct {
 var stateNames = [4]string{"created", "running", "exited", "unknown"}
 
 func (k *Kubelet) tally() tally {
-	t := tally{working: map[[3]string]int{}, volumes: map[[2]string]int{}}
+	t := tally{working: map[[3]string]int{}, volumes: map[[2]string]int{}, resizes: map[[2]string]int{}}
 	for _, w := range k.list() {
 		w.mu.Lock()
 		pod, absent := w.pod, w.absent
@@ -78,6 +82,7 @@ func (k *Kubelet) tally() tally {
 		if !w.over.Load() && (w.placed.Load() || placed(pod)) {
 			t.active++
 		}
+		t.resize(pod)
 		t.ephemeral += len(pod.Spec.EphemeralContainers)
 		for i := range pod.Spec.Volumes {
 			name := pluginOf(&pod.Spec.Volumes[i])
@@ -88,6 +93,41 @@ func (k *Kubelet) tally() tally {
 		}
 	}
 	return t
+}
+
+// resize counts what the pod's status says of one.
+func (t *tally) resize(pod *corev1.Pod) {
+	for i := range pod.Status.Conditions {
+		switch c := &pod.Status.Conditions[i]; {
+		case c.Status != corev1.ConditionTrue:
+		case c.Type == corev1.PodResizePending && (c.Reason == corev1.PodReasonDeferred || c.Reason == corev1.PodReasonInfeasible): // others are a client's words
+			t.resizes[[2]string{strings.ToLower(c.Reason), priorityBucket(pod.Spec.Priority)}]++
+		case c.Type == corev1.PodResizeInProgress:
+			t.resizing++
+		}
+	}
+}
+
+// priorityBucket in upstream's words; system-critical begins where users' classes
+// end.
+func priorityBucket(priority *int32) string {
+	p := int32(0)
+	if priority != nil {
+		p = *priority
+	}
+	switch {
+	case p >= 2_000_000_000:
+		return "system-critical"
+	case p >= 100_000:
+		return "high"
+	case p > 0:
+		return "medium"
+	case p == 0:
+		return "normal"
+	case p > -1000:
+		return "low"
+	}
+	return "very-low"
 }
 
 // pluginOf a volume, as upstream calls who makes it.
@@ -142,6 +182,10 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	for labels, n := range t.volumes {
 		gauge(volumesDesc, float64(n), labels[:]...)
 	}
+	for labels, n := range t.resizes {
+		gauge(resizesDesc, float64(n), labels[:]...)
+	}
+	gauge(resizingDesc, float64(t.resizing))
 	if leaf := k.serving(); leaf != nil {
 		gauge(servingDesc, leaf.NotAfter.Sub(k.cfg.Now()).Seconds())
 	}

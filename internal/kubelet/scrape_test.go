@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -295,5 +296,39 @@ func TestPathLabel(t *testing.T) {
 		if got := sizeName(bytes); got != want {
 			t.Errorf("%d: %s, want %s", bytes, got, want)
 		}
+	}
+}
+
+// TestTally: what is so on the node is looked up, whatever the pods are.
+func TestTally(t *testing.T) {
+	n := newScrapedNode(t, unified)
+	n.pod("p", false)
+	n.pod("q", false)
+	n.pod("r", false)
+	high, condition := int32(200_000), func(of corev1.PodConditionType, reason string) []corev1.PodCondition {
+		return []corev1.PodCondition{{Type: of, Reason: reason, Status: corev1.ConditionTrue}}
+	}
+	p, q, r := n.workers["p"], n.workers["q"], n.workers["r"]
+	p.placed.Store(true)
+	p.pod.Spec.Priority, p.pod.Status.Conditions = &high, condition(corev1.PodResizePending, corev1.PodReasonDeferred)
+	p.pod.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{}}}}
+	p.mounted.Store(true)
+	q.absent, q.pod.Status.Conditions = true, condition(corev1.PodResizeInProgress, "")
+	q.pod.Spec.Volumes = p.pod.Spec.Volumes
+	r.absent, r.pod.Spec.Containers, r.pod.Status.Conditions = true, nil, condition(corev1.PodResizePending, "somebody's")
+	n.cfg.Metrics = prometheus.NewRegistry()
+	n.cfg.Metrics.MustRegister(gauges{n.Kubelet})
+	got, _ := n.scrape("/metrics")
+	want := map[string]float64{
+		"kubelet_node_name{node=node}": 1, "kubelet_running_pods{}": 3, "kubelet_desired_pods{}": 1, "kubelet_active_pods{}": 1, "kubelet_cgroup_version{}": 2,
+		"kubelet_running_containers{container_state=created}": 0, "kubelet_running_containers{container_state=running}": 3,
+		"kubelet_running_containers{container_state=exited}": 3, "kubelet_running_containers{container_state=unknown}": 0,
+		"kubelet_working_pods{config=desired,lifecycle=sync}": 1, "kubelet_working_pods{config=orphan,lifecycle=terminating}": 1,
+		"kubelet_working_pods{config=runtime_only,lifecycle=terminating,static=unknown}": 1, "kubelet_managed_ephemeral_containers{}": 0,
+		"kubelet_pod_pending_resizes{priority_bucket=high,reason=deferred}": 1, "kubelet_pod_in_progress_resizes{}": 1,
+		"volume_manager_total_volumes{plugin_name=kubernetes.io/secret,state=desired_state_of_world}": 2, "volume_manager_total_volumes{plugin_name=kubernetes.io/secret,state=actual_state_of_world}": 1,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }
