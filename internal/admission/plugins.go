@@ -68,7 +68,7 @@ type Config struct {
 	// configurations. nil: they cannot.
 	Types   managedfields.TypeConverter
 	Log     *slog.Logger          // nil: nowhere
-	Metrics prometheus.Registerer // of calls of webhooks; nil: nowhere
+	Metrics prometheus.Registerer // of calls of webhooks and pod security; nil: nowhere
 
 	calls *calls
 }

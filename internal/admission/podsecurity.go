@@ -36,11 +36,16 @@ const (
 type podSecurity struct {
 	c      *Config
 	policy standards.Evaluator
+	seen   *judgements
 }
 
 func newPodSecurity(c *Config) (podSecurity, error) {
 	e, err := standards.NewEvaluator(standards.DefaultChecks(), nil)
-	return podSecurity{c, e}, err
+	if err != nil {
+		return podSecurity{}, err
+	}
+	seen, err := newJudgements(c.Metrics)
+	return podSecurity{c, e, seen}, err
 }
 
 func (podSecurity) Name() string { return "PodSecurity" }
@@ -109,9 +114,11 @@ func (p podSecurity) pod(ctx context.Context, r *Request, meta *metav1.ObjectMet
 	switch {
 	case slices.Contains(exempt.Namespaces, r.Ref.Namespace):
 		annotate(r, api.ExemptionReasonAnnotationKey, "namespace")
+		p.seen.exempt(r)
 		return nil
 	case slices.Contains(exempt.Usernames, r.User.GetName()):
 		annotate(r, api.ExemptionReasonAnnotationKey, "user")
+		p.seen.exempt(r)
 		return nil
 	}
 	ns, err := find[*corev1.Namespace](ctx, p.c, kinds.Namespace, "", r.Ref.Namespace)
@@ -121,6 +128,7 @@ func (p podSecurity) pod(ctx context.Context, r *Request, meta *metav1.ObjectMet
 	if err != nil {
 		why := fmt.Errorf("failed to lookup namespace %q", r.Ref.Namespace)
 		annotate(r, "error", fmt.Sprintf("%v: %v", why, err))
+		p.seen.failed(r, true)
 		if enforce {
 			return apierrors.NewInternalError(why)
 		}
@@ -130,6 +138,7 @@ func (p podSecurity) pod(ctx context.Context, r *Request, meta *metav1.ObjectMet
 	if len(errs) == 0 && levels.FullyPrivileged() {
 		if enforce {
 			annotate(r, api.EnforcedPolicyAnnotationKey, api.LevelVersion{Level: api.LevelPrivileged, Version: api.LatestVersion()}.String())
+			p.seen.judged(r, "enforce", levels.Enforce, true)
 		}
 		return nil
 	}
@@ -141,10 +150,12 @@ func (p podSecurity) pod(ctx context.Context, r *Request, meta *metav1.ObjectMet
 	}
 	if spec.RuntimeClassName != nil && slices.Contains(exempt.RuntimeClasses, *spec.RuntimeClassName) {
 		annotate(r, api.ExemptionReasonAnnotationKey, "runtimeClass")
+		p.seen.exempt(r)
 		return nil
 	}
 	if len(errs) > 0 {
 		annotate(r, "error", fmt.Sprintf("Failed to parse policy: %v", errs.ToAggregate()))
+		p.seen.failed(r, false)
 	}
 	return p.judge(r, levels, meta, spec, enforce)
 }
@@ -166,18 +177,22 @@ func (p podSecurity) judge(r *Request, levels api.Policy, meta *metav1.ObjectMet
 	var refused error
 	if enforce {
 		annotate(r, api.EnforcedPolicyAnnotationKey, levels.Enforce.String())
-		if ok, why := check(levels.Enforce); !ok {
+		ok, why := check(levels.Enforce)
+		p.seen.judged(r, "enforce", levels.Enforce, ok)
+		if !ok {
 			refused = forbid(r, fmt.Errorf("violates%s", strings.TrimPrefix(why, "violate")))
 		}
 	}
 	if ok, why := check(levels.Audit); !ok {
 		annotate(r, api.AuditViolationsAnnotationKey, "would "+why)
+		p.seen.judged(r, "audit", levels.Audit, false)
 	}
 	if refused != nil {
 		return refused
 	}
 	if ok, why := check(levels.Warn); !ok {
 		warn(r, "would "+why)
+		p.seen.judged(r, "warn", levels.Warn, false)
 	}
 	return nil
 }

@@ -105,8 +105,9 @@ func firstLink(dir string) string {
 
 // Follow calls apply with each content of the file that is another than the
 // one before, have being the first, until ctx ends. What apply refuses changes
-// nothing and is not tried twice.
-func Follow(ctx context.Context, path string, have []byte, log *slog.Logger, apply func([]byte) error) error {
+// nothing and is not tried twice. told counts it; it may be nil.
+func Follow(ctx context.Context, path string, have []byte, log *slog.Logger, told *Reloads, apply func([]byte) error) error {
+	told.Holds(Hash(have))
 	return Run(ctx, func() {
 		data, err := os.ReadFile(path)
 		if err == nil && bytes.Equal(data, have) {
@@ -116,6 +117,7 @@ func Follow(ctx context.Context, path string, have []byte, log *slog.Logger, app
 			have = data
 			err = apply(data)
 		}
+		told.Told(Hash(data), err, time.Now())
 		if err != nil {
 			log.Error("a changed configuration is not taken; the former one holds", "file", path, "error", err)
 			return

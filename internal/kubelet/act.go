@@ -130,6 +130,7 @@ func sysctls(pod *corev1.Pod) map[string]string {
 }
 
 func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) {
+	w.k.metrics.pods.Inc()
 	err := w.runSandbox(ctx, pod, attempt)
 	if err == nil {
 		delete(w.failures, "")
@@ -138,6 +139,7 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 	if ctx.Err() != nil {
 		return
 	}
+	w.k.metrics.podErrors.Inc()
 	w.fail("", "FailedCreatePodSandBox", err.Error())
 	w.emit(pod, "", true, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
 }
@@ -187,7 +189,7 @@ func (w *worker) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, e
 func (w *worker) cleanUp() error {
 	w.k.prober.Remove(string(w.uid))
 	w.k.source.forget(w.uid)
-	err := errors.Join(w.k.volumes.Teardown(string(w.uid)), w.k.cgroups.RemovePod(string(w.uid)))
+	err := errors.Join(w.k.volumes.Teardown(string(w.uid)), w.k.removeCgroup(string(w.uid)))
 	if err == nil {
 		w.volumes = plan.Volumes{Cleaned: true}
 	}
@@ -210,7 +212,7 @@ func (w *worker) remove(ctx context.Context, pod *corev1.Pod, in plan.Input) err
 		}
 	}
 	// The runtime leaves cgroups of the sandbox's parent in some hierarchies.
-	return errors.Join(w.k.cgroups.RemovePod(string(w.uid)), os.RemoveAll(spec.LogDir(w.k.cfg.PodLogDir, pod)))
+	return errors.Join(w.k.removeCgroup(string(w.uid)), os.RemoveAll(spec.LogDir(w.k.cfg.PodLogDir, pod)))
 }
 
 // delete tells the API that nothing is left; the status goes first, because

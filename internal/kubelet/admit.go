@@ -26,6 +26,7 @@ func (w *worker) admit(pod *corev1.Pod, absent bool) {
 	pod, _ = w.allocated()
 	w.rejected = w.k.refuses(w, pod)
 	if w.rejected != nil {
+		w.k.metrics.rejections.WithLabelValues(w.rejected.Reason).Inc()
 		w.emit(pod, "", true, w.rejected.Reason, w.rejected.Message)
 		return
 	}

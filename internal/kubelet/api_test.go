@@ -130,7 +130,7 @@ func (a *api) Create(_ context.Context, ref kinds.Ref, obj runtime.Object) (runt
 	case *authorizationv1.SubjectAccessReview:
 		out := o.DeepCopy()
 		at := o.Spec.ResourceAttributes
-		out.Status.Allowed = o.Spec.User == "kube-apiserver-kubelet-client" || o.Spec.User == "reader" && at.Subresource == "stats"
+		out.Status.Allowed = o.Spec.User == "kube-apiserver-kubelet-client" || o.Spec.User == "reader" && at.Subresource == "stats" || o.Spec.User == "scraper" && at.Subresource == "metrics"
 		return out, nil
 	}
 	o := obj.DeepCopyObject().(kinds.Object)

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -72,6 +74,13 @@ type Config struct {
 	Log         *slog.Logger
 	Version     string // reported in the node; default the binary's
 	Now         func() time.Time
+
+	// Metrics are what /metrics shows, to which others may add what they know of
+	// the node; default: the kubelet's alone.
+	Metrics *prometheus.Registry
+	// SandboxImage is what the runtime makes sandboxes of, for the labels of
+	// metrics; may be empty.
+	SandboxImage string
 }
 
 // sharedLogs is where the field's log collectors look. Other kubelets of the
@@ -145,6 +154,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
 	}
 	return c, nil
 }

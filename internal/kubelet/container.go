@@ -54,6 +54,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a plan.Act
 		return
 	}
 	box := in.Sandboxes[0]
+	w.k.metrics.containers.WithLabelValues(containerType(pod, c.Name)).Inc()
 	config, closeMounts, err := w.containerConfig(ctx, pod, c, target, a.Attempt, a.Backoff, in)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -83,6 +84,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a plan.Act
 		w.setHook(id, plan.HookDone)
 		// The runtime shows it as ended with code 128; that is a crash and backs
 		// off as one.
+		w.k.metrics.containerErrors.WithLabelValues(containerType(pod, c.Name), "RunContainerError").Inc()
 		w.emit(pod, c.Name, true, "Failed", "Error: "+clean(err).Error())
 		return
 	}
@@ -94,6 +96,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a plan.Act
 }
 
 func (w *worker) refuse(pod *corev1.Pod, name, reason string, err error) {
+	w.k.metrics.containerErrors.WithLabelValues(containerType(pod, name), reason).Inc()
 	w.fail(name, reason, err.Error())
 	w.emit(pod, name, true, "Failed", "Error: "+err.Error())
 }

@@ -90,11 +90,11 @@ func (k *Kubelet) evictLoop(ctx context.Context) error {
 				continue
 			}
 			if began := time.Now(); !began.Before(next[w]) {
-				message, err := k.outgrown(ctx, pod)
+				signal, message, err := k.outgrown(ctx, pod)
 				if err != nil && ctx.Err() == nil {
 					w.log.Warn("cannot measure the pod's storage", "error", err)
 				}
-				w.evict(message)
+				w.evict(signal, message)
 				next[w] = time.Now().Add(measureShare * time.Since(began))
 			}
 			again[w] = next[w]
@@ -150,23 +150,34 @@ func (k *Kubelet) relieve(ctx context.Context) error {
 		list = append(list, c)
 	}
 	var victim *corev1.Pod
-	var why string
+	var why, signal string
 	switch {
 	case memory:
+		signal = signalMemory
 		victim, why = plan.Victim(list, corev1.ResourceMemory, k.cfg.EvictMemory, k.machine.available())
 	case disk:
+		signal = signalDisk
 		free, _ := k.machine.pressure(k.cfg.RootDir)
 		size := float64(k.machine.disk(k.cfg.RootDir))
 		victim, why = plan.Victim(list, corev1.ResourceEphemeralStorage, int64(size*k.cfg.EvictDisk), int64(size*free))
 	}
 	if victim != nil {
-		byPod[victim].evict(why)
+		byPod[victim].evict(signal, why)
 	}
 	return nil
 }
 
+// What was short, or outgrown, in upstream's words.
+const (
+	signalMemory    = "memory.available"
+	signalDisk      = "nodefs.available"
+	signalEmptyDir  = "emptydirfs.limit"
+	signalContainer = "ephemeralcontainerfs.limit"
+	signalPod       = "ephemeralpodfs.limit"
+)
+
 // evict has the worker end its pod for good.
-func (w *worker) evict(message string) {
+func (w *worker) evict(signal, message string) {
 	w.mu.Lock()
 	fresh := message != "" && w.evicted == ""
 	if fresh {
@@ -175,6 +186,7 @@ func (w *worker) evict(message string) {
 	pod := w.pod
 	w.mu.Unlock()
 	if fresh {
+		w.k.metrics.evictions.WithLabelValues(signal).Inc()
 		w.emit(pod, "", true, "Evicted", message)
 		kick(w.wake)
 	}
@@ -199,8 +211,9 @@ func sizeLimit(v *corev1.Volume) int64 {
 	return v.EmptyDir.SizeLimit.Value()
 }
 
-// outgrown says which of its limits the pod exceeds, in upstream's words.
-func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (string, error) {
+// outgrown says which of its limits the pod exceeds, in upstream's words; none:
+// empty ones.
+func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (signal, message string, err error) {
 	total := int64(0)
 	podLimit := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]
 	for i := range pod.Spec.Volumes {
@@ -211,39 +224,38 @@ func (k *Kubelet) outgrown(ctx context.Context, pod *corev1.Pod) (string, error)
 		}
 		used, err := diskUsage(ctx, k.volumes.Path(pod, v))
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
 		if limit > 0 && used > limit {
-			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q.", v.Name, v.EmptyDir.SizeLimit.String()), nil
+			return signalEmptyDir, fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q.", v.Name, v.EmptyDir.SizeLimit.String()), nil
 		}
 		total += used
 	}
 	if podLimit.IsZero() {
-		return "", nil
+		return "", "", nil
 	}
 	written, err := k.written(ctx, pod)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	kept, err := k.kept(ctx, pod)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	total += kept
-	message := ""
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			c := &list[i]
 			total += written[c.Name]
 			if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && written[c.Name] > limit.Value() {
-				message = fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q.", c.Name, limit.String())
+				signal, message = signalContainer, fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q.", c.Name, limit.String())
 			}
 		}
 	}
 	if total > podLimit.Value() {
-		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s.", podLimit.String()), nil
+		return signalPod, fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s.", podLimit.String()), nil
 	}
-	return message, nil
+	return signal, message, nil
 }
 
 // kept is what the kubelet itself holds for a pod and its containers can write

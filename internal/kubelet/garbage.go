@@ -62,7 +62,7 @@ func (k *Kubelet) removeOrphans(known func(uid string) bool) {
 	}
 	for uid := range k.cgroups.Pods() {
 		if !known(uid) {
-			if err := k.cgroups.RemovePod(uid); err != nil {
+			if err := k.removeCgroup(uid); err != nil {
 				k.cfg.Log.Warn("cannot remove a pod's cgroup", "uid", uid, "error", err)
 			}
 		}
@@ -199,6 +199,7 @@ func (k *Kubelet) collectImages(ctx context.Context, pods map[string]*cri.Pod, n
 		if _, err := k.cri.Image.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: im.Id}}); err != nil {
 			return err
 		}
+		k.metrics.imagesRemoved.WithLabelValues("space").Inc()
 		k.cfg.Log.Info("removed an unused image", "id", im.Id, "bytes", im.Size)
 	}
 	return nil
@@ -219,4 +220,12 @@ func (k *Kubelet) fullness(ctx context.Context) float64 {
 		return 0
 	}
 	return 1 - float64(st.Bavail)/float64(st.Blocks)
+}
+
+// removeCgroup of a pod.
+func (k *Kubelet) removeCgroup(uid string) error {
+	began := time.Now()
+	err := k.cgroups.RemovePod(uid)
+	k.metrics.cgroups.WithLabelValues("destroy").Observe(since(began))
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -50,9 +51,11 @@ func newGate(c Config) *gate {
 	return &gate{cfg: c, users: map[[sha256.Size]byte]userAnswer{}, allowed: map[string]accessAnswer{}}
 }
 
-// guard a handler: the user must have the verb of the method on that
-// subresource of this node.
-func (g *gate) guard(subresource string, next http.HandlerFunc) http.Handler {
+// guard a handler: the user must have the verb of the method on one of those
+// subresources of this node. Which ones a path has is upstream's choice: /pods
+// pods or proxy, /stats stats, /metrics metrics, all that runs in pods or is
+// said by them proxy.
+func (g *gate) guard(next http.HandlerFunc, subresources ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := g.user(r)
 		if err != nil {
@@ -63,17 +66,19 @@ func (g *gate) guard(subresource string, next http.HandlerFunc) http.Handler {
 			return
 		}
 		verb := verbOf(r.Method)
-		ok, err := g.may(r.Context(), user, verb, subresource)
-		if err != nil {
-			g.cfg.Log.Warn("cannot authorize a request", "user", user.Username, "error", err)
-			http.Error(w, "Authorization error", http.StatusInternalServerError)
-			return
+		for _, sub := range subresources {
+			ok, err := g.may(r.Context(), user, verb, sub)
+			if err != nil {
+				g.cfg.Log.Warn("cannot authorize a request", "user", user.Username, "error", err)
+				http.Error(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=nodes, subresource=%s)", user.Username, verb, sub), http.StatusInternalServerError)
+				return
+			}
+			if ok {
+				next(w, r)
+				return
+			}
 		}
-		if !ok {
-			http.Error(w, "Forbidden (user="+user.Username+", verb="+verb+", resource=nodes, subresource="+subresource+")", http.StatusForbidden)
-			return
-		}
-		next(w, r)
+		http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=%v)", user.Username, verb, subresources), http.StatusForbidden)
 	})
 }
 

@@ -14,11 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kubelet/logs"
 	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/view"
@@ -32,20 +33,35 @@ func (k *Kubelet) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	g := newGate(k.cfg)
-	mux.Handle("GET /containerLogs/{namespace}/{pod}/{container}", g.guard("log", k.serveLogs))
+	mux.Handle("GET /containerLogs/{namespace}/{pod}/{container}", g.guard(k.serveLogs, "proxy"))
 	for _, path := range []string{"/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}"} {
-		mux.Handle(path, g.guard("proxy", k.serveExec))
+		mux.Handle(path, g.guard(k.serveExec, "proxy"))
 	}
 	for _, path := range []string{"/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"} {
-		mux.Handle(path, g.guard("proxy", k.serveAttach))
+		mux.Handle(path, g.guard(k.serveAttach, "proxy"))
 	}
 	for _, path := range []string{"/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"} {
-		mux.Handle(path, g.guard("proxy", k.servePortForward))
+		mux.Handle(path, g.guard(k.servePortForward, "proxy"))
 	}
-	mux.Handle("GET /pods", g.guard("proxy", k.servePods))
-	mux.Handle("GET /stats/summary", g.guard("stats", k.serveSummary))
-	mux.Handle("GET /metrics", g.guard("metrics", k.serveMetrics))
-	return mux
+	mux.Handle("GET /pods", g.guard(k.servePods, "pods", "proxy"))
+	mux.Handle("GET /stats/summary", g.guard(k.serveSummary, "stats"))
+	for path, of := range k.scraped() {
+		mux.Handle("GET "+path, g.guard(promhttp.HandlerFor(of, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP, "metrics"))
+	}
+	mux.Handle("/", g.guard(http.NotFound, "proxy"))
+	return k.metrics.served(mux)
+}
+
+// scraped is what may be read of metrics, by path.
+func (k *Kubelet) scraped() map[string]prometheus.Gatherer {
+	of := func(c ...prometheus.Collector) prometheus.Gatherer {
+		r := prometheus.NewRegistry()
+		r.MustRegister(c...)
+		return r
+	}
+	return map[string]prometheus.Gatherer{
+		"/metrics": k.cfg.Metrics, "/metrics/resource": of(resources{k}), "/metrics/cadvisor": of(cadvisor{k}), "/metrics/probes": of(k.prober),
+	}
 }
 
 // workerFor the pod of a request.
@@ -322,30 +338,4 @@ func answer(rw http.ResponseWriter, v any) {
 	}
 	rw.Header().Set("Content-Type", "application/json")
 	_, _ = rw.Write(data) // the client may have left
-}
-
-// serveMetrics tells the few figures that a node is watched by.
-func (k *Kubelet) serveMetrics(rw http.ResponseWriter, _ *http.Request) {
-	rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	running := map[string]int{}
-	for _, w := range k.list() {
-		w.mu.Lock()
-		for _, b := range w.sandboxes {
-			if b.Ready {
-				running["pods"]++
-			}
-		}
-		for i := range w.containers {
-			running["container "+[]string{"created", "running", "exited", "unknown"}[w.containers[i].State]]++
-		}
-		w.mu.Unlock()
-	}
-	fmt.Fprintf(rw, "# HELP kubelet_running_pods Pods that have a running sandbox.\n# TYPE kubelet_running_pods gauge\nkubelet_running_pods %d\n", running["pods"])
-	fmt.Fprint(rw, "# HELP kubelet_running_containers Containers by state.\n# TYPE kubelet_running_containers gauge\n")
-	for _, s := range []string{"created", "running", "exited", "unknown"} {
-		fmt.Fprintf(rw, "kubelet_running_containers{container_state=%q} %d\n", s, running["container "+s])
-	}
-	if n := view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName); n != nil {
-		fmt.Fprintf(rw, "# HELP kubelet_node_name The node's name.\n# TYPE kubelet_node_name gauge\nkubelet_node_name{node=%q} 1\n", n.Name)
-	}
 }

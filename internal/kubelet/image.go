@@ -173,7 +173,9 @@ func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	}
 	w.emit(pod, c.Name, false, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
 	began := time.Now()
+	w.startup.pull(true, w.k.cfg.Now())
 	id, err := w.k.pulls.get(ctx, c.Image, named.Name(), w.credentials(ctx, pod, named), box)
+	w.startup.pull(false, w.k.cfg.Now())
 	if ctx.Err() != nil {
 		return
 	}
@@ -182,8 +184,13 @@ func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 		return
 	}
 	w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Successfully pulled image %q in %s", c.Image, time.Since(began).Round(time.Millisecond)))
+	took := since(began)
 	im.Ready, im.ID, im.Delay = true, id, 0
 	w.setImage(c.Name, im)
+	kick(w.wake)
+	if res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: id}}); err == nil && res.Image != nil {
+		w.k.metrics.pulls.WithLabelValues(sizeName(res.Image.Size)).Observe(took)
+	}
 }
 
 func (w *worker) setImage(name string, im plan.Image) {

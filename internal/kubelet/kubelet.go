@@ -39,6 +39,9 @@ type Kubelet struct {
 	prober  *probe.Prober
 	pulls   *puller
 	machine machine
+	metrics *metrics
+
+	proc, sys string // where the kernel tells of itself
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -51,6 +54,7 @@ type Kubelet struct {
 	features   atomic.Pointer[features]
 	runtimeErr error         // of the last relist; guarded by mu
 	changed    chan struct{} // capacity 1: a pod in the view changed
+	changedAt  atomic.Int64  // when the first one since the last dispatch did; 0: none
 	nodeNow    chan struct{} // capacity 1: the node's status should be looked at
 	resizeNow  chan struct{} // capacity 1: a resize that waits may fit now
 	news       news
@@ -67,16 +71,21 @@ func New(c Config) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{
-		cfg: c, ready: make(chan struct{}), workers: map[types.UID]*worker{}, imagesUsed: map[string]time.Time{},
+		cfg: c, proc: "/proc", sys: "/sys", ready: make(chan struct{}), workers: map[types.UID]*worker{}, imagesUsed: map[string]time.Time{},
 		relistNow: make(chan struct{}, 1), changed: make(chan struct{}, 1), nodeNow: make(chan struct{}, 1), resizeNow: make(chan struct{}, 1),
 	}
-	if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName); err != nil {
+	ops := cri.NewOperations()
+	if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName, ops); err != nil {
 		return nil, err
 	}
 	k.source = newSource(c)
 	k.volumes = &volume.Pods{Root: filepath.Join(c.RootDir, "pods"), Source: k.source, Allocatable: k.allocatable}
 	k.prober = probe.New(probe.Config{Log: c.Log, Exec: k.execProbe})
 	k.pulls = newPuller(k.cri, c.Now)
+	if k.metrics, err = newMetrics(c.Metrics); err != nil {
+		return nil, err
+	}
+	c.Metrics.MustRegister(ops, gauges{k})
 	return k, nil
 }
 
@@ -166,6 +175,7 @@ func (k *Kubelet) onChange(c view.Change) {
 	switch c.Kind {
 	case kinds.Pod:
 		if c.Object().(*corev1.Pod).Spec.NodeName == k.cfg.NodeName {
+			k.changedAt.CompareAndSwap(0, time.Now().UnixNano())
 			kick(k.changed)
 		}
 	case kinds.Node:
@@ -196,6 +206,7 @@ func (k *Kubelet) podLoop(ctx context.Context) error {
 
 // dispatch compares the view with the workers.
 func (k *Kubelet) dispatch(ctx context.Context) {
+	changed := k.changedAt.Swap(0)
 	snap := k.cfg.View.Snapshot()
 	seen := map[types.UID]*corev1.Pod{}
 	for pod := range view.By[*corev1.Pod](snap, view.PodsByNode, k.cfg.NodeName) {
@@ -207,6 +218,10 @@ func (k *Kubelet) dispatch(ctx context.Context) {
 		w := k.workers[uid]
 		if w == nil {
 			k.startWorker(ctx, pod)
+			k.metrics.containersPerPod.Observe(float64(len(pod.Spec.Containers)))
+			if changed != 0 { // else they were there before this kubelet
+				k.metrics.seenToWorker.Observe(since(time.Unix(0, changed)))
+			}
 			continue
 		}
 		w.update(pod)
@@ -252,8 +267,16 @@ func (k *Kubelet) list() []*worker {
 // relistLoop asks the runtime for what changed by itself: every second while
 // pods exist, every ten to see that it lives.
 func (k *Kubelet) relistLoop(ctx context.Context) error {
+	var last time.Time
 	for {
+		began := time.Now()
+		if !last.IsZero() {
+			k.metrics.relistPauses.Observe(began.Sub(last).Seconds())
+		}
+		last = began
+		k.metrics.relistAt.Set(float64(began.UnixNano()) / 1e9)
 		k.relist(ctx)
+		k.metrics.relists.Observe(since(began))
 		pause := 10 * time.Second
 		for _, w := range k.list() {
 			pause = min(pause, relistEvery)
@@ -320,6 +343,7 @@ func (k *Kubelet) adopt(ctx context.Context) error {
 		if uid != "" && !known[uid] {
 			known[uid] = true
 			k.startWorker(ctx, orphan(p)).gone()
+			k.metrics.orphans.Inc()
 		}
 	}
 	k.removeOrphans(func(uid string) bool { return known[uid] })

@@ -193,6 +193,7 @@ func TestRealPod(t *testing.T) {
 	if code, body := ask(server, "", "/stats/summary"); code != 200 || !strings.Contains(body, "workingSetBytes") || !strings.Contains(body, `"name":"main"`) {
 		t.Errorf("stats: %d %q", code, body)
 	}
+	n.measured(func(path string) (int, string) { return ask(server, "", path) }, p)
 	// It is no upgrade, so that the runtime's server refuses: the way is open.
 	if code, body := ask(server, "", "/exec/default/web/main?output=1&command=ls"); code != http.StatusBadRequest && code != http.StatusForbidden {
 		t.Errorf("exec: %d %q", code, body)
@@ -223,6 +224,35 @@ func TestRealPod(t *testing.T) {
 	}
 	n.await("both are gone", func() bool { return n.api.pod("web") == nil && n.api.pod("job") == nil })
 	n.nothingLeft()
+}
+
+// measured checks that what the kernel counts for real containers is found.
+func (n *realNode) measured(ask func(path string) (int, string), p *corev1.Pod) {
+	n.t.Helper()
+	id := strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	labels := fmt.Sprintf("id=/%s/besteffort/pod%s/%s,image=%s,name=%s,namespace=default,pod=web}", n.cfg.CgroupRoot, p.UID, id, busybox, id)
+	for path, keys := range map[string][]string{
+		"/metrics/cadvisor": {"container_cpu_usage_seconds_total{container=main,cpu=total," + labels, "container_memory_working_set_bytes{container=main," + labels,
+			"container_memory_rss{container=main," + labels, "container_start_time_seconds{container=main," + labels, "container_threads{container=main," + labels,
+			"container_cpu_usage_seconds_total{cpu=total,id=/}", "container_memory_working_set_bytes{id=/}"},
+		"/metrics/resource": {"container_cpu_usage_seconds_total{container=main,namespace=default,pod=web}", "container_memory_working_set_bytes{container=main,namespace=default,pod=web}",
+			"pod_cpu_usage_seconds_total{namespace=default,pod=web}", "pod_memory_working_set_bytes{namespace=default,pod=web}", "node_cpu_usage_seconds_total", "node_memory_working_set_bytes"},
+		"/metrics": {"kubelet_pod_start_sli_duration_seconds", "kubelet_started_containers_total{container_type=init_container}"},
+	} {
+		code, text := ask(path)
+		if code != http.StatusOK {
+			n.t.Fatalf("%s: %d %s", path, code, text)
+		}
+		got := figures(n.t, text)
+		for _, key := range keys {
+			if got[key] <= 0 {
+				n.t.Errorf("%s shows no %s", path, key)
+			}
+		}
+		if got["resource_scrape_error"]+got["container_scrape_error"] != 0 {
+			n.t.Errorf("%s could not be read", path)
+		}
+	}
 }
 
 func TestRealLiveness(t *testing.T) {

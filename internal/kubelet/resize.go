@@ -252,7 +252,9 @@ func (w *worker) resized(pod *corev1.Pod, out plan.Result) {
 func (w *worker) resize(ctx context.Context, pod *corev1.Pod, a plan.Action) error {
 	var err error
 	if a.Op == plan.SetCgroup {
+		began := time.Now()
 		err = w.k.cgroups.SetPod(pod, a.Part, a.Amounts)
+		w.k.metrics.cgroups.WithLabelValues("update").Observe(since(began))
 	} else {
 		err = w.k.updateContainer(ctx, a)
 		w.observer.Forget(a.ID)
@@ -292,7 +294,10 @@ func (k *Kubelet) updateContainer(ctx context.Context, a plan.Action) error {
 
 // ensureCgroup makes the pod's cgroup as allocated and notes that.
 func (w *worker) ensureCgroup(pod *corev1.Pod) error {
-	if err := w.k.cgroups.EnsurePod(pod); err != nil {
+	began := time.Now()
+	err := w.k.cgroups.EnsurePod(pod)
+	w.k.metrics.cgroups.WithLabelValues("create").Observe(since(began))
+	if err != nil {
 		return err
 	}
 	a := plan.PodAmounts(pod)

@@ -32,6 +32,7 @@ type statusWriter struct {
 	want    *corev1.PodStatus
 	sent    *corev1.PodStatus // what the API took last
 	last    *corev1.Pod       // the API's answer to that
+	since   time.Time         // when want first differed from what was sent
 	writing bool
 	idle    chan struct{} // closed when a write has ended
 }
@@ -50,6 +51,9 @@ func (s *statusWriter) set(ctx context.Context, st corev1.PodStatus) {
 	}
 	if s.want == nil || !equality.Semantic.DeepEqual(*s.want, st) {
 		s.want = &st
+		if s.since.IsZero() {
+			s.since = time.Now()
+		}
 	}
 	if s.writing {
 		return
@@ -96,6 +100,10 @@ func (s *statusWriter) loop(ctx context.Context) {
 		case err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err):
 			s.mu.Lock()
 			s.sent = want
+			if err == nil && s.want == want && !s.since.IsZero() {
+				s.w.k.metrics.statusWritten.Observe(since(s.since))
+				s.since = time.Time{}
+			}
 			s.mu.Unlock()
 		case ctx.Err() == nil:
 			s.w.log.Warn("cannot write the pod's status", "error", err)

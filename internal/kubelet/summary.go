@@ -17,6 +17,7 @@ type summary struct {
 
 type nodeStats struct {
 	NodeName string    `json:"nodeName"`
+	CPU      *cpuStats `json:"cpu,omitempty"`
 	Memory   *memStats `json:"memory,omitempty"`
 }
 
@@ -67,9 +68,18 @@ func (k *Kubelet) serveSummary(rw http.ResponseWriter, r *http.Request) {
 	used := uint64(max(0, k.machine.memory-k.machine.available()))
 	free := uint64(k.machine.available())
 	out := summary{Node: nodeStats{NodeName: k.cfg.NodeName, Memory: &memStats{Time: now, AvailableBytes: &free, UsageBytes: &used, WorkingSetBytes: &used}}, Pods: []podStats{}}
-	at := map[string]int{}
+	if root, ok := k.cgroups.Read("/", now); ok && root.CPU != nil {
+		total := uint64(root.CPU.Total)
+		out.Node.CPU = &cpuStats{Time: now, UsageCoreNanoSeconds: &total}
+	}
+	at, started := map[string]int{}, map[string]time.Time{} // by pod, and by container ID
 	for _, w := range k.list() {
-		pod, _ := w.current()
+		w.mu.Lock()
+		pod, containers := w.pod, w.containers
+		w.mu.Unlock()
+		for i := range containers {
+			started[containers[i].ID] = containers[i].Started
+		}
 		p := podStats{PodRef: podRef{pod.Name, pod.Namespace, string(pod.UID)}, Containers: []containerStats{}}
 		if pod.Status.StartTime != nil {
 			p.StartTime = pod.Status.StartTime.Time
@@ -83,13 +93,13 @@ func (k *Kubelet) serveSummary(rw http.ResponseWriter, r *http.Request) {
 		if !ok {
 			continue
 		}
-		out.Pods[i].add(labels[cri.LabelContainerName], s)
+		out.Pods[i].add(labels[cri.LabelContainerName], started[s.GetAttributes().GetId()], s)
 	}
 	answer(rw, out)
 }
 
-func (p *podStats) add(name string, s *runtimeapi.ContainerStats) {
-	c := containerStats{Name: name, StartTime: p.StartTime}
+func (p *podStats) add(name string, started time.Time, s *runtimeapi.ContainerStats) {
+	c := containerStats{Name: name, StartTime: started}
 	if u := s.GetCpu(); u != nil {
 		c.CPU = &cpuStats{Time: time.Unix(0, u.Timestamp), UsageNanoCores: value(u.UsageNanoCores), UsageCoreNanoSeconds: value(u.UsageCoreNanoSeconds)}
 		if p.CPU == nil {

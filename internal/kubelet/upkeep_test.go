@@ -54,7 +54,7 @@ func TestRealUpkeep(t *testing.T) {
 	n.cfg.LogMaxBytes, n.cfg.LogMaxFiles = 4096, 2
 	n.cfg.ImageGCHigh, n.cfg.ImageGCLow = 1e-9, 1e-9 // any disk is too full
 	n.start()
-	client, err := cri.New(n.cfg.RuntimeEndpoint, n.cfg.NodeName)
+	client, err := cri.New(n.cfg.RuntimeEndpoint, n.cfg.NodeName, cri.NewOperations())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,8 @@ type worker struct {
 	eager    atomic.Bool   // an end is waited for
 	placed   atomic.Bool   // the node has taken the pod
 	over     atomic.Bool   // nothing of it runs or will run again
+	mounted  atomic.Bool   // its volumes are there
+	startup  *startup
 
 	mu      sync.Mutex
 	pod     *corev1.Pod
@@ -47,6 +49,8 @@ type worker struct {
 	watched map[string]func() // secrets and config maps: how to stop
 	evicted string            // why the pod must end for good
 	dirty   bool              // what volumes show has changed
+	newer   bool              // the pod has changed since the last pass began
+	looked  bool              // at the runtime
 	alloc   allocation
 	pending *plan.Pending // a resize that waits for room
 	// pendingSince is when it began to wait, deferred the generation for which
@@ -75,6 +79,7 @@ func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
 		log:    k.cfg.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
 		images: map[string]plan.Image{}, kills: map[string]*killing{}, hooks: map[string]plan.Hook{}, watched: map[string]func(){},
 		failures: map[string]plan.Failed{}, said: map[string]time.Time{}, actuals: map[string]plan.Amounts{},
+		startup: newStartup(pod, k.cfg.Now()),
 	}
 	w.status = &statusWriter{w: w}
 	kick(w.wake)
@@ -97,10 +102,17 @@ func (w *worker) update(pod *corev1.Pod) {
 	same := w.pod == pod
 	// What the pod's downwardAPI volumes show.
 	w.dirty = w.dirty || !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations)
-	w.pod = pod
+	w.pod, w.newer = pod, w.newer || !same
 	w.mu.Unlock()
-	if !same {
-		kick(w.wake)
+	if same {
+		return
+	}
+	kick(w.wake)
+	if total, net, ok := w.startup.observed(pod, w.k.cfg.Now()); ok {
+		w.k.metrics.startedAll.Observe(total.Seconds())
+		if !stateful(pod) {
+			w.k.metrics.startedSLI.Observe(net.Seconds())
+		}
 	}
 }
 
@@ -139,8 +151,10 @@ func (w *worker) run(ctx context.Context) {
 	defer w.release()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for {
+	for op := opCreate; ; op = opSync {
+		op, began := w.operation(op), time.Now()
 		wait, done := w.pass(ctx)
+		w.k.metrics.passes[op].Observe(since(began))
 		if done || ctx.Err() != nil {
 			return
 		}
@@ -155,6 +169,21 @@ func (w *worker) run(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// operation that the next pass is.
+func (w *worker) operation(op operation) operation {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	newer := w.newer
+	w.newer = false
+	switch {
+	case w.absent || w.evicted != "" || w.pod.DeletionTimestamp != nil:
+		return opKill
+	case op == opSync && newer:
+		return opUpdate
+	}
+	return op
 }
 
 // release what the worker holds besides the pod itself.
@@ -198,6 +227,10 @@ func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	w.size(pod, &in)
 	out := plan.Pod(in)
 	w.since = out.Since
+	if took, runs := w.startup.looked(pod, out.Status.Phase, containers, now); runs {
+		w.k.metrics.started.Observe(took.Seconds())
+	}
+	w.mounted.Store(w.volumes.Ready)
 	if over := out.Status.Phase == corev1.PodFailed || out.Status.Phase == corev1.PodSucceeded; w.over.Swap(over) != over {
 		kick(w.k.resizeNow)
 	}
@@ -271,12 +304,15 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 		}
 		c.Hook = w.hooks[c.ID]
 		in.Probes[c.ID] = w.k.prober.Outcomes(c.ID)
+		if c.State == plan.Exited && w.looked && !slices.ContainsFunc(w.containers, func(o plan.Container) bool { return o.ID == c.ID && o.State == plan.Exited }) {
+			w.k.metrics.end(pod, c)
+		}
 	}
 	for name, im := range w.images {
 		in.Images[name] = im
 	}
 	in.Evicted = w.evicted
-	w.containers, w.sandboxes = containers, boxes
+	w.containers, w.sandboxes, w.looked = containers, boxes, true
 	return in
 }
 

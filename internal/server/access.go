@@ -57,6 +57,7 @@ func (s *control) wireAccess() (err error) {
 		if err != nil {
 			return fmt.Errorf("--authentication-config: %w", err)
 		}
+		live.Reloads = s.reloads("authentication_config_controller")
 		who.Anonymous = live.Anonymous
 		who.Others = append(who.Others, authn.ForAPI(live, a.tokens.Audiences()))
 		a.run = append(a.run, live.Run)
@@ -73,10 +74,18 @@ func (s *control) wireAccess() (err error) {
 		if err != nil {
 			return fmt.Errorf("--authorization-config: %w", err)
 		}
+		live.Reloads = s.reloads("authorization_config_controller")
 		a.run = append(a.run, live.Run)
 	}
 	a.authn, err = authn.New(who)
 	return err
+}
+
+// reloads of a configuration file are counted in the control plane's metrics.
+func (s *control) reloads(controller string) *filewatch.Reloads {
+	r := filewatch.NewReloads(controller, s.cfg.NodeName)
+	s.metrics.MustRegister(r)
+	return r
 }
 
 func (s *control) wireTokens() error {

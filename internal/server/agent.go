@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"knarr.dev/knarr/internal/client/remote"
@@ -39,7 +41,8 @@ func runAgent(ctx context.Context, c *Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	api, err := remote.New(remote.Config{Server: c.JoinServer, UserAgent: "kubelet",
+	requests := remote.NewRequests()
+	api, err := remote.New(remote.Config{Server: c.JoinServer, UserAgent: "kubelet", Requests: requests,
 		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, GetClientCertificate: certs.GetClientCertificate}})
 	if err != nil {
 		return err
@@ -75,12 +78,27 @@ func runAgent(ctx context.Context, c *Config, ready func()) error {
 		if err := v.WaitSynced(ctx); err != nil {
 			return nil // ctx has ended
 		}
-		n := &node{cfg: c, log: c.Log, client: api, view: v, objects: objects, cert: certs.GetCertificate, clients: roots}
+		n := &node{cfg: c, log: c.Log, client: api, view: v, objects: objects, cert: certs.GetCertificate, clients: roots, metrics: agentMetrics(requests, certs)}
 		return n.run(ctx, ready)
 	})
 	err = g.Wait()
 	objects.Wait()
 	return err
+}
+
+// agentMetrics are those of a node that talks to its server over the network.
+func agentMetrics(requests *remote.Requests, certs *bootstrap.Store) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	left := func() float64 {
+		c, err := certs.GetClientCertificate(nil)
+		if err != nil || c.Leaf == nil {
+			return math.Inf(1) // as upstream, of a node without one
+		}
+		return time.Until(c.Leaf.NotAfter).Seconds()
+	}
+	r.MustRegister(requests, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "kubelet_certificate_manager_client_ttl_seconds",
+		Help: "Time that the certificate of this node's client has left."}, left))
+	return r
 }
 
 func caFile(c *Config) string { return c.Dir("agent", "pki", "ca.crt") }

@@ -48,6 +48,7 @@ func (s *control) encrypted(ctx context.Context) (store.Store, error) {
 		if s.encryption, err = transform.OpenConfiguration(c.EncryptionConfig, c.NodeName, ring, s.log); err != nil {
 			return nil, err
 		}
+		s.encryption.Reloads = s.reloads("encryption_config_controller")
 		rule = byResource(s.table, s.encryption.For)
 	}
 	counted, err := metered.New(metered.Config{Store: s.etcd, Resource: resourceOf(s.table), Metrics: s.metrics, Size: s.etcd.Size})

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -42,7 +43,8 @@ type node struct {
 	view    *view.View    // pods of this node at least, nodes, services, slices
 	objects kubelet.Objects
 	cert    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	clients *x509.CertPool // who may call the kubelet
+	clients *x509.CertPool       // who may call the kubelet
+	metrics *prometheus.Registry // of the node; nil: a new one
 }
 
 // runtimeOf is the private containerd of a data directory.
@@ -86,6 +88,9 @@ func cleanNetwork(in *Instance) error {
 // run runs the node; ready is called once it is Ready in the cluster.
 func (n *node) run(ctx context.Context, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
+	if n.metrics == nil {
+		n.metrics = prometheus.NewRegistry()
+	}
 	endpoint, err := n.runtime(ctx, g)
 	if err != nil {
 		return errors.Join(err, g.Wait())
@@ -102,7 +107,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		RuntimeEndpoint: endpoint, RootDir: n.cfg.Dir("agent", "kubelet"), PodLogDir: n.cfg.Dir("agent", "pod-logs"),
 		ClusterDNS: n.cfg.ClusterDNS, ClusterDomain: n.cfg.ClusterDomain, Port: n.cfg.KubeletPort,
 		TLS:        &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: n.cert, ClientCAs: n.clients, ClientAuth: tls.VerifyClientCertIfGiven},
-		CgroupRoot: cgroupRoot(n.cfg.NodeName), Events: events, Log: n.log,
+		CgroupRoot: cgroupRoot(n.cfg.NodeName), Events: events, Log: n.log, Metrics: n.metrics, SandboxImage: n.sandboxImage(),
 	})
 	if err != nil {
 		return errors.Join(err, g.Wait())
@@ -118,6 +123,14 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// sandboxImage is known of our own runtime only.
+func (n *node) sandboxImage() string {
+	if n.cfg.RuntimeEndpoint != "" {
+		return ""
+	}
+	return sandboxImage
 }
 
 // runtime starts or adopts containerd, and loads the images that ship with knarr.
@@ -173,7 +186,7 @@ func (n *node) network(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	rules, err := proxy.New(proxy.Config{View: n.view, NodeName: n.cfg.NodeName, ClusterCIDR: cluster, ServiceCIDR: services, Local: []netip.Addr{local}, Log: n.log})
+	rules, err := proxy.New(proxy.Config{View: n.view, NodeName: n.cfg.NodeName, ClusterCIDR: cluster, ServiceCIDR: services, Local: []netip.Addr{local}, Log: n.log, Metrics: n.metrics})
 	if err != nil {
 		return err
 	}

@@ -66,13 +66,15 @@ type file struct {
 }
 
 // follow calls apply with each new content until ctx ends.
-func (f *file) follow(ctx context.Context, apply func([]byte) error) error {
-	return filewatch.Follow(ctx, f.path, f.last, f.log, apply)
+func (f *file) follow(ctx context.Context, told *filewatch.Reloads, apply func([]byte) error) error {
+	return filewatch.Follow(ctx, f.path, f.last, f.log, told, apply)
 }
 
 // Authentication follows an AuthenticationConfiguration. It implements
 // authenticator.Token.
 type Authentication struct {
+	Reloads *filewatch.Reloads // counts changes; optional, set before Run
+
 	file       file
 	disallowed []string // issuers that are our own
 	now        func() time.Time
@@ -110,7 +112,7 @@ func NewAuthentication(path string, own []string, unsaid func(path string) bool,
 // ends.
 func (a *Authentication) Run(ctx context.Context) error {
 	a.current.Load().start(ctx)
-	return a.file.follow(ctx, func(data []byte) error {
+	return a.file.follow(ctx, a.Reloads, func(data []byte) error {
 		next, err := a.load(data)
 		if err != nil {
 			return err
@@ -196,6 +198,8 @@ func (a *Authentication) AuthenticateToken(ctx context.Context, token string) (*
 
 // Authorization follows an AuthorizationConfiguration.
 type Authorization struct {
+	Reloads *filewatch.Reloads // counts changes; optional, set before Run
+
 	file     file
 	authz    *authz.Authorizer
 	required sets.Set[apiserver.AuthorizerType]
@@ -215,7 +219,7 @@ func NewAuthorization(path string, az *authz.Authorizer, log *slog.Logger) (*Aut
 }
 
 // Run takes changes of the file until ctx ends.
-func (a *Authorization) Run(ctx context.Context) error { return a.file.follow(ctx, a.apply) }
+func (a *Authorization) Run(ctx context.Context) error { return a.file.follow(ctx, a.Reloads, a.apply) }
 
 // modes that a file may name. ABAC is not among them: its policy file is
 // obsolete, and no default of upstream's either.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -22,6 +23,7 @@ import (
 
 	"knarr.dev/knarr/internal/auth/authn"
 	"knarr.dev/knarr/internal/auth/authz"
+	"knarr.dev/knarr/internal/filewatch"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
 )
@@ -151,6 +153,9 @@ func TestAuthenticationFollows(t *testing.T) {
 		_, _, err := a.AuthenticateToken(t.Context(), token)
 		return err != nil
 	}
+	a.Reloads = filewatch.NewReloads("authentication_config_controller", "here")
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(a.Reloads)
 	follow(t, a.Run)
 	if opinion() {
 		t.Error("an issuer that is not configured is known")
@@ -170,6 +175,47 @@ func TestAuthenticationFollows(t *testing.T) {
 	if opinion() || !a.Anonymous("/healthz") {
 		t.Error("the issuer is still known")
 	}
+	got := figures(t, reg)
+	want := map[string]float64{"automatic_reloads_total success": 2, "automatic_reloads_total failure": 1, "last_config_info " + filewatch.Hash([]byte(authentication)): 1}
+	for name, v := range want {
+		if got[name] != v {
+			t.Errorf("%s is %v, want %v", name, got[name], v)
+		}
+	}
+	for _, status := range []string{"success", "failure"} {
+		if at := got["automatic_reload_last_timestamp_seconds "+status]; time.Since(time.Unix(int64(at), 0)) > time.Hour {
+			t.Errorf("last %s: %v", status, at)
+		}
+	}
+	if len(got) != 5 {
+		t.Errorf("figures: %v", got)
+	}
+}
+
+// figures of reloads by name and what differs in labels; all are of this
+// server.
+func figures(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := strings.TrimPrefix(f.GetName(), "apiserver_authentication_config_controller_")
+			for _, l := range m.GetLabel() {
+				switch {
+				case l.GetName() != "apiserver_id_hash":
+					name += " " + l.GetValue()
+				case l.GetValue() != filewatch.Hash([]byte("here")):
+					t.Errorf("%s is of %s", name, l.GetValue())
+				}
+			}
+			out[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return out
 }
 
 const authorization = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n"

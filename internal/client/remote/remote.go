@@ -44,6 +44,8 @@ type Config struct {
 	UserAgent string
 	// Timeout of a request that is not a watch or a stream; 0: 30 s.
 	Timeout time.Duration
+	// Requests counts them; nil: nobody asks.
+	Requests *Requests
 }
 
 // Client implements client.Client.
@@ -66,13 +68,17 @@ func New(cfg Config) (*Client, error) {
 		cfg.UserAgent = "knarr"
 	}
 	cfg.UserAgent += "/" + version.GitVersion
+	var transport http.RoundTripper = &http.Transport{
+		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 4,
+		// A dead server is noticed although a watch only reads.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	}
+	if cfg.Requests != nil {
+		transport = cfg.Requests.through(transport)
+	}
 	return &Client{cfg: cfg, base: base, http: &http.Client{
-		Transport: &http.Transport{
-			TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
-			IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 4,
-			// A dead server is noticed although a watch only reads.
-			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
-		},
+		Transport: transport,
 		// An apiserver never redirects; following one would hand it our credentials.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil

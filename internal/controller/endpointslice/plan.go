@@ -95,6 +95,7 @@ type group struct {
 type changes struct {
 	o                         *Observed
 	creates, updates, deletes []plan.Action
+	triggers                  *triggers // nil: nothing has been written yet
 }
 
 // family plans one address family. Slices that no group needs any more are
@@ -444,6 +445,7 @@ func (c *changes) create(family discoveryv1.AddressType, d draft) {
 		AddressType: family,
 	}
 	d.write(s)
+	c.stamp(s)
 	c.creates = append(c.creates, plan.Action{Verb: plan.Create, Ref: kinds.RefTo(kinds.EndpointSlice, s), Object: s})
 }
 
@@ -462,6 +464,7 @@ func (c *changes) update(d draft) {
 	s := d.slice.DeepCopy()
 	s.Labels = labels
 	d.write(s)
+	c.stamp(s)
 	c.updates = append(c.updates, plan.Action{Verb: plan.Update, Ref: kinds.RefTo(kinds.EndpointSlice, s), Object: s})
 }
 

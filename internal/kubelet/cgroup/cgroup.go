@@ -31,9 +31,10 @@ type Tree struct {
 }
 
 // Open finds out what the machine has.
-func Open(root string) (*Tree, error) { return open(mountRoot, root) }
+func Open(root string) (*Tree, error) { return OpenAt(mountRoot, root) }
 
-func open(at, root string) (*Tree, error) {
+// OpenAt is Open where the hierarchies are mounted elsewhere.
+func OpenAt(at, root string) (*Tree, error) {
 	clean := path.Clean("/" + root)
 	if clean == "/" {
 		return nil, errors.New("cgroup: the root of pods must be a cgroup of its own")

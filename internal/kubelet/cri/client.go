@@ -45,10 +45,12 @@ type Client struct {
 	node    string
 }
 
-// New makes a client that connects when it is used.
-func New(endpoint, node string) (*Client, error) {
+// New makes a client that connects when it is used. Its calls are counted in
+// ops.
+func New(endpoint, node string, ops *Operations) (*Client, error) {
 	conn, err := grpc.NewClient(endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(ops.intercept),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		// The runtime restarts in a moment: the default pause of up to two
 		// minutes between attempts would be felt.

@@ -35,7 +35,7 @@ type Config struct {
 	Exec func(ctx context.Context, id string, command []string, timeout time.Duration) (output string, ok bool, err error)
 }
 
-// Prober runs the probes of all pods.
+// Prober runs the probes of all pods. It is a prometheus.Collector of them.
 type Prober struct {
 	cfg Config
 
@@ -43,12 +43,13 @@ type Prober struct {
 	running  map[string]map[plan.Probing]context.CancelFunc // by pod
 	outcomes map[string]plan.Probes                         // by container ID
 	owners   map[string]string                              // container ID to pod
+	metrics  *metrics
 	group    sync.WaitGroup
 }
 
 // New makes one; it starts nothing.
 func New(c Config) *Prober {
-	return &Prober{cfg: c, running: map[string]map[plan.Probing]context.CancelFunc{}, outcomes: map[string]plan.Probes{}, owners: map[string]string{}}
+	return &Prober{cfg: c, running: map[string]map[plan.Probing]context.CancelFunc{}, outcomes: map[string]plan.Probes{}, owners: map[string]string{}, metrics: newMetrics()}
 }
 
 // Outcomes of a container's probes.
@@ -98,6 +99,7 @@ func (p *Prober) Remove(pod string) {
 		cancel()
 	}
 	delete(p.running, pod)
+	p.metrics.forget(pod)
 	for id, owner := range p.owners {
 		if owner == pod {
 			delete(p.outcomes, id)
@@ -139,7 +141,7 @@ func (p *Prober) run(ctx context.Context, t Target) {
 		}
 		began := time.Now()
 		got, message := p.once(ctx, t)
-		if ctx.Err() != nil {
+		if !p.count(ctx, &t, got, time.Since(began)) {
 			return
 		}
 		if got == plan.NoOutcome {
@@ -158,6 +160,18 @@ func (p *Prober) run(ctx context.Context, t Target) {
 		}
 		timer.Reset(max(time.Millisecond, period-time.Since(began)))
 	}
+}
+
+// count a probe, unless its result is no longer wanted. Once a pod is removed
+// nothing counts for it any more.
+func (p *Prober) count(ctx context.Context, t *Target, o plan.Outcome, took time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ctx.Err() != nil {
+		return false
+	}
+	p.metrics.probed(t, o, took)
+	return true
 }
 
 func threshold(p *corev1.Probe, o plan.Outcome) int {

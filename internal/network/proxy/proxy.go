@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -35,17 +36,25 @@ type Config struct {
 	Local []netip.Addr
 
 	Log *slog.Logger
+	// Metrics take those of the proxy; nil: nobody asks for them.
+	Metrics prometheus.Registerer
 }
 
 // Proxy of a node.
 type Proxy struct {
-	cfg   Config
-	ready chan struct{}
+	cfg     Config
+	ready   chan struct{}
+	metrics *metrics
+	began   time.Time
 
 	mu    sync.Mutex
 	dirty map[string]bool // services, namespace/name
 	redo  bool            // everything: the node itself changed
 	kick  chan struct{}
+
+	// Changes since the last pass, for the metrics; guarded by mu.
+	pendingServices, pendingSlices int
+	triggers                       []time.Time
 }
 
 // New checks the configuration. It touches nothing.
@@ -64,7 +73,16 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Proxy{cfg: cfg, ready: make(chan struct{}), dirty: map[string]bool{}, kick: make(chan struct{}, 1)}, nil
+	p := &Proxy{cfg: cfg, ready: make(chan struct{}), dirty: map[string]bool{}, kick: make(chan struct{}, 1), began: time.Now()}
+	p.metrics = newMetrics(p)
+	if cfg.Metrics != nil {
+		for _, c := range p.metrics.all {
+			if err := cfg.Metrics.Register(c); err != nil {
+				return nil, fmt.Errorf("proxy: cannot register metrics: %w", err)
+			}
+		}
+	}
+	return p, nil
 }
 
 // Ready is closed once the first table is in the kernel.
@@ -95,6 +113,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer w.health.close()
 	p.again(true)
 	first := true
+	var triggers []time.Time // of passes that failed too
 	for {
 		select {
 		case <-p.kick:
@@ -106,12 +125,19 @@ func (p *Proxy) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		dirty, redo := p.take()
-		if err := w.sync(dirty, redo); err != nil {
+		dirty, redo, news := p.take()
+		if triggers = append(triggers, news...); len(triggers) > maxTriggers {
+			triggers = triggers[:maxTriggers]
+		}
+		began := time.Now()
+		full, err := w.sync(dirty, redo)
+		p.metrics.synced(began, full, err, triggers)
+		if err != nil {
 			p.cfg.Log.Error("cannot set service rules", "error", err, "retry", retry)
 			time.AfterFunc(retry, func() { p.again(true) })
 			continue
 		}
+		triggers = nil
 		if first {
 			close(p.ready)
 			first = false
@@ -123,10 +149,14 @@ func (p *Proxy) Run(ctx context.Context) error {
 func (p *Proxy) note(c view.Change) {
 	var keys []string
 	redo := false
+	services, slicesChanged, trigger, timed := 0, 0, time.Time{}, false
 	switch c.Kind {
 	case kinds.Service:
+		services = 1
 		keys = append(keys, c.Object().GetNamespace()+"/"+c.Object().GetName())
 	case kinds.EndpointSlice:
+		slicesChanged = 1
+		trigger, timed = p.trigger(c)
 		for _, o := range []kinds.Object{c.Old, c.New} {
 			if o == nil {
 				continue
@@ -145,13 +175,32 @@ func (p *Proxy) note(c view.Change) {
 	if keys == nil && !redo {
 		return
 	}
+	p.metrics.serviceChanges.Add(float64(services))
+	p.metrics.endpointChanges.Add(float64(slicesChanged))
 	p.mu.Lock()
 	for _, k := range keys {
 		p.dirty[k] = true
 	}
 	p.redo = p.redo || redo
+	p.pendingServices, p.pendingSlices = p.pendingServices+services, p.pendingSlices+slicesChanged
+	if timed && len(p.triggers) < maxTriggers {
+		p.triggers = append(p.triggers, trigger)
+	}
 	p.mu.Unlock()
 	p.wake()
+}
+
+// trigger of a slice's change; one that is removed was not triggered when it
+// says.
+func (p *Proxy) trigger(c view.Change) (time.Time, bool) {
+	if c.New == nil {
+		return time.Time{}, false
+	}
+	var old map[string]string
+	if c.Old != nil {
+		old = c.Old.GetAnnotations()
+	}
+	return triggered(old, c.New.GetAnnotations(), p.began)
 }
 
 func (p *Proxy) again(redo bool) {
@@ -162,18 +211,20 @@ func (p *Proxy) again(redo bool) {
 }
 
 func (p *Proxy) wake() {
+	p.metrics.queuedAt.Set(seconds(time.Now()))
 	select {
 	case p.kick <- struct{}{}:
 	default: // somebody has
 	}
 }
 
-func (p *Proxy) take() (dirty map[string]bool, redo bool) {
+func (p *Proxy) take() (dirty map[string]bool, redo bool, triggers []time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	dirty, redo = p.dirty, p.redo
-	p.dirty, p.redo = map[string]bool{}, false
-	return dirty, redo
+	dirty, redo, triggers = p.dirty, p.redo, p.triggers
+	p.dirty, p.redo, p.triggers = map[string]bool{}, false, nil
+	p.pendingServices, p.pendingSlices = 0, 0
+	return dirty, redo, triggers
 }
 
 // nodeChanged: of all that changes on a node, the plan knows these.
@@ -212,9 +263,9 @@ type work struct {
 	began  bool  // one pass has succeeded
 }
 
-// sync plans what is dirty and applies what changed. After a failure the next
-// call must redo.
-func (w *work) sync(dirty map[string]bool, redo bool) error {
+// sync plans what is dirty and applies what changed; full: all was written anew.
+// After a failure the next call must redo.
+func (w *work) sync(dirty map[string]bool, redo bool) (full bool, err error) {
 	s := w.cfg.View.Snapshot()
 	self := view.Get[*corev1.Node](s, kinds.Node, "", w.cfg.NodeName)
 	node := Node{Name: w.cfg.NodeName}
@@ -222,7 +273,7 @@ func (w *work) sync(dirty map[string]bool, redo bool) error {
 		node.Zone = self.Labels[corev1.LabelTopologyZone]
 	}
 	if redo {
-		return w.all(s, node, podRanges(self))
+		return true, w.all(s, node, podRanges(self))
 	}
 	for key := range dirty {
 		w.plan(s, key, node)
@@ -232,13 +283,14 @@ func (w *work) sync(dirty map[string]bool, redo bool) error {
 		if err := w.kernel.update(d); err != nil {
 			// Somebody else changed the table, or removed it.
 			w.cfg.Log.Warn("service rules are written anew", "reason", err)
+			full = true
 			if err := w.kernel.replace(w.table, w.ranges(s, podRanges(self))); err != nil {
-				return err
+				return full, err
 			}
 		}
 	}
 	w.aftermath()
-	return nil
+	return full, nil
 }
 
 // changes that are to be applied; they are owed an aftermath.

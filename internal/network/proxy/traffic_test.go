@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,7 @@ type world struct {
 	pods                []*nettest.Host // a, b, c: 10.244.0.2 to .4
 	view                *view.View
 	rev                 int64
+	metrics             prometheus.Registerer
 	stop                func()
 }
 
@@ -107,7 +109,7 @@ func parseDefault() (string, *net.IPNet, error) {
 func (w *world) run(t *testing.T) {
 	t.Helper()
 	p, err := New(Config{View: w.view, NodeName: "node", ClusterCIDR: clusterCIDR, ServiceCIDR: serviceCIDR,
-		Local: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Log: slog.New(slog.NewTextHandler(logTo{t}, nil))})
+		Local: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Log: slog.New(slog.NewTextHandler(logTo{t}, nil)), Metrics: w.metrics})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func OpenPolicy(path string, log *slog.Logger) (*Policy, error) {
 // Run takes changes of the file until ctx ends. A change that cannot work is
 // logged and changes nothing.
 func (p *Policy) Run(ctx context.Context) error {
-	return filewatch.Follow(ctx, p.path, p.last, p.log, p.apply)
+	return filewatch.Follow(ctx, p.path, p.last, p.log, nil, p.apply)
 }
 
 func (p *Policy) apply(data []byte) error {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/server/options/encryptionconfig"
 	"k8s.io/apiserver/pkg/storage/value"
 
+	"knarr.dev/knarr/internal/filewatch"
 	"knarr.dev/knarr/internal/store"
 )
 
@@ -24,6 +25,8 @@ const reloadEvery = 10 * time.Second
 // Configuration is what an EncryptionConfiguration file orders, as it stands
 // by now.
 type Configuration struct {
+	Reloads *filewatch.Reloads // counts changes; optional, set before Run
+
 	path, server string
 	generated    generated
 	log          *slog.Logger
@@ -70,6 +73,7 @@ func (c *Configuration) load() (*loaded, error) {
 func (c *Configuration) Run(ctx context.Context) error {
 	tick := time.NewTicker(reloadEvery)
 	defer tick.Stop()
+	c.Reloads.Holds(c.now.Load().EncryptionFileContentHash)
 	failed := ""
 	for {
 		select {
@@ -95,9 +99,17 @@ func (c *Configuration) Reload(ctx context.Context) error {
 	defer c.reload.Unlock()
 	old := c.now.Load()
 	hash, err := encryptionconfig.GetEncryptionConfigHash(c.path)
-	if err != nil || hash == old.EncryptionFileContentHash {
-		return err
+	if err == nil && hash == old.EncryptionFileContentHash {
+		return nil
 	}
+	if err == nil {
+		err = c.replace(ctx, old)
+	}
+	c.Reloads.Told(hash, err, time.Now())
+	return err
+}
+
+func (c *Configuration) replace(ctx context.Context, old *loaded) error {
 	next, err := c.load()
 	if err != nil {
 		return err

@@ -5,12 +5,16 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"knarr.dev/knarr/internal/filewatch"
 )
 
 var (
@@ -43,6 +47,7 @@ func configure(t *testing.T, text string) (c *Configuration, rewrite func(string
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Reloads = filewatch.NewReloads("encryption_config_controller", "here")
 	t.Cleanup(func() { c.now.Load().close() })
 	return c, func(text string) error { write(text); return c.Reload(context.Background()) }
 }
@@ -82,8 +87,33 @@ func TestProviders(t *testing.T) {
 				t.Error("a broken file was taken")
 			}
 			check(false, false)
+			if got, want := reloads(t, c), (map[string]float64{"success": 4, "failure": 1, c.now.Load().EncryptionFileContentHash: 1}); !maps.Equal(got, want) {
+				t.Errorf("reloads %v, want %v", got, want)
+			}
 		})
 	}
+}
+
+// reloads that were counted by how they came out, and the hash of what holds.
+func reloads(t *testing.T, c *Configuration) map[string]float64 {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c.Reloads)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() != "apiserver_id_hash" && f.GetName() != "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds" {
+					out[l.GetValue()] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+				}
+			}
+		}
+	}
+	return out
 }
 
 func TestGeneratedKeyBesidesFile(t *testing.T) {

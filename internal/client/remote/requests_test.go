@@ -1,0 +1,57 @@
+package remote
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"knarr.dev/knarr/internal/kinds"
+)
+
+func TestRequests(t *testing.T) {
+	srv := httptest.NewTLSServer(http.NotFoundHandler())
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	q := NewRequests()
+	c, err := New(Config{Server: srv.URL, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Requests: q})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() {
+		t.Helper()
+		if _, err := c.Get(t.Context(), kinds.Ref{Kind: kinds.Pod, Namespace: "a", Name: "b"}); err == nil {
+			t.Error("a pod of a server without any")
+		}
+	}
+	ask()
+	ask()
+	host := srv.Listener.Addr().String()
+	c.CloseIdle()
+	srv.Close()
+	ask()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(q)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			key := f.GetName()
+			for _, l := range m.GetLabel() {
+				key += " " + l.GetValue()
+			}
+			got[key] = m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	want := map[string]float64{"rest_client_requests_total 404 " + host + " GET": 2, "rest_client_requests_total <error> " + host + " GET": 1, "rest_client_request_duration_seconds " + host + " GET": 3}
+	if !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+}
