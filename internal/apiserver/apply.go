@@ -82,7 +82,7 @@ func (s *Server) createApplied(c *call, next func(live kinds.Object) (kinds.Obje
 // configure is live with the configuration applied. What the library refuses
 // without a status is told in its words and with upstream's code.
 func (s *Server) configure(c *call, live kinds.Object, config map[string]any) (kinds.Object, error) {
-	obj, err := s.fields.Apply(c.ctx, s.writeOf(c), live, &unstructured.Unstructured{Object: runtime.DeepCopyJSON(config)}, c.force)
+	obj, err := s.fields.Apply(c.ctx, s.writeOf(c), live, &unstructured.Unstructured{Object: config}, c.force)
 	var status apierrors.APIStatus
 	if err != nil && !errors.As(err, &status) {
 		err = statusError(http.StatusInternalServerError, metav1.StatusReasonUnknown, "%v", err)

@@ -140,6 +140,16 @@ func BenchmarkWrite(b *testing.B) {
 			}
 		})
 	}
+	for name, labels := range map[string]string{"apply": `"a":"%d"`, "apply the same": `"b":"%.0d"`} {
+		b.Run(name, func(b *testing.B) {
+			config := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"pod-00000","labels":{` + labels + `}},"spec":{"containers":[{"name":"c1","image":"registry.example.com/team/application:v1.2.3","env":[{"name":"VARIABLE_1","value":"vvvvvvvvvvvvvvvvvvvv"}]}]}}`
+			b.ReportAllocs()
+			for b.Loop() {
+				n++
+				w.ask(b, "PATCH", podURL+"/pod-00000?fieldManager="+strings.ReplaceAll(name, " ", "-"), fmt.Sprintf(config, n), "application/json", applyType[1])
+			}
+		})
+	}
 	b.Run("update", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -74,5 +77,57 @@ func BenchmarkUpdate(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkApply: a manager applies again to a pod that a kubelet and others
+// write to, too.
+func BenchmarkApply(b *testing.B) {
+	f := New(kinds.Builtin().All(), kinds.Builtin().ByGVK)
+	now := time.Unix(1_700_000_000, 0)
+	config := map[string]any{}
+	text := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"default","labels":{"app":"web"}},"spec":{"volumes":[{"name":"v","emptyDir":{}}],"containers":[
+		{"name":"c0","image":"registry.example.com/team/application:v1.2.3","args":["--port=8080"],"env":[{"name":"VARIABLE_0","value":"v"},{"name":"VARIABLE_1","value":"v"}],"volumeMounts":[{"name":"v","mountPath":"/data"}]},
+		{"name":"c1","image":"registry.example.com/team/application:v1.2.3","args":["--port=8081"],"env":[{"name":"VARIABLE_0","value":"v"},{"name":"VARIABLE_1","value":"v"}],"volumeMounts":[{"name":"v","mountPath":"/data"}]}]}}`
+	if err := json.Unmarshal([]byte(text), &config); err != nil {
+		b.Fatal(err)
+	}
+	apply := func(b *testing.B, live kinds.Object, change func(map[string]any)) kinds.Object {
+		c := runtime.DeepCopyJSON(config)
+		change(c)
+		w := Write{Kind: kinds.Pod, Manager: "m", Now: now}
+		out, err := f.Apply(b.Context(), w, live, &unstructured.Unstructured{Object: c}, false)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return out
+	}
+	first := apply(b, nil, func(map[string]any) {})
+	live := first.DeepCopyObject().(*corev1.Pod)
+	live.ManagedFields = nil
+	live.Status.Conditions = []corev1.PodCondition{{Type: "Ready", Status: "True"}, {Type: "Initialized", Status: "True"}}
+	live.Annotations = map[string]string{"a": "b"}
+	if err := f.Update(b.Context(), Write{Kind: kinds.Pod, Sub: "status", Manager: "kubelet", Now: now}, first, live); err != nil {
+		b.Fatal(err)
+	}
+	labels := func(c map[string]any) map[string]any {
+		return c["metadata"].(map[string]any)["labels"].(map[string]any)
+	}
+	for _, bc := range []struct {
+		name   string
+		live   kinds.Object
+		change func(map[string]any)
+	}{
+		{"create", nil, func(map[string]any) {}},
+		{"same", live, func(map[string]any) {}},
+		{"value", live, func(c map[string]any) { labels(c)["app"] = "shop" }},
+		{"fewer", live, func(c map[string]any) { delete(labels(c), "app"); labels(c)["x"] = "y" }},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				apply(b, bc.live, bc.change)
+			}
+		})
 	}
 }

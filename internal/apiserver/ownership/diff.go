@@ -179,9 +179,17 @@ func (d *differ) lists(sh *shape, a, b reflect.Value) {
 	d.removed.sort(r)
 }
 
+// maxItems of a list that is compared item by item, each with each: clients may
+// send many more, but none does.
+const maxItems = 1000
+
 // items of a list of which no two have the same element; lists with such, and
 // with items that are null, are left to the library.
 func (d *differ) items(sh *shape, v reflect.Value) []item {
+	if v.Len() > maxItems {
+		d.foreign = true
+		return nil
+	}
 	out := make([]item, v.Len())
 	for i := range out {
 		e := v.Index(i)

@@ -446,6 +446,13 @@ func (p *parser) touches(s, t set, depth int) bool {
 }
 
 func (s set) find(elem string) *node {
+	if len(s) > 16 && elem != "" { // clients choose how many
+		i, ok := slices.BinarySearchFunc(s, elem, func(n node, elem string) int { return compareElems(n.elem, elem) })
+		if !ok || s[i].elem != elem {
+			return nil
+		}
+		return &s[i]
+	}
 	for i := range s {
 		if s[i].elem == elem {
 			return &s[i]

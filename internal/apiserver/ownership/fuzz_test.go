@@ -2,6 +2,7 @@ package ownership
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -144,6 +145,69 @@ func FuzzApply(f *testing.F) {
 		}
 		if asJSON(t, again) != asJSON(t, got) {
 			t.Fatalf("applied once %s\ntwice %s", asJSON(t, got), asJSON(t, again))
+		}
+	})
+}
+
+// FuzzApplyDirect: the way without the library applies as the library, or leaves
+// it to that, whatever the configuration and the sets of three managers are.
+func FuzzApplyDirect(f *testing.F) {
+	sets := append(slices.Clone(seedSets),
+		`{"f:metadata":{"f:annotations":{"f:x":{}},"f:labels":{"f:a":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:name":{},"f:ports":{"k:{\"containerPort\":80,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}}}}}}}`,
+		`{"f:metadata":{"f:finalizers":{"v:\"x\"":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{"f:image":{}},"k:{\"name\":\"d\"}":{".":{},"f:name":{}}},"f:tolerations":{}}}`)
+	const name = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"}`
+	for _, s := range [][5]string{
+		{`{"f:spec":{"f:containers":{"k:{\"name\":\"d\"}":{".":{},"f:image":{},"f:name":{}}}}}`, `{"f:spec":{"f:containers":{"k:{\"name\":\"d\"}":{".":{},"f:image":{}}}}}`, `{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:name":{}}}}}`,
+			name + `}`, `{"spec":{"containers":[{"name":"d","image":"i"},{"name":"c"}]}}`},
+		{`{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:name":{},"f:ports":{"k:{\"containerPort\":80,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}}}}}}}`,
+			`{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{"f:ports":{"k:{\"containerPort\":80,\"protocol\":\"UDP\"}":{".":{},"f:containerPort":{}}}}}}}`, `{"f:status":{}}`,
+			name + `,"spec":{"containers":[{"name":"c"}]}}`, `{"spec":{"containers":[{"name":"c","ports":[{"containerPort":80,"protocol":"TCP"},{"containerPort":80,"protocol":"UDP"}]}]}}`},
+		{`{"f:spec":{"f:nodeName":{}}}`, `{"f:spec":{}}`, `{"f:status":{}}`, name + `}`, `{"spec":{"containers":[],"nodeName":"n"}}`},
+		{`{"f:spec":{}}`, `{"f:metadata":{"f:labels":{}}}`, `{"f:status":{}}`, name + `,"spec":{}}`, `{"spec":{"containers":[],"nodeName":"n"}}`},
+		{`{"f:spec":{"f:nodeName":{}}}`, `{"f:spec":{"f:tolerations":{"f:a":{}}}}`, `{"f:status":{}}`, name + `,"spec":{}}`, `{"spec":{"tolerations":[{"key":"a"}]}}`},
+		{`{"f:apiVersion":{},"f:spec":{"f:nodeName":{}}}`, `{"f:metadata":{"f:labels":{}}}`, `{"f:status":{}}`, name + `,"spec":{"priority":1}}`, `{"spec":{"nodeName":"n","priority":1}}`},
+		{`{"f:spec":{"f:affinity":{"f:podAffinity":{}}}}`, `{"f:spec":{"f:affinity":{}}}`, `{"f:status":{}}`, name + `,"spec":{"priority":1}}`, `{"spec":{"affinity":{"podAffinity":{}}}}`},
+	} {
+		f.Add(s[0], s[1], s[2], []byte(s[3]), []byte(s[4]))
+	}
+	for i, s := range sets {
+		f.Add(s, sets[(i+1)%len(sets)], sets[(i+5)%len(sets)], []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"b"}},"spec":{"containers":[{"name":"c","ports":[{"containerPort":80}]}]}}`), []byte(`{}`))
+		f.Add(s, s, `{"f:status":{}}`, []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","creationTimestamp":null},"spec":{"containers":[{"name":"d","image":"i","resources":{"limits":{"cpu":"0.5"}}}],"hostNetwork":false}}`),
+			[]byte(`{"metadata":{"annotations":{"x":"y"},"finalizers":["x"]},"spec":{"tolerations":[{"key":"a"}],"containers":[{"name":"d"},{"name":"c","resources":{"requests":{"cpu":1}}}]}}`))
+	}
+	fields := New(kinds.Builtin().All(), kinds.Builtin().ByGVK)
+	f.Fuzz(func(t *testing.T, mine, one, two string, text, there []byte) {
+		config, _, err := codec.DecodeMap(codec.JSON, text)
+		if err != nil {
+			return
+		}
+		live := fuzzPod()
+		if _, err := codec.DecodeBody(codec.JSON, there, live); err != nil {
+			return
+		}
+		live.TypeMeta = metav1.TypeMeta{}
+		live.ManagedFields = nil
+		for _, e := range []metav1.ManagedFieldsEntry{
+			entry("m", metav1.ManagedFieldsOperationApply, tidied(mine)), entry("a", metav1.ManagedFieldsOperationApply, tidied(one)), entry("u", metav1.ManagedFieldsOperationUpdate, tidied(two)),
+		} {
+			if e.FieldsV1.GetRawString() != "" {
+				live.ManagedFields = append(live.ManagedFields, e)
+			}
+		}
+		w := Write{Kind: kinds.Pod, Manager: "m", Now: time.Unix(9, 0)}
+		quick, err := fields.apply(w, live, config)
+		if err != nil {
+			return
+		}
+		want, err := fields.applyByLibrary(t.Context(), w, live, &unstructured.Unstructured{Object: config}, false)
+		if err != nil {
+			t.Fatalf("the library says %v", err)
+		}
+		if got, want := show(quick.GetManagedFields()), show(want.GetManagedFields()); got != want {
+			t.Fatal(apart(got, want))
+		}
+		if got, want := asJSON(t, quick), asJSON(t, want); got != want {
+			t.Fatal(apart(got, want))
 		}
 	})
 }

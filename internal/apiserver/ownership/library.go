@@ -37,9 +37,8 @@ func (f *Fields) updateByLibrary(ctx context.Context, w Write, live, obj kinds.O
 	return nil
 }
 
-// Apply is what live becomes by the configuration; live is nil if there is
-// none yet. Conflicts are a Status 409 with their causes.
-func (f *Fields) Apply(ctx context.Context, w Write, live kinds.Object, config *unstructured.Unstructured, force bool) (kinds.Object, error) {
+// applyByLibrary is Apply for everything. It may change the configuration.
+func (f *Fields) applyByLibrary(ctx context.Context, w Write, live kinds.Object, config *unstructured.Unstructured, force bool) (kinds.Object, error) {
 	if live == nil {
 		live = w.Kind.New()
 	}

@@ -3,10 +3,10 @@
 //
 // What it decides is what apimachinery's managedfields and
 // structured-merge-diff decide. A write of a built-in kind mostly needs
-// neither: its Go values are compared directly (diff.go), and the sets of
-// fields are cut and joined as they are stored (fields.go), for a tenth of the
-// cost. Whatever is not plain goes through the library, and tests hold the two
-// against each other.
+// neither: its Go values are compared directly (diff.go), configurations are
+// put into them (merge.go, prune.go), and the sets of fields are cut and joined
+// as they are stored (fields.go), for a tenth of the cost. Whatever is not plain
+// goes through the library, and tests hold the two against each other.
 package ownership
 
 import (
@@ -38,12 +38,14 @@ type Fields struct {
 	meta   func() []smdschema.TypeDef               // of ObjectMeta and what it holds
 	custom sync.Map                                 // of func() (typed.ParseableType, error), by *kinds.Kind
 
-	differs sync.Pool // of *differ
+	differs  sync.Pool // of *differ
+	appliers sync.Pool // of *applier
 }
 
 // New knows the kinds that byGVK returns, and the Go types of builtin.
 func New(builtin []*kinds.Kind, byGVK func(schema.GroupVersionKind) *kinds.Kind) *Fields {
-	f := &Fields{byGVK: byGVK, shapes: newShapes(), bodies: bodies(builtin), differs: sync.Pool{New: func() any { return new(differ) }}}
+	f := &Fields{byGVK: byGVK, shapes: newShapes(), bodies: bodies(builtin),
+		differs: sync.Pool{New: func() any { return new(differ) }}, appliers: sync.Pool{New: func() any { return new(applier) }}}
 	f.typer = sync.OnceValue(func() *typer { // a megabyte that many servers never need
 		return newTyper(f.shapes, goTypes(builtin))
 	})

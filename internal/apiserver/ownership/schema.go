@@ -97,18 +97,15 @@ func (b *describer) ref(sh *shape) schema.TypeRef {
 }
 
 func (b *describer) list(sh *shape) *schema.List {
-	l := &schema.List{ElementRelationship: schema.Associative}
-	elem := sh.elem
-	if elem == nil {
+	l := &schema.List{ElementRelationship: schema.Associative, ElementType: b.ref(sh.elem)}
+	if sh.form == atom {
 		l.ElementRelationship = schema.Atomic
-		elem = b.shapes.make(sh.typ.Elem(), relation{})
 	}
-	l.ElementType = b.ref(elem)
 	for _, k := range sh.keys {
 		l.Keys = append(l.Keys, k.name)
 	}
 	if sh.form == items {
-		b.defaults(elem, sh.keys)
+		b.defaults(sh.elem, sh.keys)
 	}
 	return l
 }

@@ -1,15 +1,11 @@
 package ownership
 
 import (
-	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 )
 
@@ -31,9 +27,10 @@ type shape struct {
 	form   form
 	typ    reflect.Type
 	fields []member // of a record, sorted by name
-	elem   *shape   // of dict, items and members
+	elem   *shape   // of maps and lists
 	keys   []keyField
-	equal  func(a, b reflect.Value) bool // of an atom that is not null
+	equal  func(a, b reflect.Value) bool                // of an atom that is not null
+	read   func(c any, v reflect.Value) (same, ok bool) // of types with their own JSON; see applier.set
 }
 
 // member is one field of a record.
@@ -65,6 +62,7 @@ type shapes struct {
 type root struct {
 	*shape
 	blank reflect.Value
+	loose bool // has lists whose items may lack all keys; the library takes no such object
 }
 
 // structShape: a struct has one shape, or two if some place declares it atomic.
@@ -84,7 +82,8 @@ func (s *shapes) of(t reflect.Type) root {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := root{s.make(t, relation{}), reflect.New(t).Elem()}
+	r := root{shape: s.make(t, relation{}), blank: reflect.New(t).Elem()}
+	r.loose = r.isLoose(map[*shape]bool{})
 	s.roots.Store(t, r)
 	return r
 }
@@ -114,15 +113,15 @@ func (s *shapes) make(t reflect.Type, r relation) *shape {
 }
 
 func (s *shapes) list(t reflect.Type, r relation) *shape {
-	sh := &shape{form: atom, typ: t, equal: equalLists}
+	sh := &shape{form: atom, typ: t, elem: s.make(t.Elem(), relation{}), equal: equalLists}
 	if t.Elem().Kind() == reflect.String {
 		sh.equal = equalStrings
 	}
 	switch r.kind {
 	case "set":
-		sh.form, sh.elem = members, s.make(t.Elem(), relation{})
+		sh.form = members
 	case "map":
-		sh.form, sh.elem, sh.equal = items, s.make(t.Elem(), relation{}), sh.equalItems
+		sh.form, sh.equal = items, sh.equalItems
 		for _, k := range r.keys {
 			i := slices.IndexFunc(sh.elem.fields, func(m member) bool { return m.name == k.name })
 			if i < 0 {
@@ -191,8 +190,18 @@ func (s *shapes) addFields(sh *shape, model string, t reflect.Type, path [][]int
 // in is the field's value in a struct, and whether JSON would show it. A nil
 // pointer or slice that is shown is null.
 func (m *member) in(v reflect.Value) (reflect.Value, bool) {
+	v, ok := m.place(v)
+	if !ok || m.empty && empty(v) || m.zero != nil && m.zero(v) {
+		return v, false
+	}
+	return v, true
+}
+
+// place of the field in a struct; there is none in an embedded struct that is
+// not there.
+func (m *member) place(v reflect.Value) (reflect.Value, bool) {
 	if m.path == nil {
-		v = v.Field(m.index)
+		return v.Field(m.index), true
 	}
 	for _, p := range m.path {
 		if v.Kind() == reflect.Pointer {
@@ -203,10 +212,19 @@ func (m *member) in(v reflect.Value) (reflect.Value, bool) {
 		}
 		v = v.FieldByIndex(p)
 	}
-	if m.empty && empty(v) || m.zero != nil && m.zero(v) {
-		return v, false
-	}
 	return v, true
+}
+
+// field of a record by its element in a set; nil if there is none.
+func (sh *shape) field(elem string) *member {
+	if sh.form != record || !strings.HasPrefix(elem, "f:") {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(sh.fields, elem[len("f:"):], func(m member, name string) int { return strings.Compare(m.name, name) })
+	if !ok {
+		return nil
+	}
+	return &sh.fields[i]
 }
 
 // empty as encoding/json understands omitempty.
@@ -235,60 +253,40 @@ func deref(v reflect.Value) (_ reflect.Value, null bool) {
 	return v, false
 }
 
-var marshaler = reflect.TypeFor[json.Marshaler]()
-
-func converts(t reflect.Type) bool {
-	return t.Implements(marshaler) || reflect.PointerTo(t).Implements(marshaler)
+// isLoose: somewhere within are lists whose items may lack all keys.
+func (sh *shape) isLoose(seen map[*shape]bool) bool {
+	if sh == nil || seen[sh] {
+		return false
+	}
+	seen[sh] = true
+	loose := sh.form == items && !slices.ContainsFunc(sh.keys, func(k keyField) bool { return !k.field.empty || k.def != nil })
+	for i := range sh.fields {
+		loose = sh.fields[i].shape.isLoose(seen) || loose
+	}
+	return sh.elem.isLoose(seen) || loose
 }
 
-// convertible types write their own JSON: scalars, most of them.
-func convertible(t reflect.Type) *shape {
-	sh := &shape{form: atom, typ: t}
-	switch t {
-	case reflect.TypeFor[metav1.Time]():
-		sh.equal = equalAs(func(a, b *metav1.Time) bool { return a.IsZero() == b.IsZero() && a.Unix() == b.Unix() })
-	case reflect.TypeFor[metav1.MicroTime]():
-		sh.equal = equalAs(func(a, b *metav1.MicroTime) bool { return a.IsZero() == b.IsZero() && a.UnixMicro() == b.UnixMicro() })
-	case reflect.TypeFor[resource.Quantity]():
-		sh.equal = equalAs(func(a, b *resource.Quantity) bool { return a.String() == b.String() })
-	case reflect.TypeFor[intstr.IntOrString]():
-		sh.equal = equalAs(func(a, b *intstr.IntOrString) bool { return a.Type == b.Type && a.String() == b.String() })
-	default:
-		sh.equal = equalByLibrary
-		if !slices.Contains(scalarKinds, modelName(t)) {
-			sh.form = foreign
+// tells: the items of all lists within can be told apart, or are the same.
+func (sh *shape) tells(v reflect.Value) bool {
+	v, null := deref(v)
+	if null {
+		return true
+	}
+	switch sh.form {
+	case record:
+		for i := range sh.fields {
+			if f, shown := sh.fields[i].in(v); shown && !sh.fields[i].shape.tells(f) {
+				return false
+			}
+		}
+	case items:
+		for i := range v.Len() {
+			if _, err := sh.elemOf(v.Index(i)); err != nil || !sh.elem.tells(v.Index(i)) {
+				return false
+			}
 		}
 	}
-	return sh
-}
-
-// scalarKinds are further types with JSON of their own that are one value.
-var scalarKinds = []string{
-	"io.k8s.apimachinery.pkg.apis.meta.v1.Duration", "io.k8s.apimachinery.pkg.runtime.RawExtension",
-}
-
-func equalAs[T any](eq func(a, b *T) bool) func(a, b reflect.Value) bool {
-	at := func(v reflect.Value) *T {
-		if v.CanAddr() {
-			return v.Addr().Interface().(*T)
-		}
-		t := v.Interface().(T)
-		return &t
-	}
-	return func(a, b reflect.Value) bool { return eq(at(a), at(b)) }
-}
-
-func equalByLibrary(a, b reflect.Value) bool {
-	at := func(v reflect.Value) value.Value {
-		p := reflect.New(v.Type())
-		p.Elem().Set(v)
-		out, err := value.NewValueReflect(p.Interface())
-		if err != nil {
-			return value.NewValueInterface(nil)
-		}
-		return out
-	}
-	return value.Equals(at(a), at(b))
+	return true
 }
 
 // equalLists is as strict as the library: an empty list is not null.
