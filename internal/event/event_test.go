@@ -204,8 +204,8 @@ func TestRunRetriesAndFlushes(t *testing.T) {
 		if n := len(events(w)); n != 1 {
 			t.Fatalf("%d events after retries, want 1", n)
 		}
-		cancel()
 		r.Emit(about("web", "R", "last words"))
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
