@@ -285,6 +285,11 @@ func (r *Recorder) Run(ctx context.Context) error {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
 			defer cancel()
 			r.Flush(last)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if n := len(r.queue); n > 0 {
+				r.log.Debug("events dropped at shutdown", "count", n)
+			}
 			return nil
 		case <-r.wakeup:
 		}
@@ -307,6 +312,7 @@ func (r *Recorder) kick() {
 }
 
 // Flush writes what is queued now; false if something has to be tried again.
+// What ctx leaves no time for stays queued.
 func (r *Recorder) Flush(ctx context.Context) bool {
 	r.mu.Lock()
 	queue, dropped := r.queue, r.dropped
@@ -318,7 +324,9 @@ func (r *Recorder) Flush(ctx context.Context) bool {
 	done := true
 	for i, rec := range queue {
 		if ctx.Err() != nil {
-			r.log.Debug("events dropped at shutdown", "count", len(queue)-i)
+			r.mu.Lock()
+			r.queue = append(queue[i:], r.queue...)
+			r.mu.Unlock()
 			return false
 		}
 		done = r.write(ctx, rec) && done
