@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -175,7 +176,8 @@ func contains(joined, one string) bool {
 }
 
 // RemovePod removes a pod's cgroups wherever they are; what does not exist is
-// gone already.
+// gone already. The runtime has no container of the pod any more: a process that
+// is left is one that it has lost, and is killed.
 func (t *Tree) RemovePod(uid string) error {
 	if uid == "" || strings.ContainsAny(uid, "/") {
 		return fmt.Errorf("cgroup: %q is not a pod's UID", uid)
@@ -219,12 +221,12 @@ func (t *Tree) RemoveIdle() {
 }
 
 // patience with processes that are ending when their cgroup is to go. Killed
-// ones need milliseconds; who holds on for longer is an error, and the caller
-// comes back later.
+// ones need milliseconds; who holds on for longer, in the kernel, is an error,
+// and the caller comes back later.
 const patience = 5 * time.Second
 
-// removeTree removes a cgroup and those below it, and waits until the deadline
-// for processes in them that are ending.
+// removeTree removes a cgroup and those below it, kills the processes in them,
+// and waits for their end until the deadline.
 func removeTree(dir string, deadline time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -253,15 +255,12 @@ func removeTree(dir string, deadline time.Time) error {
 	return nil
 }
 
-// awaitEnd waits for the end of a process in a cgroup. Version 1 has no event
-// for a cgroup that becomes empty, but a pidfd tells of the end of a process
-// after that has left its cgroup. It is false if there is none to wait for.
+// awaitEnd kills the processes in a cgroup and waits for the end of one. Version
+// 1 has no event for a cgroup that becomes empty, but a pidfd tells of the end of
+// a process after that has left its cgroup. It is false if there is none to wait
+// for.
 func awaitEnd(dir string, deadline time.Time) bool {
-	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return false
-	}
-	for _, field := range strings.Fields(string(data)) {
+	for _, field := range processes(dir) {
 		pid, err := strconv.Atoi(field)
 		if err != nil || pid == 0 { // of a PID namespace that is not ours
 			continue
@@ -270,14 +269,29 @@ func awaitEnd(dir string, deadline time.Time) bool {
 		if err != nil {
 			return errors.Is(err, unix.ESRCH) // it ended meanwhile
 		}
+		defer func() { _ = unix.Close(fd) }()
+		if !slices.Contains(processes(dir), field) {
+			return true // likewise, and its number may be another's by now
+		}
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+			return errors.Is(err, unix.ESRCH)
+		}
 		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(deadline).Milliseconds())))
-		_ = unix.Close(fd)
 		return ended == 1 || errors.Is(err, unix.EINTR)
 	}
 	return false
 }
 
-// Remove the whole tree. Processes in it keep it, and are an error.
+// processes in a cgroup; none if it is gone.
+func processes(dir string) []string {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(data))
+}
+
+// Remove the whole tree, with the processes in it.
 func (t *Tree) Remove() error {
 	deadline := time.Now().Add(patience)
 	var errs []error
