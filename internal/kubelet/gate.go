@@ -53,7 +53,7 @@ func newGate(c Config) *gate {
 
 // guard a handler: the user must have the verb of the method on one of those
 // subresources of this node. Which ones a path has is upstream's choice: /pods
-// pods or proxy, /stats stats, /metrics metrics, all that runs in pods or is
+// pods or proxy, /healthz healthz or proxy, /stats stats, /metrics metrics, all that runs in pods or is
 // said by them proxy.
 func (g *gate) guard(next http.HandlerFunc, subresources ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

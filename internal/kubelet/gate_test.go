@@ -119,7 +119,9 @@ func TestGate(t *testing.T) {
 		path  string
 		want  int
 	}{
-		{"health", nil, "", "/healthz", 200},
+		{"health", server, "", "/healthz", 200},
+		{"health for nobody", nil, "", "/healthz", 401},
+		{"health without rights", somebody, "", "/healthz", 403},
 		{"nobody", nil, "", "/pods", 401},
 		{"bad token", nil, "bad", "/pods", 401},
 		{"api server", server, "", "/pods", 200},

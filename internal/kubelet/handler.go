@@ -31,8 +31,8 @@ func quiet(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), s
 // them.
 func (k *Kubelet) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	g := newGate(k.cfg)
+	mux.Handle("GET /healthz", g.guard(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }, "healthz", "proxy"))
 	mux.Handle("GET /containerLogs/{namespace}/{pod}/{container}", g.guard(k.serveLogs, "proxy"))
 	for _, path := range []string{"/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}"} {
 		mux.Handle(path, g.guard(k.serveExec, "proxy"))
