@@ -58,7 +58,7 @@ which are lost. A server that does not start for the lack of its keys names them
 with a new key after this.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return errors.New("name the lost keys, as the server's start does")
+				return errors.New("name the lost keys: a server that does not start without them says which, for example `knarr secrets discard key20260102-030405`")
 			}
 			return nil
 		},
@@ -76,7 +76,10 @@ func discardSecrets(ctx context.Context, w io.Writer, dataDir string, keys []str
 		return err
 	}
 	out, err := server.DiscardStopped(ctx, in, keys, slog.New(slog.DiscardHandler))
-	if out.Values > 0 || err == nil {
+	if out.Values == 0 && err == nil {
+		return fmt.Errorf("no Secret is encrypted by %s: name the keys that the start of the server names", strings.Join(keys, ", "))
+	}
+	if out.Values > 0 {
 		fmt.Fprintf(w, "%d Secrets were deleted\n", out.Values)
 	}
 	return err
@@ -114,7 +117,7 @@ func askRotation(ctx context.Context, api *remote.Client, fresh bool) (*transfor
 		return nil, errors.New(strings.TrimPrefix(status.ErrStatus.Message, "Internal error occurred: "))
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: what was begun is ended by running this again", err)
 	}
 	defer resp.Body.Close()
 	out := &transform.Rotation{}
