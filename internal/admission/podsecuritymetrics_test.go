@@ -10,33 +10,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/metricstest"
 )
-
-// counted is what is not zero, by name and label values in the order of the
-// labels' names.
-func counted(t *testing.T, reg *prometheus.Registry, prefix string) map[string]float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]float64{}
-	for _, f := range families {
-		if !strings.HasPrefix(f.GetName(), prefix) {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			parts := []string{f.GetName()}
-			for _, l := range m.GetLabel() {
-				parts = append(parts, l.GetValue())
-			}
-			if v := m.GetCounter().GetValue(); v != 0 {
-				out[strings.Join(parts, " ")] = v
-			}
-		}
-	}
-	return out
-}
 
 func TestPodSecurityMetrics(t *testing.T) {
 	spaces := []kinds.Object{levelled("free"), levelled("base", "enforce=baseline"), levelled("told", "warn=baseline", "audit=baseline", "audit-version=v1.20"),
@@ -72,7 +47,9 @@ func TestPodSecurityMetrics(t *testing.T) {
 					_ = s.Validate(t.Context(), tt.r) // what it answers is another test's
 				}
 			}
-			got := slices.Sorted(maps.Keys(counted(t, reg, "pod_security_")))
+			counted := metricstest.Gathered(t, reg)
+			maps.DeleteFunc(counted, func(name string, v float64) bool { return v == 0 || !strings.HasPrefix(name, "pod_security_") })
+			got := slices.Sorted(maps.Keys(counted))
 			want := make([]string, len(tt.want))
 			for i, s := range tt.want {
 				want[i] = "pod_security_" + s

@@ -8,9 +8,8 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/metricstest"
 )
 
 func TestRequests(t *testing.T) {
@@ -34,22 +33,7 @@ func TestRequests(t *testing.T) {
 	c.CloseIdle()
 	srv.Close()
 	ask()
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(q)
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			key := f.GetName()
-			for _, l := range m.GetLabel() {
-				key += " " + l.GetValue()
-			}
-			got[key] = m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
+	got := metricstest.Values(t, q)
 	want := map[string]float64{"rest_client_requests_total 404 " + host + " GET": 2, "rest_client_requests_total <error> " + host + " GET": 1, "rest_client_request_duration_seconds " + host + " GET": 3}
 	if !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)

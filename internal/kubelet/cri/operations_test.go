@@ -7,9 +7,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/metricstest"
 )
 
 func TestOperationName(t *testing.T) {
@@ -57,18 +58,7 @@ func TestOperations(t *testing.T) {
 	if _, err := c.Runtime.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{RuntimeHandler: "vm"}); err == nil {
 		t.Fatal("a sandbox out of nothing")
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(ops)
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			got[f.GetName()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
+	got := metricstest.Values(t, ops)
 	want := map[string]float64{
 		"kubelet_runtime_operations_total version": 2, "kubelet_runtime_operations_errors_total version": 0, "kubelet_runtime_operations_duration_seconds version": 2,
 		"kubelet_runtime_operations_total run_podsandbox": 1, "kubelet_runtime_operations_errors_total run_podsandbox": 1, "kubelet_runtime_operations_duration_seconds run_podsandbox": 1,

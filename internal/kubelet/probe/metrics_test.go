@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/internal/kubelet/plan"
+	"knarr.dev/knarr/internal/metricstest"
 )
 
 // TestMetrics: probes count by what they find, over the restarts of their
@@ -39,34 +39,15 @@ func TestMetrics(t *testing.T) {
 		p.Want("u", target("2"))
 		pass(time.Second)
 		want := map[string]float64{"prober_probe_total c n p u Liveness successful": 3, "prober_probe_total c n p u Liveness failed": 1, "prober_probe_duration_seconds c n p Liveness": 3}
-		if got := counted(t, reg); !maps.Equal(got, want) {
+		if got := metricstest.Gathered(t, reg); !maps.Equal(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 		pass(9100 * time.Millisecond) // the next one has begun
 		p.Remove("u")
 		pass(time.Minute)
-		if got := counted(t, reg); len(got) != 0 {
+		if got := metricstest.Gathered(t, reg); len(got) != 0 {
 			t.Errorf("left: %v", got)
 		}
 		p.Stop()
 	})
-}
-
-func counted(t *testing.T, reg *prometheus.Registry) map[string]float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			parts := []string{f.GetName()}
-			for _, l := range m.GetLabel() {
-				parts = append(parts, l.GetValue())
-			}
-			out[strings.Join(parts, " ")] = m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
-	return out
 }

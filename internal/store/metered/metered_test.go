@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"knarr.dev/knarr/internal/metricstest"
 	"knarr.dev/knarr/internal/store"
 	"knarr.dev/knarr/internal/store/mem"
 	"knarr.dev/knarr/internal/store/storetest"
@@ -70,20 +71,7 @@ func TestMetrics(t *testing.T) {
 	}); !errors.Is(err, seen) {
 		t.Error(err)
 	}
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			name := f.GetName()
-			for _, l := range m.GetLabel() {
-				name += " " + l.GetValue()
-			}
-			got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
+	got := metricstest.Gathered(t, reg)
 	want := map[string]float64{
 		"apiserver_storage_size_bytes etcd-0": 4096, "apiserver_storage_events_received_total  pods": 1,
 		"etcd_requests_total  create pods": 2, "etcd_requests_total  get pods": 1, "etcd_requests_total  list pods": 1,
