@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/equal"
 )
 
 // Format of bytes.
@@ -103,7 +104,7 @@ func EncodeStored(obj kinds.Object) ([]byte, error) {
 		}
 		obj.SetResourceVersion("")
 	}
-	if _, ok := obj.(marshaler); ok {
+	if _, ok := obj.(equal.Message); ok {
 		return Encode(Protobuf, obj)
 	}
 	return Encode(JSON, obj)

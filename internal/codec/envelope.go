@@ -9,6 +9,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"knarr.dev/knarr/internal/kinds/equal"
 )
 
 // The envelope of a protobuf object is "k8s\0" and a runtime.Unknown: TypeMeta
@@ -35,13 +37,8 @@ var (
 	errEncoding = errors.New("the protobuf object has a content encoding, which is not supported")
 )
 
-// marshaler is what generated protobuf code gives a type.
-type marshaler interface {
-	Size() int
-	MarshalToSizedBuffer([]byte) (int, error)
-}
-
-// unmarshaler likewise.
+// unmarshaler is what generated protobuf code gives a type; equal.Message is the
+// other half.
 type unmarshaler interface {
 	Reset()
 	Unmarshal([]byte) error
@@ -49,7 +46,7 @@ type unmarshaler interface {
 
 // encodeEnvelope makes one allocation.
 func encodeEnvelope(gvk schema.GroupVersionKind, obj runtime.Object) ([]byte, error) {
-	m, ok := obj.(marshaler)
+	m, ok := obj.(equal.Message)
 	if !ok {
 		return nil, fmt.Errorf("%T cannot be encoded as protobuf", obj)
 	}

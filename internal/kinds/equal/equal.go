@@ -11,15 +11,15 @@ import (
 // Values reports whether a and b, of one type, mean the same.
 func Values(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 
-// message is what generated protobuf code gives a type.
-type message interface {
+// Message is what generated protobuf code gives a type that is to be encoded.
+type Message interface {
 	Size() int
 	MarshalToSizedBuffer([]byte) (int, error)
 }
 
 // Messages is Values for pointers to messages. Those that mean the same mostly
 // are so byte for byte, which is found out in a tenth of the time.
-func Messages(a, b message) bool {
+func Messages(a, b Message) bool {
 	if size := a.Size(); size == b.Size() {
 		both := make([]byte, 2*size)
 		n, errA := a.MarshalToSizedBuffer(both[:size])
