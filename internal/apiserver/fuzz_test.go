@@ -79,12 +79,13 @@ func FuzzPatch(f *testing.F) {
 		name := names[int(which)%len(names)]
 		old, k, typ := olds[name], kindOf[name], patchKinds[int(how)%len(patchKinds)]
 		c := &call{ctx: t.Context(), ref: kinds.Ref{Kind: k, Namespace: "d", Name: "a"}, warn: func(string) {}}
-		if err := checkPatch(k, typ, data); err != nil {
+		p, err := checkPatch(k, typ, data)
+		if err != nil {
 			isStatus(t, err)
 			return
 		}
 		before := old.DeepCopyObject()
-		one := func() (runtime.Object, error) { return applyPatch(old, k.New(), typ, data, "Warn", c) }
+		one := func() (runtime.Object, error) { return applyPatch(old, k.New(), p, "Warn", c) }
 		got, err := one()
 		again, errAgain := one()
 		if (err == nil) != (errAgain == nil) || err == nil && !equality.Semantic.DeepEqual(got, again) {

@@ -24,10 +24,18 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 )
 
+// clientPatch is a patch that checkPatch has looked at.
+type clientPatch struct {
+	kind types.PatchType
+	data []byte
+	ops  jsonpatch.Patch // of a JSON patch
+}
+
 // patch applies a patch to the object, or to its Scale. Only an apply creates
 // what is not there.
 func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (out runtime.Object, created bool, err error) {
-	if err := checkPatch(c.ref.Kind, t, data); err != nil {
+	p, err := checkPatch(c.ref.Kind, t, data)
+	if err != nil {
 		return nil, false, err
 	}
 	if t == types.ApplyYAMLPatchType {
@@ -35,12 +43,12 @@ func (s *Server) patch(c *call, t types.PatchType, data []byte, v fieldPolicy) (
 	}
 	if sub := c.ref.Kind.Subresources[c.ref.Sub]; sub.Scale != nil {
 		out, err = s.updateScale(c, sub.Scale, func(old runtime.Object) (runtime.Object, error) {
-			return applyPatch(old, sub.New(), t, data, v, c)
+			return applyPatch(old, sub.New(), p, v, c)
 		})
 		return out, false, err
 	}
 	out, err = s.update(c, func(old kinds.Object) (kinds.Object, error) {
-		out, err := applyPatch(old, c.ref.Kind.New(), t, data, v, c)
+		out, err := applyPatch(old, c.ref.Kind.New(), p, v, c)
 		if err != nil {
 			return nil, err
 		}
@@ -60,42 +68,32 @@ func patchTypes(k *kinds.Kind) []string {
 	return types
 }
 
-func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) error {
+func checkPatch(k *kinds.Kind, t types.PatchType, data []byte) (p clientPatch, err error) {
+	p = clientPatch{kind: t, data: data}
 	if accepted := patchTypes(k); !slices.Contains(accepted, string(t)) {
-		return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+		return p, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 			"the body of the request was in an unknown format - accepted media types include: %s", strings.Join(accepted, ", "))
 	}
 	if t != types.ApplyYAMLPatchType { // which is decoded within bounds
 		if err := codec.CheckShape(data); err != nil {
-			return badRequest("error decoding patch: %v", err)
+			return p, badRequest("error decoding patch: %v", err)
 		}
 		if !json.Valid(data) {
-			return badRequest("invalid JSON patch")
+			return p, badRequest("invalid JSON patch")
 		}
 	}
 	switch t {
 	case types.JSONPatchType:
-		if _, err := codec.DecodePatch(data); err != nil {
-			return patchError(err, badRequest("error decoding patch: %v", err))
+		if p.ops, err = codec.DecodePatch(data); err != nil {
+			return p, patchError(err, badRequest("error decoding patch: %v", err))
 		}
 	case types.MergePatchType, types.StrategicMergePatchType:
 		var m map[string]any
 		if err := json.Unmarshal(data, &m); err != nil {
-			return badRequest("error decoding patch: %v", err)
+			return p, badRequest("error decoding patch: %v", err)
 		}
 	}
-	return nil
-}
-
-func applyJSONPatch(doc, data []byte) ([]byte, error) {
-	ops, err := codec.DecodePatch(data)
-	if err != nil {
-		return nil, badRequest("%v", err)
-	}
-	if doc, err = codec.ApplyPatch(doc, ops); err != nil {
-		return nil, patchError(err, unprocessable(err))
-	}
-	return doc, nil
+	return p, nil
 }
 
 // patchError is how a client is told of err: by other, unless the patch is over
@@ -109,11 +107,11 @@ func patchError(err, other error) error {
 }
 
 // applyPatch returns a new object; old is not changed.
-func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fieldPolicy, c *call) (runtime.Object, error) {
-	if t != types.JSONPatchType && !bytes.Contains(data, []byte("managedFields")) {
+func applyPatch(old, into runtime.Object, p clientPatch, v fieldPolicy, c *call) (runtime.Object, error) {
+	if p.kind != types.JSONPatchType && !bytes.Contains(p.data, []byte("managedFields")) {
 		old = withoutManagers(old)
 	}
-	after, finish, err := patched(old, into, t, data)
+	after, finish, err := patched(old, into, p)
 	if err != nil {
 		return nil, err
 	}
@@ -122,25 +120,25 @@ func applyPatch(old, into runtime.Object, t types.PatchType, data []byte, v fiel
 	}
 	unknown, err := codec.DecodeBody(codec.JSON, after, into)
 	if err != nil {
-		return nil, invalidPatch(data, err.Error())
+		return nil, invalidPatch(p.data, err.Error())
 	}
 	pruned, err := prune(c.ref.Kind, into)
 	if err != nil {
-		return nil, invalidPatch(data, err.Error())
+		return nil, invalidPatch(p.data, err.Error())
 	}
 	unknown = append(unknown, pruned...)
 	finish(into)
-	unknown = append(strictPatch(t, data), unknown...)
-	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(data, text) })
+	unknown = append(strictPatch(p), unknown...)
+	return into, v.judge(unknown, c.warn, func(text string) error { return invalidPatch(p.data, text) })
 }
 
 // strictPatch finds in the patch itself what is not seen any more in what it
 // makes: a field that a patch names twice, or an operation with fields of
 // nobody.
-func strictPatch(t types.PatchType, data []byte) []error {
-	if t != types.JSONPatchType {
+func strictPatch(p clientPatch) []error {
+	if p.kind != types.JSONPatchType {
 		var m map[string]any
-		twice, _ := kjson.UnmarshalStrict(data, &m) // it was an object before
+		twice, _ := kjson.UnmarshalStrict(p.data, &m) // it was an object before
 		return twice
 	}
 	var ops []struct {
@@ -149,7 +147,7 @@ func strictPatch(t types.PatchType, data []byte) []error {
 		From  string `json:"from"`
 		Value any    `json:"value"`
 	}
-	odd, _ := kjson.UnmarshalStrict(data, &ops) // and these were operations
+	odd, _ := kjson.UnmarshalStrict(p.data, &ops) // and these were operations
 	for i, err := range odd {
 		odd[i] = fmt.Errorf("json patch %w", err)
 	}
@@ -171,18 +169,18 @@ func withoutManagers(obj runtime.Object) runtime.Object {
 
 // patched is what the patch makes of old in JSON, or of the parts that it
 // touches; finish adds the others once that is decoded.
-func patched(old, into runtime.Object, t types.PatchType, data []byte) (after []byte, finish func(runtime.Object), err error) {
-	if parts, rest, ok := partsOf(old, t, data); ok {
-		return patchParts(old, t, parts, rest)
+func patched(old, into runtime.Object, p clientPatch) (after []byte, finish func(runtime.Object), err error) {
+	if parts, rest, ok := partsOf(old, p.kind, p.data); ok {
+		return patchParts(old, p.kind, parts, rest)
 	}
 	before, err := codec.Encode(codec.JSON, old)
 	if err != nil {
 		return nil, nil, err
 	}
-	if t == types.JSONPatchType {
-		after, err = applyJSONPatch(before, data)
-	} else {
-		after, err = merge(before, data, t, into)
+	if p.kind != types.JSONPatchType {
+		after, err = merge(before, p.data, p.kind, into)
+	} else if after, err = codec.ApplyPatch(before, p.ops); err != nil {
+		err = patchError(err, unprocessable(err))
 	}
 	return after, func(runtime.Object) {}, err
 }
