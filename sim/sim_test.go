@@ -63,6 +63,7 @@ func TestPlantsAreFound(t *testing.T) {
 		"gc-forgets":                    "", // what it forgets first differs
 		"gc-trusts-its-view":            "stands",
 		"namespace-trusts-its-view":     "in a namespace that is gone",
+		"daemonset-ignores-its-writes":  "makes a second pod on",
 		"replicaset-ignores-its-writes": "never wanted more than",
 		"watch-drops-event":             "",
 	}
