@@ -14,8 +14,8 @@ import (
 	"knarr.dev/knarr/internal/plan"
 )
 
-// claimName of a template for an ordinal. The scheduler of zones upstream reads
-// this form, too.
+// claimName of a template for an ordinal. Provisioners spread volumes over zones
+// by this form.
 func (p *pass) claimName(t *corev1.PersistentVolumeClaim, ordinal int) string {
 	return t.Name + "-" + p.set.Name + "-" + strconv.Itoa(ordinal)
 }
