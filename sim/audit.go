@@ -24,6 +24,7 @@ type audit struct {
 	wanted map[types.UID]int32
 	// owners that stand: not gone, and not waiting for their dependents' end.
 	standing map[types.UID]bool
+	sets     *setAudit
 }
 
 const collector = "generic-garbage-collector"
@@ -35,7 +36,7 @@ type load struct {
 }
 
 func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}}
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit()}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -58,6 +59,9 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 		delete(a.standing, before.GetUID())
 	} else {
 		a.standing[after.GetUID()] = after.GetDeletionTimestamp() == nil || !slices.Contains(after.GetFinalizers(), metav1.FinalizerDeleteDependents)
+	}
+	if err := a.sets.observe(k, before, after); err != nil {
+		a.fail("%w", err)
 	}
 	switch k {
 	case kinds.Pod:

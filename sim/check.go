@@ -58,7 +58,7 @@ func (w *world) converged() error {
 	if err != nil {
 		return err
 	}
-	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkSlices, w.checkBudgets} {
+	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkDaemonSets, w.checkSlices, w.checkBudgets} {
 		if err := check(t); err != nil {
 			return err
 		}
@@ -239,6 +239,9 @@ func (w *world) checkPods(t truth) error {
 		case p.Spec.NodeName == "":
 			for _, name := range slices.Sorted(maps.Keys(there)) {
 				l := w.audit.at(name)
+				if only := promised(p); only != "" && only != name {
+					continue
+				}
 				if l.room(requests(p)) {
 					return fmt.Errorf("pod %s/%s waits, but fits on %s", p.Namespace, p.Name, name)
 				}

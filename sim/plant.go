@@ -34,6 +34,11 @@ var planted = map[string]func(*process){
 			p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
 		}
 	},
+	"daemonset-ignores-its-writes": func(p *process) {
+		if p.name == "daemon-set-controller" {
+			p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
+		}
+	},
 	"gc-trusts-its-view": func(p *process) {
 		if p.name == collector {
 			p.wrap = func(c client.Client) client.Client { return blind{c} }

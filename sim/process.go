@@ -17,6 +17,7 @@ import (
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
+	"knarr.dev/knarr/internal/controller/daemonset"
 	"knarr.dev/knarr/internal/controller/deployment"
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
@@ -37,6 +38,7 @@ import (
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
 	"knarr.dev/knarr/internal/controller/servicecidr"
+	"knarr.dev/knarr/internal/controller/statefulset"
 	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/event"
@@ -105,7 +107,7 @@ func (w *world) controllers() []reconcile.Controller {
 		panic(err) // the configuration is constant
 	}
 	return []reconcile.Controller{
-		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(), disruption.Controller(w.table),
+		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(), statefulset.Controller(), daemonset.Controller(), disruption.Controller(w.table),
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),

@@ -45,7 +45,7 @@ func TestInvariantsHold(t *testing.T) {
 		}
 	})
 	// Invariants hold easily where nothing happens.
-	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "nodes": 20, "events": 20} {
+	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "statefulsets.apps": 30, "daemonsets.apps": 30, "controllerrevisions.apps": 30, "nodes": 20, "events": 20} {
 		if writes[k] < least {
 			t.Errorf("%d writes of %s, expected at least %d", writes[k], k, least)
 		}
@@ -63,6 +63,7 @@ func TestPlantsAreFound(t *testing.T) {
 		"gc-forgets":                    "", // what it forgets first differs
 		"gc-trusts-its-view":            "stands",
 		"namespace-trusts-its-view":     "in a namespace that is gone",
+		"daemonset-ignores-its-writes":  "makes a second pod on",
 		"replicaset-ignores-its-writes": "never wanted more than",
 		"watch-drops-event":             "",
 	}

@@ -30,7 +30,7 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(100); {
+	switch n := u.rng.IntN(118); {
 	case n < 19:
 		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
 	case n < 32:
@@ -64,9 +64,12 @@ func (u *users) act() {
 	case n < 98:
 		ns = u.pick("a", "b")
 		what, err = "delete namespace", u.remove(kinds.Ref{Kind: kinds.Namespace, Name: ns}, "")
-	default:
+	case n < 100:
 		app = fmt.Sprintf("n%d", u.rng.IntN(nodes))
 		what, err = "delete node", u.remove(kinds.Ref{Kind: kinds.Node, Name: app}, "")
+	default:
+		app = "sets"
+		what, err = u.actOnSets(ns)
 	}
 	u.tell("user: %s %s/%s: %v", what, ns, app, err)
 }
@@ -150,8 +153,8 @@ func (u *users) removeAny(k *kinds.Kind, ns, policy string) error {
 // relieve scales down until everything that is wanted fits with room to
 // spare, so that rollouts can be expected to end.
 func (u *users) relieve() {
-	total := int64(0)
 	limit := nodes * capacity().cpu / 2
+	total := u.relieveSets(limit)
 	for p := range view.List[*corev1.Pod](u.tap.Snapshot(), kinds.Pod, "") {
 		if metav1.GetControllerOf(p) == nil {
 			u.note("delete", u.remove(kinds.RefTo(kinds.Pod, p), ""))

@@ -79,7 +79,8 @@ var layers = []layer{
 	{"internal/event", []string{"internal/kinds", "internal/plan", "internal/client"}},
 	{"internal/reconcile", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/event"}},
 	{"internal/quota", []string{"internal/kinds", "internal/view"}},
-	{"internal/controller", []string{"internal/kinds", "internal/quota", "internal/plan", "internal/view", "internal/reconcile", "internal/security/pki"}},
+	{"internal/history", []string{"internal/kinds", "internal/plan"}},
+	{"internal/controller", []string{"internal/kinds", "internal/quota", "internal/history", "internal/plan", "internal/view", "internal/reconcile", "internal/security/pki"}},
 	{"internal/scheduler", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/event"}},
 	{"internal/auth", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/codec", "internal/reconcile", "internal/security", "internal/filewatch"}},
 	{"internal/admission", []string{"internal/kinds", "internal/quota", "internal/view", "internal/auth", "internal/security", "internal/codec", "internal/webhook", "internal/version"}},
@@ -99,7 +100,7 @@ var planMayImport = []string{
 	"cmp", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt", "hash/fnv", "iter", "maps", "math", "math/big", "math/bits",
 	"net/netip", "slices", "sort", "strconv", "strings", "time", "unicode", "bytes", "encoding/base32", "crypto/sha256",
 	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/kube-aggregator/pkg/apis", "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1", "k8s.io/utils/ptr",
-	Module + "/internal/plan", Module + "/internal/kinds", Module + "/internal/reconcile", Module + "/internal/view", Module + "/internal/quota",
+	Module + "/internal/plan", Module + "/internal/kinds", Module + "/internal/reconcile", Module + "/internal/view", Module + "/internal/quota", Module + "/internal/history",
 }
 
 // impureCalls may not stand in a plan.go, whatever it imports.

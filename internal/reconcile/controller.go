@@ -55,7 +55,10 @@ type Failure struct {
 // pure function between the two. The runtime enforces Reads and Writes, and
 // derives the controller's RBAC role from them.
 type Controller struct {
-	Name string // as in events' source: "replicaset-controller"
+	Name string // as in its role: "replicaset-controller"
+	// Reporter is the source of its events, where upstream has another name for
+	// that than for the role. Empty: Name.
+	Reporter string
 
 	For *kinds.Kind // the kind whose objects are the keys; nil for a singleton (the empty Key)
 	// Owns: a change of such an object wakes the For object that controls it.

@@ -130,26 +130,34 @@ func (ctl *controller) owners(out []woken, c view.Change) []woken {
 	if ctl.For == nil {
 		return append(out, woken{ctl, Key{}})
 	}
+	for _, key := range controllersOf(ctl.For, c) {
+		out = append(out, woken{ctl, key})
+	}
+	return out
+}
+
+// controllersOf are the objects of k that control, or controlled, what changed.
+func controllersOf(k *kinds.Kind, c view.Change) (keys []Key) {
 	var last string
 	for _, o := range []kinds.Object{c.New, c.Old} {
 		if o == nil {
 			continue
 		}
 		ref := metav1.GetControllerOfNoCopy(o)
-		if ref == nil || ref.Kind != ctl.For.GVK.Kind || string(ref.UID) == last {
+		if ref == nil || ref.Kind != k.GVK.Kind || string(ref.UID) == last {
 			continue
 		}
-		if group(ref.APIVersion) != ctl.For.GVK.Group {
+		if group(ref.APIVersion) != k.GVK.Group {
 			continue
 		}
 		last = string(ref.UID)
 		key := Key{Name: ref.Name}
-		if ctl.For.Namespaced {
+		if k.Namespaced {
 			key.Namespace = o.GetNamespace()
 		}
-		out = append(out, woken{ctl, key})
+		keys = append(keys, key)
 	}
-	return out
+	return keys
 }
 
 func group(apiVersion string) string {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -31,7 +32,7 @@ type Config struct {
 	View        *view.View
 	// Client returns the client with the identity of a controller.
 	Client func(controller string) client.Client
-	// Events returns where a controller's events go. Optional: they are dropped.
+	// Events returns where the events of a reporter go. Optional: they are dropped.
 	Events func(controller string) Emitter
 	Log    *slog.Logger     // optional
 	Now    func() time.Time // optional: time.Now
@@ -141,7 +142,7 @@ func New(c Config) (*Runtime, error) {
 			ctl.Workers = 1
 		}
 		if c.Events != nil {
-			ctl.events = c.Events(d.Name)
+			ctl.events = c.Events(cmp.Or(d.Reporter, d.Name))
 		}
 		r.ctls = append(r.ctls, ctl)
 	}

@@ -14,6 +14,7 @@ import (
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
 	"knarr.dev/knarr/internal/controller/csr"
 	"knarr.dev/knarr/internal/controller/customresourcedefinition"
+	"knarr.dev/knarr/internal/controller/daemonset"
 	"knarr.dev/knarr/internal/controller/deployment"
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
@@ -35,6 +36,7 @@ import (
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
 	"knarr.dev/knarr/internal/controller/servicecidr"
+	"knarr.dev/knarr/internal/controller/statefulset"
 	"knarr.dev/knarr/internal/controller/storagemigration"
 	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/vacprotection"
@@ -83,6 +85,8 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		disruption.Controller(table),
 		replicaset.Controller(),
 		replicaset.ReplicationController(),
+		statefulset.Controller(),
+		daemonset.Controller(),
 		endpointslice.Controller(),
 		endpoints.Controller(),
 		flowcontrol.Controller(),

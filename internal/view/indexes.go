@@ -38,6 +38,8 @@ var (
 	ReplicaSetsByOwner = ByController(kinds.ReplicaSet)
 	PodOrphans         = Orphans(kinds.Pod)
 	ReplicaSetOrphans  = Orphans(kinds.ReplicaSet)
+	RevisionsByOwner   = ByController(kinds.ControllerRevision)
+	RevisionOrphans    = Orphans(kinds.ControllerRevision)
 	// PodsByNode files pods under spec.nodeName; unbound ones under "".
 	PodsByNode = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
 		return []string{o.(*corev1.Pod).Spec.NodeName}
@@ -115,6 +117,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }

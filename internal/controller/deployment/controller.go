@@ -6,7 +6,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -20,6 +19,7 @@ const workers = 5
 // Controller rolls Deployments out. The view needs view.ReplicaSetsByOwner,
 // view.ReplicaSetOrphans and view.PodsByOwner.
 func Controller() reconcile.Controller {
+	adopters := reconcile.Adopters(kinds.Deployment, func(o kinds.Object) *metav1.LabelSelector { return o.(*appsv1.Deployment).Spec.Selector })
 	return reconcile.Controller{
 		Name: "deployment-controller", For: kinds.Deployment, Owns: []*kinds.Kind{kinds.ReplicaSet}, Workers: workers,
 		Watches: []reconcile.Watch{{Kind: kinds.ReplicaSet, Keys: adopters}, {Kind: kinds.Pod, Keys: recreated}},
@@ -30,25 +30,6 @@ func Controller() reconcile.Controller {
 		},
 		Plan: reconcile.Pair(observe, Plan),
 	}
-}
-
-// adopters finds the Deployments that may adopt a set which became an orphan,
-// or an orphan whose labels changed.
-func adopters(s *view.Snapshot, c view.Change) []reconcile.Key {
-	if c.New == nil || metav1.GetControllerOfNoCopy(c.New) != nil || c.New.GetDeletionTimestamp() != nil {
-		return nil
-	}
-	if c.Old != nil && metav1.GetControllerOfNoCopy(c.Old) == nil && labels.Equals(c.Old.GetLabels(), c.New.GetLabels()) {
-		return nil
-	}
-	var keys []reconcile.Key
-	for d := range view.List[*appsv1.Deployment](s, kinds.Deployment, c.New.GetNamespace()) {
-		sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(c.New.GetLabels())) {
-			keys = append(keys, reconcile.KeyOf(d))
-		}
-	}
-	return keys
 }
 
 // recreated wakes a Deployment that waits for its last old pod to end.

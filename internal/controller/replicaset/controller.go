@@ -6,7 +6,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -30,35 +29,15 @@ func ReplicationController() reconcile.Controller {
 }
 
 func declare(name string, k *kinds.Kind, convert func(kinds.Object) *appsv1.ReplicaSet) reconcile.Controller {
+	adopters := reconcile.Adopters(k, func(o kinds.Object) *metav1.LabelSelector { return convert(o).Spec.Selector })
 	return reconcile.Controller{
 		Name: name, For: k, Owns: []*kinds.Kind{kinds.Pod}, Workers: workers,
-		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: adopters(k, convert)}},
+		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: adopters}},
 		Writes: []reconcile.Write{
 			{Kind: kinds.Pod, Verbs: []plan.Verb{plan.Create, plan.Delete, plan.Patch}},
 			{Kind: k, Sub: "status", Verbs: []plan.Verb{plan.Update}},
 		},
 		Plan: reconcile.Pair(func(in reconcile.Input) (Observed, bool) { return observe(in, k, convert) }, Plan),
-	}
-}
-
-// adopters finds the sets that may adopt a pod which became an orphan, or an
-// orphan whose labels changed.
-func adopters(k *kinds.Kind, convert func(kinds.Object) *appsv1.ReplicaSet) func(*view.Snapshot, view.Change) []reconcile.Key {
-	return func(s *view.Snapshot, c view.Change) []reconcile.Key {
-		if c.New == nil || metav1.GetControllerOfNoCopy(c.New) != nil || c.New.GetDeletionTimestamp() != nil {
-			return nil
-		}
-		if c.Old != nil && metav1.GetControllerOfNoCopy(c.Old) == nil && labels.Equals(c.Old.GetLabels(), c.New.GetLabels()) {
-			return nil
-		}
-		var keys []reconcile.Key
-		for o := range view.List[kinds.Object](s, k, c.New.GetNamespace()) {
-			sel, err := metav1.LabelSelectorAsSelector(convert(o).Spec.Selector)
-			if err == nil && !sel.Empty() && sel.Matches(labels.Set(c.New.GetLabels())) {
-				keys = append(keys, reconcile.KeyOf(o))
-			}
-		}
-		return keys
 	}
 }
 

@@ -62,13 +62,11 @@ func Deployment(d, _ *appsv1.Deployment) []string { return template(&d.Spec.Temp
 func ReplicaSet(rs, _ *appsv1.ReplicaSet) []string { return template(&rs.Spec.Template) }
 
 // DaemonSet looks at the template.
-func DaemonSet(ds, old *appsv1.DaemonSet) []string {
-	return append(inert("DaemonSet", old == nil), template(&ds.Spec.Template)...)
-}
+func DaemonSet(ds, _ *appsv1.DaemonSet) []string { return template(&ds.Spec.Template) }
 
 // StatefulSet looks at the template.
-func StatefulSet(sts, old *appsv1.StatefulSet) []string {
-	l := list(append(inert("StatefulSet", old == nil), template(&sts.Spec.Template)...))
+func StatefulSet(sts, _ *appsv1.StatefulSet) []string {
+	l := list(template(&sts.Spec.Template))
 	if n := sts.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
 		l.addf("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
 	}
