@@ -139,6 +139,11 @@ func FuzzApply(f *testing.F) {
 		if err != nil || asJSON(t, same) != asJSON(t, got) {
 			t.Fatalf("first %s, then %s: %v", asJSON(t, got), asJSON(t, same), err)
 		}
+		if len(got.GetManagedFields()) == 0 { // what nobody has set is the first's of the next apply, as upstream
+			if got, err = apply(got); err != nil {
+				t.Fatalf("not what nobody owns: %v", err)
+			}
+		}
 		again, err := apply(got)
 		if err != nil {
 			t.Fatalf("once, but not twice: %v", err)
