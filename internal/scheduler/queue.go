@@ -67,7 +67,7 @@ func (q *queue) add(p *pod, now time.Time) {
 	}
 	q.move(w, nowhere)
 	w.pod = p
-	q.ready(w, now, "PodUpdate")
+	q.ready(w, now, podUpdate)
 }
 
 func (q *queue) remove(uid types.UID) {
@@ -129,6 +129,27 @@ func (q *queue) happened(now time.Time, event string, helped func(*pod, uint32) 
 			}
 		}
 	}
+}
+
+// wake makes a pod that waits ready, whatever refused it.
+func (q *queue) wake(uid types.UID, now time.Time, event string) {
+	if w := q.all[uid]; w != nil && w.place == waiting {
+		q.move(w, nowhere)
+		q.ready(w, now, event)
+	}
+}
+
+// hasten ends a pod's back-off, without waking it if it waits for an event.
+func (q *queue) hasten(uid types.UID, now time.Time) {
+	w := q.all[uid]
+	if w == nil {
+		return
+	}
+	if w.place == backing {
+		q.move(w, active)
+		q.came("active", backoffComplete)
+	}
+	w.due = now
 }
 
 func (q *queue) backoff(attempts int) time.Duration {
