@@ -236,11 +236,8 @@ func (d *decider) advice(cy *cycle) []remedy {
 	return out[:min(len(out), maxAdvice)]
 }
 
-// adviceText is a sentence, or nothing.
+// adviceText is a sentence.
 func adviceText(list []remedy) string {
-	if len(list) == 0 {
-		return ""
-	}
 	parts := make([]string, len(list))
 	for i := range list {
 		parts[i] = list[i].String()

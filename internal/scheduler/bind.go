@@ -56,7 +56,7 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	node, told := d.node.name, w.told
 	start(func(ctx context.Context) result {
 		if told != nil {
-			<-told // or a late condition would say that the bound pod waits
+			<-told.done // or a late condition would say that the bound pod waits
 		}
 		binding := s.now()
 		err := s.bind(ctx, obj, node)
@@ -159,14 +159,15 @@ func (s *Scheduler) writeStatus(w *queued, status map[string]any, nominated *str
 		}
 	}
 	s.inFlight++
-	p, before, told := w.pod.obj, w.told, make(chan struct{})
+	p, before, told := w.pod.obj, w.told, &written{done: make(chan struct{})}
 	w.told = told
 	start(func(ctx context.Context) result {
-		defer close(told)
+		defer close(told.done)
 		if before != nil {
-			<-before
+			<-before.done
 		}
-		return result{pod: p, err: s.patch(ctx, p, status)}
+		told.err = s.patch(ctx, p, status)
+		return result{pod: p, err: told.err}
 	})
 }
 

@@ -16,7 +16,7 @@ type decision struct {
 	// and the filters that refused nodes, a bit each in the order of filters().
 	why        string
 	preemption string
-	advice     string
+	remedies   []remedy
 	refused    uint32
 	room       *room // to be made for the pod
 	lost       bool  // a nomination of before is of no use
@@ -31,8 +31,12 @@ func (d *decision) message() string {
 	if d.preemption != "" {
 		s += " preemption: " + d.preemption
 	}
-	if d.advice != "" && len(s)+1+len(d.advice) <= maxMessage {
-		s += " " + d.advice
+	// As many as there is room for.
+	for list := d.remedies; len(list) > 0; list = list[:len(list)-1] {
+		if advice := " " + adviceText(list); len(s)+len(advice) <= maxMessage {
+			s += advice
+			break
+		}
 	}
 	if len(s) > maxMessage {
 		s = strings.ToValidUTF8(s[:maxMessage-len(" ...")], "") + " ..."
@@ -113,7 +117,7 @@ func (d *decider) decide(c *cluster, p *pod) decision {
 		if dec.room != nil {
 			status = "Success"
 		} else {
-			dec.advice = adviceText(d.advice(cy))
+			dec.remedies = d.advice(cy)
 		}
 		d.tell("PostFilter", status, began)
 		return dec

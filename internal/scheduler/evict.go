@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -55,7 +54,8 @@ func (s *Scheduler) yield(p *pod, n *node, start func(func(context.Context) resu
 }
 
 // makeRoom deletes the pods that must go, each with the condition that says
-// why, so that whoever counts failures does not count this one.
+// why, so that whoever counts failures does not count this one. It does so once
+// the nomination is written: nobody goes for a pod that is gone itself.
 func (s *Scheduler) makeRoom(w *queued, r *room, start func(func(context.Context) result)) {
 	s.metrics.preempted(r)
 	for _, v := range r.victims {
@@ -67,8 +67,14 @@ func (s *Scheduler) makeRoom(w *queued, r *room, start func(func(context.Context
 		s.inFlight++
 		e := &evicted{victim, w, r.node.name}
 		now := metav1.NewTime(s.now())
+		nomination := w.told
 		start(func(ctx context.Context) result {
-			return result{gone: e, pod: victim, node: e.node, err: s.evict(ctx, victim, now)}
+			<-nomination.done
+			err := nomination.err
+			if err == nil {
+				err = s.evict(ctx, victim, now)
+			}
+			return result{gone: e, pod: victim, node: e.node, err: err}
 		})
 	}
 }
@@ -92,13 +98,11 @@ func (s *Scheduler) evict(ctx context.Context, p *corev1.Pod, now metav1.Time) e
 // settleVictim takes in what became of a deletion. The view shows the pod
 // ending; until then it counts as doomed.
 func (s *Scheduler) settleVictim(r result) {
-	switch {
-	case r.err == nil:
+	if r.err == nil {
 		s.events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", r.gone.by.pod.obj.UID, r.node)))
 		return
-	case apierrors.IsNotFound(r.err):
-		return // gone already, and the view will say so
 	}
+	// If it is gone already, the view will say so.
 	delete(s.cluster.doomed, r.pod.UID)
 	if !inCourse(r.err) {
 		s.log.Warn("cannot preempt pod", "pod", keyOf(r.pod), "for", keyOf(r.gone.by.pod.obj), "error", r.err)

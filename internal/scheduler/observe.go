@@ -42,33 +42,45 @@ func (s *Scheduler) observe(c view.Change) {
 		s.observePod(c)
 	case *corev1.Node:
 		s.observeNode(o, gone)
+	default:
+		if e := s.cluster.take(o, gone); e != nil {
+			s.happened(e)
+		}
+	}
+}
+
+// take follows an object that is neither a pod nor a node, and returns what it
+// may mean for pods that wait; nil: nothing.
+func (c *cluster) take(o kinds.Object, gone bool) *event {
+	switch o := o.(type) {
 	case *corev1.Service:
-		s.cluster.setService(o, gone)
+		c.setService(o, gone)
 	case *corev1.Namespace:
 		if gone {
-			delete(s.cluster.namespaces, o.Name)
-		} else if s.cluster.setNamespace(o.Name, o.Labels) {
-			s.happened(&event{what: namespaceChanged, name: o.Name})
+			delete(c.namespaces, o.Name)
+		} else if c.setNamespace(o.Name, o.Labels) {
+			return &event{what: namespaceChanged, name: o.Name}
 		}
 	case *corev1.PersistentVolumeClaim:
 		if gone {
-			delete(s.cluster.claims, keyOf(o))
+			delete(c.claims, keyOf(o))
 		} else {
-			s.cluster.claims[keyOf(o)] = o
+			c.claims[keyOf(o)] = o
 		}
-		s.happened(&event{what: claimChanged, name: keyOf(o)})
+		return &event{what: claimChanged, name: keyOf(o)}
 	case *corev1.PersistentVolume:
 		if gone {
-			delete(s.cluster.volumes, o.Name)
+			delete(c.volumes, o.Name)
 		} else {
-			s.cluster.volumes[o.Name] = o
+			c.volumes[o.Name] = o
 		}
-		s.happened(&event{what: volumeChanged, name: o.Name})
+		return &event{what: volumeChanged, name: o.Name}
 	case *policyv1.PodDisruptionBudget:
-		s.cluster.setBudget(o, gone)
+		c.setBudget(o, gone)
 	default:
-		s.cluster.setOwner(o, gone)
+		c.setOwner(o, gone)
 	}
+	return nil
 }
 
 func (s *Scheduler) happened(e *event) {

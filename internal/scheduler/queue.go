@@ -28,7 +28,13 @@ type queued struct {
 	refused  uint32    // by which filters, while waiting
 	due      time.Time // the end of its back-off
 	heap     int
-	told     chan struct{} // closed once its last condition is written; nil: none
+	told     *written // the last write of its status; nil: none
+}
+
+// written is a write of a pod's status. err may be read once done is closed.
+type written struct {
+	done chan struct{}
+	err  error
 }
 
 // queue orders pods: those of higher priority first, then those that came
