@@ -189,51 +189,45 @@ func (r *remedy) String() string {
 	return s
 }
 
-// remedyOn asks all filters what a node would need; nil: it never can.
-func (d *decider) remedyOn(cy *cycle, n *node, buf []change) (*remedy, []change) {
+// needs asks all filters what a node would need, and adds up what that costs;
+// ok is false if it never can.
+func (d *decider) needs(cy *cycle, n *node, buf []change) (_ []change, cost float64, ok bool) {
 	buf = buf[:0]
 	for _, f := range d.filters {
 		if !f.Fits(cy, n) {
 			buf = f.Advise(cy, n, buf)
 		}
 	}
-	r := &remedy{node: n.name}
 	for i := range buf {
 		if buf[i].kind == impossible {
-			return nil, buf
+			return buf, 0, false
 		}
-		r.cost += buf[i].cost()
+		cost += buf[i].cost()
 	}
-	if len(buf) == 0 {
-		return nil, buf
-	}
-	return r, buf
+	return buf, cost, len(buf) > 0
 }
 
-// advice says for each reason of the last search which of the nodes it turned
-// away needs the least, and what. The cheapest comes first.
+// advice says for each filter of the last search which of the nodes that it
+// turned away needs the least, and what. The cheapest comes first.
 func (d *decider) advice(cy *cycle) []remedy {
-	byReason := map[string]*remedy{}
+	by := make([]remedy, len(d.filters))
 	var buf []change
 	for i, n := range d.looked[:min(len(d.looked), maxCompared)] {
-		d.asRefused(cy, n, d.failed[i], func(f filter) {
-			var r *remedy
-			if r, buf = d.remedyOn(cy, n, buf); r == nil {
+		best := &by[d.failed[i]&^kept]
+		d.asRefused(cy, n, d.failed[i], func(filter) {
+			var cost float64
+			var ok bool
+			if buf, cost, ok = d.needs(cy, n, buf); !ok {
 				return
 			}
-			best := byReason[f.Name()]
-			if best == nil || r.cost < best.cost || r.cost == best.cost && r.node < best.node {
-				r.changes = slices.Clone(buf)
-				byReason[f.Name()] = r
+			if best.node == "" || cost < best.cost || cost == best.cost && n.name < best.node {
+				*best = remedy{node: n.name, changes: append(best.changes[:0], buf...), cost: cost}
 			}
 		})
 	}
-	var out []remedy
-	for _, r := range byReason {
-		out = append(out, *r)
-	}
-	slices.SortFunc(out, func(a, b remedy) int { return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.node, b.node)) })
-	return out[:min(len(out), maxAdvice)]
+	by = slices.DeleteFunc(by, func(r remedy) bool { return r.node == "" })
+	slices.SortStableFunc(by, func(a, b remedy) int { return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.node, b.node)) })
+	return by[:min(len(by), maxAdvice)]
 }
 
 // adviceText is a sentence.

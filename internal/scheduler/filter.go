@@ -241,11 +241,27 @@ func (resources) short(c *cycle, n *node, fn func(name corev1.ResourceName, want
 			fn(r.name, r.want, r.have, r.used)
 		}
 	}
+	if len(want.more) == 0 {
+		return
+	}
 	for _, name := range slices.Sorted(maps.Keys(want.more)) {
 		if v := want.more[name]; lacks(v, have.more[name], used.more[name]) {
 			fn(name, v, have.more[name], used.more[name])
 		}
 	}
+}
+
+// insufficient spares the text of the usual resources, which is told per node.
+func insufficient(name corev1.ResourceName) string {
+	switch name {
+	case corev1.ResourceCPU:
+		return "Insufficient cpu"
+	case corev1.ResourceMemory:
+		return "Insufficient memory"
+	case corev1.ResourceEphemeralStorage:
+		return "Insufficient ephemeral-storage"
+	}
+	return "Insufficient " + string(name)
 }
 
 // Explain: what the whole node does not have, no pod's leaving gives.
@@ -255,7 +271,7 @@ func (f resources) Explain(c *cycle, n *node, why []string) ([]string, bool) {
 		why = append(why, "Too many pods")
 	}
 	f.short(c, n, func(name corev1.ResourceName, want, have, _ int64) {
-		why = append(why, "Insufficient "+string(name))
+		why = append(why, insufficient(name))
 		stays = stays || want > have
 	})
 	return why, stays
