@@ -1,10 +1,12 @@
 package scheduler
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -253,4 +255,35 @@ func (a *api) preempting() func() error {
 		return nil
 	}
 	return func() error { return bad }
+}
+
+// Nobody goes for a pod that is deleted before its nomination is written.
+func TestNobodyGoesForAPodThatIsGone(t *testing.T) {
+	for _, stays := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newAPI()
+			full := requests("cpu", "4")
+			a.put(aNode("n"), aPod("x", on("n"), full), aPod("p", full, priority(5)))
+			s, err := New(Config{View: a.View, Client: &slowPatch{a}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- s.Run(ctx) }()
+			<-time.After(time.Second)
+			if a.Object(kinds.Pod, "default", "x") == nil {
+				t.Error("the victim went before the nomination was written")
+			}
+			if !stays {
+				a.Remove(kinds.Pod, "default", "p")
+			}
+			<-time.After(time.Minute)
+			if lives := a.Object(kinds.Pod, "default", "x") != nil; lives == stays {
+				t.Errorf("the victim lives: %v; the pod stays: %v", lives, stays)
+			}
+			cancel()
+			<-done
+		})
+	}
 }
