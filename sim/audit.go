@@ -25,6 +25,10 @@ type audit struct {
 	// owners that stand: not gone, and not waiting for their dependents' end.
 	standing map[types.UID]bool
 	sets     *setAudit
+	// waiting are pods for which room is being made.
+	waiting map[types.UID]*corev1.Pod
+	// preempted counts the pods that had to go for them.
+	preempted int
 }
 
 const collector = "generic-garbage-collector"
@@ -36,7 +40,7 @@ type load struct {
 }
 
 func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit()}
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), waiting: map[types.UID]*corev1.Pod{}}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -73,6 +77,9 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 			p = after.(*corev1.Pod)
 		}
 		a.pod(b, p)
+		if by == "scheduler" && b != nil && b.DeletionTimestamp == nil && (p == nil || p.DeletionTimestamp != nil) {
+			a.preempt(b)
+		}
 	case kinds.ReplicaSet:
 		if after != nil {
 			rs := after.(*appsv1.ReplicaSet)
@@ -91,6 +98,12 @@ func (a *audit) pod(before, after *corev1.Pod) {
 	}
 	a.count(before, -1)
 	a.count(after, 1)
+	if before != nil {
+		delete(a.waiting, before.UID)
+	}
+	if after != nil && after.Status.NominatedNodeName != "" {
+		a.waiting[after.UID] = after
+	}
 	if after != nil && after.Spec.NodeName != "" && (before == nil || before.Spec.NodeName == "") {
 		if err := a.at(after.Spec.NodeName).fits(); err != nil {
 			a.fail("pod %s/%s was bound to %s: %w", after.Namespace, after.Name, after.Spec.NodeName, err)
@@ -101,6 +114,25 @@ func (a *audit) pod(before, after *corev1.Pod) {
 			a.fail("replica set %s/%s has %d pods, but never wanted more than %d", after.Namespace, ref.Name, a.active[ref.UID], a.wanted[ref.UID])
 		}
 	}
+}
+
+// preempt checks that a pod which the scheduler deletes goes for one of more
+// priority that waits for its node.
+func (a *audit) preempt(victim *corev1.Pod) {
+	a.preempted++
+	for _, p := range a.waiting {
+		if rank(p) > rank(victim) && (victim.Spec.NodeName == "" || victim.Spec.NodeName == p.Status.NominatedNodeName) {
+			return
+		}
+	}
+	a.fail("pod %s/%s of priority %d on %s was preempted, and none of more priority waits for the node", victim.Namespace, victim.Name, rank(victim), victim.Spec.NodeName)
+}
+
+func rank(p *corev1.Pod) int32 {
+	if p.Spec.Priority == nil {
+		return 0
+	}
+	return *p.Spec.Priority
 }
 
 func (a *audit) count(p *corev1.Pod, sign int) {

@@ -24,6 +24,11 @@ var planted = map[string]func(*process){
 			p.change = roomy
 		}
 	},
+	"scheduler-inverts-priorities": func(p *process) {
+		if p.name == "scheduler" {
+			p.change = inverted
+		}
+	},
 	"gc-forgets": func(p *process) {
 		if p.name == collector {
 			p.wrap = func(c client.Client) client.Client { return forgetful{c} }
@@ -79,6 +84,17 @@ func roomy(o kinds.Object) kinds.Object {
 	n.Status.Allocatable = corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("1000"), corev1.ResourceMemory: resource.MustParse("1Ti"), corev1.ResourcePods: resource.MustParse("1000")}
 	return n
+}
+
+// inverted shows pods of more priority as of less, and the other way round.
+func inverted(o kinds.Object) kinds.Object {
+	p, ok := o.(*corev1.Pod)
+	if !ok || p.Spec.Priority == nil {
+		return o
+	}
+	p = p.DeepCopy()
+	*p.Spec.Priority = -*p.Spec.Priority
+	return p
 }
 
 // forgetful says that it has deleted, and has not.

@@ -5,10 +5,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/admission"
@@ -59,8 +62,17 @@ func (w *world) bootstrap() error {
 	if err := bootstrap.Ensure(w.ctx, w.admin, w.tap.Snapshot(), entries); err != nil {
 		return fmt.Errorf("cannot set the cluster up: %w", err)
 	}
+	for _, name := range slices.Sorted(maps.Keys(priorities)) {
+		class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: priorities[name]}
+		if _, err := w.admin.Create(w.ctx, kinds.Ref{Kind: kinds.PriorityClass}, class); err != nil {
+			return fmt.Errorf("cannot create a priority class: %w", err)
+		}
+	}
 	return nil
 }
+
+// priorities of the apps that have one, by the class that is named after them.
+var priorities = map[string]int32{"db": 1000, "api": 100, "job": -100}
 
 const alphabet = "bcdfghjklmnpqrstvwxz2456789"
 

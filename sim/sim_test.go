@@ -25,6 +25,7 @@ func history(t *testing.T, c config) (string, error) {
 func TestInvariantsHold(t *testing.T) {
 	var mu sync.Mutex
 	writes := map[string]int{}
+	preempted := 0
 	t.Run("seeds", func(t *testing.T) {
 		for seed := range uint64(4) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -38,6 +39,7 @@ func TestInvariantsHold(t *testing.T) {
 				}
 				mu.Lock()
 				defer mu.Unlock()
+				preempted += w.audit.preempted
 				for k, n := range w.writes {
 					writes[k] += n
 				}
@@ -45,6 +47,9 @@ func TestInvariantsHold(t *testing.T) {
 		}
 	})
 	// Invariants hold easily where nothing happens.
+	if preempted == 0 {
+		t.Error("no pod was preempted")
+	}
 	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "statefulsets.apps": 30, "daemonsets.apps": 30, "controllerrevisions.apps": 30, "nodes": 20, "events": 20} {
 		if writes[k] < least {
 			t.Errorf("%d writes of %s, expected at least %d", writes[k], k, least)
@@ -60,6 +65,7 @@ const plantSteps = 20000
 func TestPlantsAreFound(t *testing.T) {
 	reasons := map[string]string{
 		"scheduler-ignores-allocations": "more is allocated than there is",
+		"scheduler-inverts-priorities":  "none of more priority waits",
 		"gc-forgets":                    "", // what it forgets first differs
 		"gc-trusts-its-view":            "stands",
 		"namespace-trusts-its-view":     "in a namespace that is gone",

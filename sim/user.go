@@ -178,9 +178,13 @@ func (u *users) relieve() {
 func (u *users) note(what string, err error) { u.tell("user: %s to relieve: %v", what, err) }
 
 func (u *users) template(app string) corev1.PodTemplateSpec {
+	class := ""
+	if _, ok := priorities[app]; ok {
+		class = app
+	}
 	return corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: fmt.Sprintf("demo:v%d", u.rng.IntN(4)),
+		Spec: corev1.PodSpec{PriorityClassName: class, Containers: []corev1.Container{{Name: "c", Image: fmt.Sprintf("demo:v%d", u.rng.IntN(4)),
 			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 				corev1.ResourceCPU: *resource.NewMilliQuantity(int64(100*(1+u.rng.IntN(5))), resource.DecimalSI), corev1.ResourceMemory: resource.MustParse("64Mi")}}}}},
 	}

@@ -66,6 +66,9 @@ func (k *Kubelet) room(w *worker) plan.Room {
 		Allocatable: k.allocatable(), Sysctls: k.cfg.AllowedUnsafeSysctls,
 		Pressure: k.pressure(),
 	}
+	if room.Node != nil {
+		room.Allocatable = withExtended(room.Allocatable, room.Node.Status.Allocatable)
+	}
 	for _, other := range k.list() {
 		p, absent := other.allocated()
 		// One whose containers have ended takes no room, even if its record is

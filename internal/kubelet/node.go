@@ -21,6 +21,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -194,9 +195,21 @@ func (k *Kubelet) capacity() corev1.ResourceList {
 	}
 }
 
+// withExtended adds the resources that others have given the node: of those
+// nothing is kept back.
+func withExtended(own, from corev1.ResourceList) corev1.ResourceList {
+	for name, q := range from {
+		if plan.Extended(name) {
+			own[name] = q
+		}
+	}
+	return own
+}
+
 func (k *Kubelet) nodeStatus(ctx context.Context, old *corev1.Node) corev1.NodeStatus {
 	st := *old.Status.DeepCopy()
-	st.Capacity, st.Allocatable = k.capacity(), k.allocatable()
+	st.Capacity = withExtended(k.capacity(), old.Status.Capacity)
+	st.Allocatable = withExtended(k.allocatable(), old.Status.Capacity)
 	st.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: k.cfg.NodeIP}, {Type: corev1.NodeHostName, Address: k.cfg.NodeName}}
 	st.DaemonEndpoints = corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(k.cfg.Port)}}
 	st.NodeInfo = k.machine.info

@@ -83,15 +83,26 @@ func requestOf(p *corev1.Pod) (request amounts, scoreCPU, scoreMemory int64) {
 	request.clamp()
 	scoreCPU, scoreMemory = request.cpu, request.memory
 	if missesRequest(p) {
-		opts.NonMissingContainerRequests = corev1.ResourceList{
-			corev1.ResourceCPU:    *resource.NewMilliQuantity(assumedCPU, resource.DecimalSI),
-			corev1.ResourceMemory: *resource.NewQuantity(assumedMemory, resource.BinarySI),
-		}
+		opts.NonMissingContainerRequests = assumedFor(p, &request)
 		score := amountsOf(resourcehelper.PodRequests(p, opts))
 		score.clamp()
 		scoreCPU, scoreMemory = score.cpu, score.memory
 	}
 	return request, scoreCPU, scoreMemory
+}
+
+// assumedFor is what containers without a request count as: where the pod as a
+// whole asks for something, only of what neither it nor they ask for.
+func assumedFor(p *corev1.Pod, request *amounts) corev1.ResourceList {
+	whole := resourcehelper.IsPodLevelRequestsSet(p)
+	list := corev1.ResourceList{}
+	if !whole || request.cpu == 0 {
+		list[corev1.ResourceCPU] = *resource.NewMilliQuantity(assumedCPU, resource.DecimalSI)
+	}
+	if !whole || request.memory == 0 {
+		list[corev1.ResourceMemory] = *resource.NewQuantity(assumedMemory, resource.BinarySI)
+	}
+	return list
 }
 
 func missesRequest(p *corev1.Pod) bool {

@@ -58,3 +58,51 @@ func BenchmarkSpreadAndAntiAffinity(b *testing.B) {
 		spreads(corev1.LabelHostname, 1, corev1.ScheduleAnyway, own)(p)
 	})
 }
+
+// full is a cluster of 1,000 nodes with 10 pods each and no room.
+func full(b *testing.B) (*cluster, *decider) {
+	b.Helper()
+	var objects []any
+	for i := range 1000 {
+		node := fmt.Sprintf("node-%04d", i)
+		objects = append(objects, aNode(node, zone(fmt.Sprintf("z%d", i%3)), has("pods", "110", "cpu", "10")))
+		for j := range 10 {
+			objects = append(objects, aPod(fmt.Sprint("pod-", i, "-", j), on(node), requests("cpu", "1"), with("app", fmt.Sprint("a", j))))
+		}
+	}
+	return world(objects...), newDecider(rand.New(rand.NewPCG(1, 2)))
+}
+
+func BenchmarkFitsNowhere(b *testing.B) {
+	c, d := full(b)
+	p := pending(aPod("p", requests("cpu", "1")))
+	b.ReportAllocs()
+	for b.Loop() {
+		if dec := d.decide(c, p); dec.node != nil || dec.room != nil {
+			b.Fatal("it fits")
+		}
+	}
+}
+
+func BenchmarkPreemption(b *testing.B) {
+	c, d := full(b)
+	p := pending(aPod("p", requests("cpu", "2"), priority(1)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if dec := d.decide(c, p); dec.room == nil || len(dec.room.victims) != 2 {
+			b.Fatal("no room")
+		}
+	}
+}
+
+func BenchmarkPreemptionWithSpread(b *testing.B) {
+	c, d := full(b)
+	app := selecting("app", "a0")
+	p := pending(aPod("p", requests("cpu", "2"), priority(1), with("app", "a0"), spreads(hostname, 1, corev1.DoNotSchedule, app), spreads(corev1.LabelTopologyZone, 9, corev1.DoNotSchedule, app)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if dec := d.decide(c, p); dec.room == nil {
+			b.Fatal("no room")
+		}
+	}
+}

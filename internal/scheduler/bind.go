@@ -18,7 +18,8 @@ import (
 
 // result of a write.
 type result struct {
-	bound *queued // nil: a condition was written
+	bound *queued // of a binding
+	gone  *evicted
 	began time.Time
 	pod   *corev1.Pod
 	node  string
@@ -36,12 +37,18 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	}
 	if d.node == nil {
 		s.queue.failed(w, d.refused, s.now())
-		s.tell(w, d.why, start)
+		s.tell(w, d.message(), s.settleRoom(w, &d, start), start)
+		if d.room != nil {
+			s.makeRoom(w, d.room, start)
+		}
 		return
 	}
 	// Assumed from here on: the next decision sees it.
 	obj, placed := w.pod.obj, *w.pod
 	s.assumed[obj.UID] = &placed
+	if n := s.cluster.withdraw(w.pod); n != nil && n != d.node {
+		s.happened(&event{what: podLeft, node: n, pod: w.pod})
+	}
 	e := &event{what: podCame, pod: &placed}
 	e.node = s.cluster.place(&placed, d.node.name)
 	s.happened(e)
@@ -49,7 +56,7 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	node, told := d.node.name, w.told
 	start(func(ctx context.Context) result {
 		if told != nil {
-			<-told // or a late condition would say that the bound pod waits
+			<-told.done // or a late condition would say that the bound pod waits
 		}
 		binding := s.now()
 		err := s.bind(ctx, obj, node)
@@ -84,6 +91,10 @@ func (s *Scheduler) bind(ctx context.Context, p *corev1.Pod, node string) error 
 // settle takes in the outcome of a write.
 func (s *Scheduler) settle(r result) {
 	s.inFlight--
+	if r.gone != nil {
+		s.settleVictim(r)
+		return
+	}
 	if r.bound == nil {
 		if r.err != nil && !inCourse(r.err) {
 			s.log.Warn("cannot write condition", "pod", keyOf(r.pod), "error", r.err)
@@ -104,6 +115,9 @@ func (s *Scheduler) settle(r result) {
 	if s.queue.all[r.pod.UID] != r.bound {
 		return // deleted, or bound by somebody else
 	}
+	if name := r.bound.pod.obj.Status.NominatedNodeName; name != "" {
+		s.cluster.nominate(r.bound.pod, name) // as its status still says
+	}
 	s.metrics.attempted("error", s.now().Sub(r.began))
 	s.queue.retry(r.bound, s.now())
 	if inCourse(r.err) {
@@ -117,9 +131,9 @@ func inCourse(err error) bool {
 	return apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
-// tell says why a pod has no node: in an event, and in its condition if that
-// does not say so yet.
-func (s *Scheduler) tell(w *queued, why string, start func(func(context.Context) result)) {
+// tell says why a pod has no node: in an event, and in its status if that does
+// not say so yet, with what changes about its nomination.
+func (s *Scheduler) tell(w *queued, why string, nominated *string, start func(func(context.Context) result)) {
 	p := w.pod.obj
 	s.events.Emit(eventOf(p, corev1.EventTypeWarning, "FailedScheduling", why))
 	next := corev1.PodCondition{
@@ -127,27 +141,40 @@ func (s *Scheduler) tell(w *queued, why string, start func(func(context.Context)
 		LastTransitionTime: metav1.NewTime(s.now()), ObservedGeneration: p.Generation,
 	}
 	if old := condition(p, corev1.PodScheduled); old != nil && old.Status == next.Status {
-		if old.Reason == next.Reason && old.Message == why {
+		if old.Reason == next.Reason && old.Message == why && nominated == nil {
 			return
 		}
 		next.LastTransitionTime = old.LastTransitionTime
 	}
+	s.writeStatus(w, map[string]any{"conditions": []corev1.PodCondition{next}}, nominated, start)
+}
+
+// writeStatus of a pod that waits, after what is being written of it already.
+// nominated, if not nil, is its nominated node, or "" for none.
+func (s *Scheduler) writeStatus(w *queued, status map[string]any, nominated *string, start func(func(context.Context) result)) {
+	if nominated != nil {
+		status["nominatedNodeName"] = nil
+		if *nominated != "" {
+			status["nominatedNodeName"] = *nominated
+		}
+	}
 	s.inFlight++
-	before, told := w.told, make(chan struct{})
+	p, before, told := w.pod.obj, w.told, &written{done: make(chan struct{})}
 	w.told = told
 	start(func(ctx context.Context) result {
-		defer close(told)
+		defer close(told.done)
 		if before != nil {
-			<-before
+			<-before.done
 		}
-		return result{pod: p, err: s.patch(ctx, p, next)}
+		told.err = s.patch(ctx, p, status)
+		return result{pod: p, err: told.err}
 	})
 }
 
-func (s *Scheduler) patch(ctx context.Context, p *corev1.Pod, c corev1.PodCondition) error {
+func (s *Scheduler) patch(ctx context.Context, p *corev1.Pod, status map[string]any) error {
 	data, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": p.UID},
-		"status":   map[string]any{"conditions": []corev1.PodCondition{c}},
+		"status":   status,
 	})
 	if err != nil {
 		return err

@@ -41,6 +41,12 @@ type cluster struct {
 	volumes    map[string]*corev1.PersistentVolume
 	claimUsers map[string]int // pods on nodes by claim
 	images     map[string]*image
+
+	priorities map[int32]int        // pods on nodes by priority
+	budgets    map[string][]*budget // by namespace, sorted by name
+	nominees   map[types.UID]*node  // pods that wait for others to leave a node
+	// doomed are pods whose deletion was asked for, until the view shows it.
+	doomed map[types.UID]bool
 }
 
 // node is a node with what its pods leave of it. obj is nil while only pods
@@ -58,6 +64,7 @@ type node struct {
 	pods        map[types.UID]*pod
 	ports       map[hostPort]int
 	images      []string
+	nominated   []*pod // pods without a node for which room is made here
 }
 
 // image is one that nodes have.
@@ -73,6 +80,7 @@ func newCluster() *cluster {
 		namespaces: map[string]labels.Set{}, services: map[string]map[string]labels.Selector{}, owners: map[types.UID]labels.Selector{},
 		claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{},
 		claimUsers: map[string]int{}, images: map[string]*image{},
+		priorities: map[int32]int{}, budgets: map[string][]*budget{}, nominees: map[types.UID]*node{}, doomed: map[types.UID]bool{},
 	}
 }
 
@@ -126,7 +134,7 @@ func (c *cluster) nodeNamed(name string) *node {
 
 // release gives up a node that is neither there nor has pods.
 func (c *cluster) release(n *node) {
-	if n.obj != nil || len(n.pods) > 0 {
+	if n.obj != nil || len(n.pods) > 0 || len(n.nominated) > 0 {
 		return
 	}
 	delete(c.byName, n.name)
@@ -195,6 +203,10 @@ func (c *cluster) account(p *pod, sign int64) {
 		if n.ports[h] += int(sign); n.ports[h] == 0 {
 			delete(n.ports, h)
 		}
+	}
+	priority := p.priority()
+	if c.priorities[priority] += int(sign); c.priorities[priority] == 0 {
+		delete(c.priorities, priority)
 	}
 	for _, claim := range p.claims {
 		if c.claimUsers[claim] += int(sign); c.claimUsers[claim] == 0 {

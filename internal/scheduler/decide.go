@@ -12,10 +12,36 @@ import (
 // decision about one pod.
 type decision struct {
 	node *node
-	// Otherwise: why, for the user, and the filters that refused nodes, a bit
-	// each in the order of filters().
-	why     string
-	refused uint32
+	// Otherwise: why, for the user, what preemption says, and what would help;
+	// and the filters that refused nodes, a bit each in the order of filters().
+	why        string
+	preemption string
+	remedies   []remedy
+	refused    uint32
+	room       *room // to be made for the pod
+	lost       bool  // a nomination of before is of no use
+}
+
+// maxMessage bounds what is said of a pod: as much as an event may hold.
+const maxMessage = 1024
+
+// message is upstream's text, which clients match on, and then the advice.
+func (d *decision) message() string {
+	s := d.why
+	if d.preemption != "" {
+		s += " preemption: " + d.preemption
+	}
+	// As many as there is room for.
+	for list := d.remedies; len(list) > 0; list = list[:len(list)-1] {
+		if advice := " " + adviceText(list); len(s)+len(advice) <= maxMessage {
+			s += advice
+			break
+		}
+	}
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage-len(" ...")], "") + " ..."
+	}
+	return s
 }
 
 // decider finds nodes for pods. It keeps buffers and where the next search
@@ -28,7 +54,10 @@ type decider struct {
 	told    func(part, status string, took time.Duration) // may be nil
 
 	feasible []*node
-	failed   []int8 // by position in the search: the filter that refused
+	looked   []*node // in the order of the search
+	failed   []int8  // by position in looked: the filter that refused, perhaps with kept
+	stays    []bool  // by position in looked: whatever pods leave the node
+	inRooms  uint32  // the filters that refused even then
 	out      []float64
 	total    []float64
 }
@@ -43,6 +72,10 @@ func (d *decider) cycle(c *cluster, p *pod) *cycle {
 		cy.refusal = "dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied"
 		return cy // nothing that happens to the cluster can help
 	}
+	if cy.pod.onlyNodes != nil && len(cy.pod.onlyNodes) == 0 {
+		cy.refusal = "pod affinity terms conflict"
+		return cy
+	}
 	if cy.prepareVolumes(); cy.refusal != "" {
 		cy.refusedBy = d.bit(volumes{}.Name())
 		return cy
@@ -52,22 +85,42 @@ func (d *decider) cycle(c *cluster, p *pod) *cycle {
 	return cy
 }
 
-// decide picks the best node for the pod among those that fit.
+// decide picks the best node for the pod among those that fit, or says what
+// keeps it from all of them and which pods would have to go.
 func (d *decider) decide(c *cluster, p *pod) decision {
-	nodes := c.candidates()
-	if len(nodes) == 0 {
+	all := len(c.candidates())
+	if all == 0 {
 		return decision{why: "no nodes available to schedule pods", refused: ^uint32(0)}
 	}
 	cy := d.cycle(c, p)
+	d.inRooms = 0
 	if cy.refusal != "" {
-		return decision{why: fmt.Sprintf("0/%d nodes are available: %s.", len(nodes), cy.refusal), refused: cy.refusedBy}
+		d.looked, d.failed, d.stays = d.looked[:0], d.failed[:0], d.stays[:0]
+		dec := decision{why: fmt.Sprintf("0/%d nodes are available: %s.", all, cy.refusal), refused: cy.refusedBy}
+		dec.room, dec.preemption, dec.lost = d.preempt(cy)
+		return dec
+	}
+	// Others had to go for it: that node first, whatever the scores say.
+	if n := c.nominees[p.obj.UID]; n != nil && n.obj != nil && d.refuses(cy, n) < 0 {
+		return decision{node: n}
 	}
 	began := time.Now()
-	d.search(cy, nodes)
+	d.search(cy, cy.targets())
 	switch len(d.feasible) {
 	case 0:
+		dec := d.explain(cy)
 		d.tell("Filter", "Unschedulable", began)
-		return d.explain(cy, nodes)
+		began = time.Now()
+		dec.room, dec.preemption, dec.lost = d.preempt(cy)
+		dec.refused |= d.inRooms // their events may make preemption possible
+		status := "Unschedulable"
+		if dec.room != nil {
+			status = "Success"
+		} else {
+			dec.remedies = d.advice(cy)
+		}
+		d.tell("PostFilter", status, began)
+		return dec
 	case 1:
 		d.tell("Filter", "Success", began)
 		return decision{node: d.feasible[0]}
@@ -90,29 +143,26 @@ func (d *decider) tell(part, status string, began time.Time) {
 // search fills feasible with enough nodes that fit, beginning where the last
 // search ended, so that all nodes get their turn.
 func (d *decider) search(cy *cycle, nodes []*node) {
-	d.feasible, d.failed = d.feasible[:0], d.failed[:0]
+	d.feasible, d.looked, d.failed = d.feasible[:0], d.looked[:0], d.failed[:0]
 	enough := sample(len(nodes))
-	start := d.next % len(nodes)
-	looked := 0
-	for looked < len(nodes) && len(d.feasible) < enough {
-		n := nodes[(start+looked)%len(nodes)]
-		looked++
-		refused := int8(-1)
-		for i, f := range d.filters {
-			if !f.Fits(cy, n) {
-				refused = int8(i)
-				break
-			}
+	at := 0
+	if len(nodes) > 0 {
+		at = d.next % len(nodes)
+	}
+	for len(d.looked) < len(nodes) && len(d.feasible) < enough {
+		n := nodes[at]
+		if at++; at == len(nodes) {
+			at = 0
 		}
-		d.failed = append(d.failed, refused)
+		refused := d.refuses(cy, n)
+		d.looked, d.failed = append(d.looked, n), append(d.failed, refused)
 		if refused < 0 {
 			d.feasible = append(d.feasible, n)
 		}
 	}
-	if len(d.feasible) == 0 {
-		return // explain reads d.failed from the same start
+	if cy.pod.onlyNodes == nil && len(d.feasible) > 0 {
+		d.next = at
 	}
-	d.next = (start + looked) % len(nodes)
 }
 
 // sample is how many fitting nodes are enough: all of up to 100, then a share
@@ -152,18 +202,26 @@ func (d *decider) pick(cy *cycle) *node {
 	return d.feasible[top]
 }
 
-// explain says why no node fits, from the refusals of the last search.
-func (d *decider) explain(cy *cycle, nodes []*node) decision {
+// explain says why no node fits, from the refusals of the last search, and
+// notes where no pod's leaving would help.
+func (d *decider) explain(cy *cycle) decision {
 	reasons := map[string]int{}
 	var dec decision
-	start := d.next % len(nodes)
-	for i, f := range d.failed {
-		dec.refused |= 1 << f
-		for _, r := range d.filters[f].Explain(cy, nodes[(start+i)%len(nodes)]) {
+	var why []string
+	d.stays = append(d.stays[:0], make([]bool, len(d.looked))...)
+	for i, n := range d.looked {
+		dec.refused |= 1 << (d.failed[i] &^ kept)
+		d.asRefused(cy, n, d.failed[i], func(f filter) { why, d.stays[i] = f.Explain(cy, n, why[:0]) })
+		for _, r := range why {
 			reasons[r]++
 		}
 	}
-	dec.why = message(len(nodes), reasons)
+	all := len(cy.candidates())
+	if others := all - len(d.looked); others > 0 {
+		reasons["node(s) didn't satisfy plugin(s) [NodeAffinity]"] = others
+		dec.refused |= d.bit(nodeAffinity{}.Name())
+	}
+	dec.why = message(all, reasons)
 	return dec
 }
 

@@ -1,6 +1,10 @@
 package scheduler
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // what happened in the cluster, as far as a waiting pod may care.
 type what int
@@ -28,6 +32,21 @@ type event struct {
 	pod  *pod        // as it is now, or was last
 	old  *corev1.Pod // before a change
 	name string
+
+	least   int32 // see lowest
+	counted bool
+}
+
+// lowest priority of the pods on the event's node, counted once however many
+// pods wait.
+func (e *event) lowest() int32 {
+	if !e.counted {
+		e.least, e.counted = math.MaxInt32, true
+		for _, p := range e.node.pods {
+			e.least = min(e.least, p.priority())
+		}
+	}
+	return e.least
 }
 
 // touches reports whether fn is true of the pod, before or after.

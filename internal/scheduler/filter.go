@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,9 +14,13 @@ type filter interface {
 	Name() string
 	// Fits reports whether the pod may run on the node.
 	Fits(c *cycle, n *node) bool
-	// Explain says why not, in the words that users know from upstream. It is
-	// asked only about a node that does not fit.
-	Explain(c *cycle, n *node) []string
+	// Explain appends why not, in the words that users know from upstream, and
+	// whether that stays so whatever pods leave the node. It is asked only about
+	// a node that does not fit.
+	Explain(c *cycle, n *node, why []string) (_ []string, stays bool)
+	// Advise appends the smallest changes after which the filter would let the
+	// pod in. It is asked only about a node that does not fit.
+	Advise(c *cycle, n *node, out []change) []change
 	// Helps reports whether an event may have made room for a pod that this
 	// filter refused somewhere. A yes too many costs a decision, a no too many
 	// leaves the pod waiting for ever.
@@ -26,7 +31,7 @@ type filter interface {
 // nodes first. The first refusal is the reason that users see.
 func filters() []filter {
 	return []filter{
-		unschedulable{}, nodeName{}, taints{}, nodeAffinity{}, nodePorts{}, resources{}, volumes{}, spread{}, podAffinity{},
+		unschedulable{}, nodeName{}, taints{}, nodeAffinity{}, nodePorts{}, resources{}, volumeRestrictions{}, volumes{}, volumeZone{}, spread{}, podAffinity{},
 	}
 }
 
@@ -42,13 +47,29 @@ type cycle struct {
 	refusedBy uint32
 
 	spread []spreadCheck
+	hard   []*spreadRule // of the checks
 	// Affinity: the pod's own terms and those of placed pods against it.
-	near      []*tally
-	nearAlone bool // the pod is the first of its kind and may go anywhere
-	apart     []*tally
-	awayFrom  []*tally
+	near     []*tally
+	nearSelf bool // the pod's own terms find the pod itself
+	apart    []*tally
+	awayFrom []*tally
 
 	claimNodes []*volumeNodes
+	soleClaims []string // claims that only one pod may use at a time
+}
+
+// targets are the nodes to look at: all, unless the pod names some.
+func (c *cycle) targets() []*node {
+	if c.pod.onlyNodes == nil {
+		return c.candidates()
+	}
+	list := make([]*node, 0, len(c.pod.onlyNodes))
+	for _, name := range c.pod.onlyNodes {
+		if n := c.byName[name]; n != nil && n.obj != nil {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // onNode is the answer of filters that look at nothing but the node: an event
@@ -63,8 +84,11 @@ func (unschedulable) Name() string { return "NodeUnschedulable" }
 func (unschedulable) Fits(c *cycle, n *node) bool {
 	return !n.obj.Spec.Unschedulable || tolerates(c.pod.obj, &corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
 }
-func (unschedulable) Explain(*cycle, *node) []string {
-	return []string{"node(s) were unschedulable"}
+func (unschedulable) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
+	return append(why, "node(s) were unschedulable"), true
+}
+func (unschedulable) Advise(_ *cycle, _ *node, out []change) []change {
+	return append(out, change{kind: uncordon})
 }
 func (f unschedulable) Helps(c *cycle, e *event) bool { return onNode(f, c, e, nodeChanged) }
 
@@ -77,8 +101,11 @@ func (nodeName) Name() string { return "NodeName" }
 func (nodeName) Fits(c *cycle, n *node) bool {
 	return c.pod.obj.Spec.NodeName == "" || c.pod.obj.Spec.NodeName == n.name
 }
-func (nodeName) Explain(*cycle, *node) []string {
-	return []string{"node(s) didn't match the requested node name"}
+func (nodeName) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
+	return append(why, "node(s) didn't match the requested node name"), true
+}
+func (nodeName) Advise(_ *cycle, _ *node, out []change) []change {
+	return append(out, change{kind: impossible})
 }
 func (f nodeName) Helps(c *cycle, e *event) bool { return onNode(f, c, e, nodeChanged) }
 
@@ -94,7 +121,18 @@ func (taints) Fits(c *cycle, n *node) bool {
 	}
 	return true
 }
-func (taints) Explain(*cycle, *node) []string  { return []string{"node(s) had untolerated taint(s)"} }
+func (taints) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
+	return append(why, "node(s) had untolerated taint(s)"), true
+}
+func (taints) Advise(c *cycle, n *node, out []change) []change {
+	list := n.obj.Spec.Taints
+	for i := range list {
+		if list[i].Effect != corev1.TaintEffectPreferNoSchedule && !tolerates(c.pod.obj, &list[i]) {
+			out = append(out, change{kind: tolerate, taint: &list[i]})
+		}
+	}
+	return out
+}
 func (f taints) Helps(c *cycle, e *event) bool { return onNode(f, c, e, nodeChanged) }
 
 func tolerates(p *corev1.Pod, t *corev1.Taint) bool {
@@ -117,8 +155,11 @@ func (nodeAffinity) Fits(c *cycle, n *node) bool {
 	ok, err := c.pod.nodeAffinity.Match(n.obj)
 	return ok && err == nil
 }
-func (nodeAffinity) Explain(*cycle, *node) []string {
-	return []string{"node(s) didn't match Pod's node affinity/selector"}
+func (nodeAffinity) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
+	return append(why, "node(s) didn't match Pod's node affinity/selector"), true
+}
+func (nodeAffinity) Advise(c *cycle, n *node, out []change) []change {
+	return adviseLabels(c.pod.obj, n.obj, out)
 }
 func (f nodeAffinity) Helps(c *cycle, e *event) bool { return onNode(f, c, e, nodeChanged) }
 
@@ -130,27 +171,40 @@ func (nodePorts) Fits(c *cycle, n *node) bool {
 		return true
 	}
 	for _, want := range c.pod.ports {
-		if want.ip != "" {
-			any := want
-			any.ip = ""
-			if n.ports[want] > 0 || n.ports[any] > 0 {
-				return false
-			}
-			continue
-		}
-		for have := range n.ports {
-			if have.clashes(want) {
-				return false
-			}
+		if n.taken(want) {
+			return false
 		}
 	}
 	return true
 }
-func (nodePorts) Explain(*cycle, *node) []string {
-	return []string{"node(s) didn't have free ports for the requested pod ports"}
+
+func (n *node) taken(want hostPort) bool {
+	if want.ip != "" {
+		any := want
+		any.ip = ""
+		return n.ports[want] > 0 || n.ports[any] > 0
+	}
+	for have := range n.ports {
+		if have.clashes(want) {
+			return true
+		}
+	}
+	return false
+}
+
+func (nodePorts) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
+	return append(why, "node(s) didn't have free ports for the requested pod ports"), false
+}
+func (nodePorts) Advise(c *cycle, n *node, out []change) []change {
+	for _, want := range c.pod.ports {
+		if n.taken(want) {
+			out = append(out, change{kind: freePort, name: string(want.protocol), missing: int64(want.port)})
+		}
+	}
+	return out
 }
 func (f nodePorts) Helps(c *cycle, e *event) bool {
-	return onNode(f, c, e, nodeChanged, podLeft, podChanged)
+	return onNode(f, c, e, nodeChanged, podLeft, podChanged) || c.preemptable(f, e)
 }
 
 type resources struct{}
@@ -173,29 +227,70 @@ func (resources) Fits(c *cycle, n *node) bool {
 // lacks: a pod that wants nothing fits even where too much is taken already.
 func lacks(want, have, used int64) bool { return want > 0 && want > have-used }
 
-func (resources) Explain(c *cycle, n *node) []string {
-	var why []string
+// short calls fn with each resource of which the node has too little left.
+func (resources) short(c *cycle, n *node, fn func(name corev1.ResourceName, want, have, used int64)) {
 	want, have, used := &c.pod.request, &n.allocatable, &n.used
+	for _, r := range [...]struct {
+		name             corev1.ResourceName
+		want, have, used int64
+	}{
+		{corev1.ResourceCPU, want.cpu, have.cpu, used.cpu}, {corev1.ResourceMemory, want.memory, have.memory, used.memory},
+		{corev1.ResourceEphemeralStorage, want.storage, have.storage, used.storage},
+	} {
+		if lacks(r.want, r.have, r.used) {
+			fn(r.name, r.want, r.have, r.used)
+		}
+	}
+	if len(want.more) == 0 {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(want.more)) {
+		if v := want.more[name]; lacks(v, have.more[name], used.more[name]) {
+			fn(name, v, have.more[name], used.more[name])
+		}
+	}
+}
+
+// insufficient spares the text of the usual resources, which is told per node.
+func insufficient(name corev1.ResourceName) string {
+	switch name {
+	case corev1.ResourceCPU:
+		return "Insufficient cpu"
+	case corev1.ResourceMemory:
+		return "Insufficient memory"
+	case corev1.ResourceEphemeralStorage:
+		return "Insufficient ephemeral-storage"
+	}
+	return "Insufficient " + string(name)
+}
+
+// Explain: what the whole node does not have, no pod's leaving gives.
+func (f resources) Explain(c *cycle, n *node, why []string) ([]string, bool) {
+	stays := false
 	if len(n.pods)+1 > n.maxPods {
 		why = append(why, "Too many pods")
 	}
-	if lacks(want.cpu, have.cpu, used.cpu) {
-		why = append(why, "Insufficient cpu")
-	}
-	if lacks(want.memory, have.memory, used.memory) {
-		why = append(why, "Insufficient memory")
-	}
-	if lacks(want.storage, have.storage, used.storage) {
-		why = append(why, "Insufficient ephemeral-storage")
-	}
-	for name, v := range want.more {
-		if lacks(v, have.more[name], used.more[name]) {
-			why = append(why, "Insufficient "+string(name))
-		}
-	}
-	slices.Sort(why)
-	return why
+	f.short(c, n, func(name corev1.ResourceName, want, have, _ int64) {
+		why = append(why, insufficient(name))
+		stays = stays || want > have
+	})
+	return why, stays
 }
+func (f resources) Advise(c *cycle, n *node, out []change) []change {
+	if len(n.pods)+1 > n.maxPods {
+		out = append(out, change{kind: fewerPods, missing: int64(len(n.pods) + 1 - n.maxPods)})
+	}
+	f.short(c, n, func(name corev1.ResourceName, want, have, used int64) {
+		kind, missing := freeResource, want-(have-used)
+		if want > have {
+			kind, missing = smallerRequest, want-have
+		}
+		out = append(out, change{kind: kind, name: string(name), missing: missing, of: want})
+	})
+	return out
+}
+
+// Helps: the pod fits now, or could once pods of lower priority made room.
 func (f resources) Helps(c *cycle, e *event) bool {
-	return onNode(f, c, e, nodeChanged, podLeft, podChanged)
+	return onNode(f, c, e, nodeChanged, podLeft, podChanged) || c.preemptable(f, e)
 }

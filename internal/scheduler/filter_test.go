@@ -29,6 +29,24 @@ func volumeOn(name, node string) *corev1.PersistentVolume {
 	return v
 }
 
+func volumeIn(name, zone string) *corev1.PersistentVolume {
+	v := volumeOn(name, "")
+	v.Labels = map[string]string{corev1.LabelTopologyZone: zone}
+	return v
+}
+
+// onlyOn has one term of node affinity for each list of names.
+func onlyOn(terms ...[]string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		required := &corev1.NodeSelector{}
+		for _, names := range terms {
+			required.NodeSelectorTerms = append(required.NodeSelectorTerms, corev1.NodeSelectorTerm{
+				MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: names}}})
+		}
+		affinity(p).NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: required}
+	}
+}
+
 func mounts(claim string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: claim, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}})
@@ -80,6 +98,26 @@ func TestFilters(t *testing.T) {
 			"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."},
 		{"node affinity", []any{aNode("n", labelled("mem", "64")), aNode("m", labelled("mem", "8"))}, aPod("p", selectsNodes(corev1.NodeSelectorOpGt, "mem", "32")), "n", ""},
 
+		{"by name", []any{aNode("n"), aNode("m"), aNode("k", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p", onlyOn([]string{"m"})), "m", ""},
+		{"by names of alternatives", []any{aNode("n")}, aPod("p", onlyOn([]string{"m"}, []string{"n"})), "n", ""},
+		{"by a name that is full", []any{aNode("n"), aNode("m", has("cpu", "1")), aNode("k", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p", onlyOn([]string{"m"}), requests("cpu", "2")), "",
+			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]."},
+		{"by a name that is no node's", []any{aNode("n")}, aPod("p", onlyOn([]string{"m"})), "", "0/1 nodes are available: 1 node(s) didn't satisfy plugin(s) [NodeAffinity]."},
+		{"by names that contradict", []any{aNode("n")}, aPod("p", onlyOn([]string{"n"}), func(p *corev1.Pod) {
+			term := &p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0]
+			term.MatchFields = append(term.MatchFields, corev1.NodeSelectorRequirement{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"m"}})
+		}), "", "0/1 nodes are available: pod affinity terms conflict."},
+		{"by a name and a label", []any{aNode("n"), aNode("m", labelled("disk", "ssd"))}, aPod("p", onlyOn([]string{"m"}, []string{"n"}), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }), "m", ""},
+
+		{"volume of another zone", []any{aNode("n", zone("a")), claim("c"), volumeIn("pv-c", "b")}, aPod("p", mounts("c")), "", "0/1 nodes are available: 1 node(s) had no available volume zone."},
+		{"volume of two zones", []any{aNode("n", zone("a")), aNode("m", zone("c")), claim("c"), volumeIn("pv-c", "b__c")}, aPod("p", mounts("c")), "m", ""},
+		{"volume of a zone, node of none", []any{aNode("n"), claim("c"), volumeIn("pv-c", "b")}, aPod("p", mounts("c")), "n", ""},
+		{"volume with the old label", []any{aNode("n", zone("a")), aNode("m", zone("b")), claim("c"), func() *corev1.PersistentVolume {
+			v := volumeOn("pv-c", "")
+			v.Labels = map[string]string{corev1.LabelFailureDomainBetaZone: "b"}
+			return v
+		}()}, aPod("p", mounts("c")), "m", ""},
+
 		{"host port taken", []any{aNode("n"), aPod("x", on("n"), hostPorts("/TCP/80"))}, aPod("p", hostPorts("/TCP/80")), "",
 			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."},
 		{"host port of another protocol", []any{aNode("n"), aPod("x", on("n"), hostPorts("/UDP/80"))}, aPod("p", hostPorts("/TCP/80")), "n", ""},
@@ -116,7 +154,7 @@ func TestFilters(t *testing.T) {
 			`0/1 nodes are available: persistentvolumeclaim "c" is being deleted.`},
 		{"claim of one pod", []any{aNode("n"), volumeOn("pv-c", ""), aPod("x", on("n"), mounts("c")), claim("c", func(c *corev1.PersistentVolumeClaim) {
 			c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
-		})}, aPod("p", mounts("c")), "", "0/1 nodes are available: node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode."},
+		})}, aPod("p", mounts("c")), "", "0/1 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod."},
 		{"no volume", []any{aNode("n"), claim("c")}, aPod("p", mounts("c")), "", `0/1 nodes are available: persistentvolume "pv-c" not found.`},
 
 		{"near", []any{aNode("n"), aNode("m"), aPod("x", on("m"), with("app", "a"))}, aPod("p", near(hostname, app)), "m", ""},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -68,6 +69,8 @@ func (a *api) put(objects ...any) {
 			a.Put(kinds.Node, o)
 		case *corev1.Namespace:
 			a.Put(kinds.Namespace, o)
+		case *policyv1.PodDisruptionBudget:
+			a.Put(kinds.PodDisruptionBudget, o)
 		case *corev1.PersistentVolumeClaim:
 			a.Put(kinds.PersistentVolumeClaim, o)
 		case *corev1.PersistentVolume:
@@ -101,12 +104,13 @@ func TestBindsAndTells(t *testing.T) {
 			t.Errorf("%s is on %q, want %q", name, got, want)
 		}
 	}
-	want := "big Warning FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu.\np Normal Scheduled: Successfully assigned default/p to n"
+	const why = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling. It would fit on n with 1 less cpu requested."
+	want := "big Warning FailedScheduling: " + why + "\np Normal Scheduled: Successfully assigned default/p to n"
 	if l.events.String() != want {
 		t.Errorf("events:\n%s\nwant:\n%s", l.events, want)
 	}
 	c := condition(l.pod("big"), corev1.PodScheduled)
-	if c == nil || c.Status != corev1.ConditionFalse || c.Reason != "Unschedulable" || c.Message != "0/1 nodes are available: 1 Insufficient cpu." || c.LastTransitionTime.IsZero() {
+	if c == nil || c.Status != corev1.ConditionFalse || c.Reason != "Unschedulable" || c.Message != why || c.LastTransitionTime.IsZero() {
 		t.Errorf("condition %+v", c)
 	}
 	if condition(l.pod("p"), corev1.PodScheduled) != nil || condition(l.pod("gated"), corev1.PodScheduled) != nil {
@@ -140,13 +144,12 @@ func TestConditionIsWrittenOnce(t *testing.T) {
 	l.put(aNode("n", tainted("k", corev1.TaintEffectNoSchedule)))
 	l.steps()
 	c := l.pod("p").Status.Conditions[0]
-	if c.Message != "0/1 nodes are available: 1 node(s) had untolerated taint(s)." || !c.LastTransitionTime.Equal(&first) {
+	if !strings.HasPrefix(c.Message, "0/1 nodes are available: 1 node(s) had untolerated taint(s). ") || !c.LastTransitionTime.Equal(&first) {
 		t.Errorf("condition %+v, want the new reason and the old time of transition", c)
 	}
 }
 
 func TestHigherPriorityFirstThenFirstCome(t *testing.T) {
-	priority := func(v int32) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.Priority = &v } }
 	l := newLoop(t, aNode("n"))
 	l.steps()
 	l.put(aPod("z"), aPod("a"), aPod("low", priority(-5)), aPod("high", priority(100)))

@@ -17,6 +17,8 @@ type metrics struct {
 	lasted    *prometheus.HistogramVec
 	incoming  *prometheus.CounterVec
 	points    *prometheus.HistogramVec
+	rooms     prometheus.Counter
+	victims   prometheus.Histogram
 
 	profile string
 }
@@ -24,6 +26,7 @@ type metrics struct {
 // What puts pods into the queue, in upstream's words.
 const (
 	podAdd          = "PodAdd"
+	podUpdate       = "PodUpdate"
 	attemptFailed   = "ScheduleAttemptFailure"
 	backoffComplete = "BackoffComplete"
 )
@@ -53,11 +56,15 @@ func newMetrics(profile string) *metrics {
 			Name: "scheduler_queue_incoming_pods_total", Help: "Pods that came into a queue, by what brought them.",
 		}, []string{"queue", "event"}),
 		points: histogram("scheduler_framework_extension_point_duration_seconds", "Time in the parts of a decision.", prometheus.ExponentialBuckets(0.0001, 2, 12), "extension_point", "status", "profile"),
+		rooms:  prometheus.NewCounter(prometheus.CounterOpts{Name: "scheduler_preemption_attempts_total", Help: "Pods for which preemption was tried."}),
+		victims: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "scheduler_preemption_victims", Help: "Pods that had to go for one.", Buckets: prometheus.ExponentialBuckets(1, 2, 7),
+		}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.attempts, m.decisions, m.seconds, m.pending, m.tries, m.lasted, m.incoming, m.points} {
+	for _, c := range []prometheus.Collector{m.attempts, m.decisions, m.seconds, m.pending, m.tries, m.lasted, m.incoming, m.points, m.rooms, m.victims} {
 		if err := r.Register(c); err != nil {
 			return err
 		}
@@ -72,6 +79,9 @@ func (m *metrics) decided(took time.Duration, d decision, err error) {
 		m.attempted("error", took)
 	case d.node == nil:
 		m.attempted("unschedulable", took)
+		if d.preemption != "" {
+			m.rooms.Inc()
+		}
 	}
 }
 
@@ -96,6 +106,9 @@ func (m *metrics) bound(w *queued, began, now time.Time) {
 func (m *metrics) point(name, status string, took time.Duration) {
 	m.points.WithLabelValues(name, status, m.profile).Observe(took.Seconds())
 }
+
+// preempted tells of pods that have to go for another.
+func (m *metrics) preempted(r *room) { m.victims.Observe(float64(len(r.victims))) }
 
 func (m *metrics) came(queue, event string) { m.incoming.WithLabelValues(queue, event).Inc() }
 

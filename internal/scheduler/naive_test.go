@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -15,6 +16,8 @@ type naive struct {
 	nodes      map[string]*corev1.Node
 	pods       []*corev1.Pod // on nodes, none ended
 	namespaces map[string]map[string]string
+	nominated  []*corev1.Pod // wait for room on the node that their status names
+	budgets    []*policyv1.PodDisruptionBudget
 }
 
 func (w *naive) feasible(p *corev1.Pod) []string {

@@ -6,7 +6,9 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/view"
@@ -40,31 +42,45 @@ func (s *Scheduler) observe(c view.Change) {
 		s.observePod(c)
 	case *corev1.Node:
 		s.observeNode(o, gone)
+	default:
+		if e := s.cluster.take(o, gone); e != nil {
+			s.happened(e)
+		}
+	}
+}
+
+// take follows an object that is neither a pod nor a node, and returns what it
+// may mean for pods that wait; nil: nothing.
+func (c *cluster) take(o kinds.Object, gone bool) *event {
+	switch o := o.(type) {
 	case *corev1.Service:
-		s.cluster.setService(o, gone)
+		c.setService(o, gone)
 	case *corev1.Namespace:
 		if gone {
-			delete(s.cluster.namespaces, o.Name)
-		} else if s.cluster.setNamespace(o.Name, o.Labels) {
-			s.happened(&event{what: namespaceChanged, name: o.Name})
+			delete(c.namespaces, o.Name)
+		} else if c.setNamespace(o.Name, o.Labels) {
+			return &event{what: namespaceChanged, name: o.Name}
 		}
 	case *corev1.PersistentVolumeClaim:
 		if gone {
-			delete(s.cluster.claims, keyOf(o))
+			delete(c.claims, keyOf(o))
 		} else {
-			s.cluster.claims[keyOf(o)] = o
+			c.claims[keyOf(o)] = o
 		}
-		s.happened(&event{what: claimChanged, name: keyOf(o)})
+		return &event{what: claimChanged, name: keyOf(o)}
 	case *corev1.PersistentVolume:
 		if gone {
-			delete(s.cluster.volumes, o.Name)
+			delete(c.volumes, o.Name)
 		} else {
-			s.cluster.volumes[o.Name] = o
+			c.volumes[o.Name] = o
 		}
-		s.happened(&event{what: volumeChanged, name: o.Name})
+		return &event{what: volumeChanged, name: o.Name}
+	case *policyv1.PodDisruptionBudget:
+		c.setBudget(o, gone)
 	default:
-		s.cluster.setOwner(o, gone)
+		c.setOwner(o, gone)
 	}
+	return nil
 }
 
 func (s *Scheduler) happened(e *event) {
@@ -77,6 +93,9 @@ func (s *Scheduler) observeNode(o *corev1.Node, gone bool) {
 	if gone {
 		if n := s.cluster.dropNode(o.Name); n != nil {
 			s.happened(&event{what: nodeChanged, node: n, name: n.name})
+			for _, p := range n.nominated {
+				s.queue.wake(p.obj.UID, s.now(), eventNames[nodeChanged]) // no room is made there any more
+			}
 		}
 		return
 	}
@@ -105,6 +124,9 @@ func (s *Scheduler) observePod(c view.Change) {
 		return
 	}
 	p := c.New.(*corev1.Pod)
+	if p.DeletionTimestamp != nil {
+		delete(s.cluster.doomed, p.UID)
+	}
 	switch {
 	case ended(p):
 		s.forgetPod(p)
@@ -117,23 +139,45 @@ func (s *Scheduler) observePod(c view.Change) {
 
 // forgetPod: it holds nothing any more, and wants nothing.
 func (s *Scheduler) forgetPod(p *corev1.Pod) {
-	s.queue.remove(p.UID)
+	s.unqueue(p.UID)
 	delete(s.assumed, p.UID)
+	delete(s.cluster.doomed, p.UID)
 	s.lift(s.cluster.pods[p.UID])
 }
 
-// lift takes a pod off its node.
+// unqueue forgets a pod that is not to be scheduled, or no longer by us.
+func (s *Scheduler) unqueue(uid types.UID) {
+	if w := s.queue.all[uid]; w != nil {
+		s.queue.remove(uid)
+		s.withdraw(w.pod)
+	}
+}
+
+// withdraw gives up the room that is kept for a pod: others may have it.
+func (s *Scheduler) withdraw(p *pod) {
+	if n := s.cluster.withdraw(p); n != nil {
+		s.happened(&event{what: podLeft, node: n, pod: p})
+	}
+}
+
+// lift takes a pod off its node. Those for which it had to go need not wait
+// for the end of their back-off.
 func (s *Scheduler) lift(p *pod) {
 	if p == nil {
 		return
 	}
 	n := p.node
 	s.cluster.remove(p)
+	for _, waits := range n.nominated {
+		if waits.priority() > p.priority() {
+			s.queue.hasten(waits.obj.UID, s.now())
+		}
+	}
 	s.happened(&event{what: podLeft, node: n, pod: p})
 }
 
 func (s *Scheduler) observePlaced(obj *corev1.Pod) {
-	s.queue.remove(obj.UID)
+	s.unqueue(obj.UID)
 	delete(s.assumed, obj.UID)
 	have := s.cluster.pods[obj.UID]
 	switch {
@@ -160,14 +204,39 @@ func (s *Scheduler) observePending(obj *corev1.Pod) {
 		return // bound; the view is about to show it
 	}
 	if obj.Spec.SchedulerName != s.name || obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
-		s.queue.remove(obj.UID)
+		s.unqueue(obj.UID)
 		return
 	}
-	if w != nil && sameForUs(w.pod.obj, obj) {
+	if w == nil {
+		p := pending(obj)
+		s.queue.add(p, s.now())
+		s.nominated(p, "")
+		return
+	}
+	before := w.pod.obj.Status.NominatedNodeName
+	if sameForUs(w.pod.obj, obj) {
 		next := *w.pod
 		next.obj = obj // with its newest conditions
 		w.pod = &next
-		return
+	} else {
+		s.queue.add(pending(obj), s.now())
 	}
-	s.queue.add(pending(obj), s.now())
+	s.nominated(w.pod, before)
+}
+
+// nominated takes in where a pod's status says that room is made for it, if
+// that has changed. What we have decided ourselves stands until then.
+func (s *Scheduler) nominated(p *pod, before string) {
+	now := p.obj.Status.NominatedNodeName
+	switch n := s.cluster.nominees[p.obj.UID]; {
+	case now != before && now == "":
+		s.withdraw(p)
+	case now != before:
+		if n != nil && n.name != now {
+			s.withdraw(p)
+		}
+		s.cluster.nominate(p, now)
+	case n != nil:
+		s.cluster.nominate(p, n.name) // in its newest form
+	}
 }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +32,7 @@ type pod struct {
 
 	// Only for pods that are not placed yet.
 	nodeAffinity *nodeaffinity.RequiredNodeAffinity // nil: any node
+	onlyNodes    []string                           // those that the affinity names, sorted; nil: it names none
 	preferNodes  *nodeaffinity.PreferredSchedulingTerms
 	spread       []spreadRule
 	images       []string
@@ -75,6 +77,7 @@ func pending(obj *corev1.Pod) *pod {
 	if a := obj.Spec.Affinity; len(obj.Spec.NodeSelector) > 0 || a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
 		required := nodeaffinity.GetRequiredNodeAffinity(obj)
 		p.nodeAffinity = &required
+		p.onlyNodes = namedNodes(obj)
 	}
 	if a := obj.Spec.Affinity; a != nil && a.NodeAffinity != nil {
 		if terms := a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution; len(terms) > 0 {
@@ -92,7 +95,46 @@ func pending(obj *corev1.Pod) *pod {
 			p.images = append(p.images, imageName(list[i].Image))
 		}
 	}
+	for i := range obj.Spec.Volumes {
+		if v := obj.Spec.Volumes[i].Image; v != nil {
+			p.images = append(p.images, imageName(v.Reference))
+		}
+	}
 	return p
+}
+
+// namedNodes are the nodes that a pod's affinity allows by their names, as that
+// of a daemon set's pod does; nil: it does not go by names. Looking these up
+// spares the search.
+func namedNodes(obj *corev1.Pod) []string {
+	a := obj.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil
+	}
+	terms := a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if len(terms) == 0 {
+		return nil
+	}
+	names := []string{}
+	for i := range terms {
+		var both []string // of all requirements of the term
+		for _, r := range terms[i].MatchFields {
+			if r.Key != metav1.ObjectNameField || r.Operator != corev1.NodeSelectorOpIn {
+				continue
+			}
+			if both == nil {
+				both = append([]string{}, r.Values...)
+			} else {
+				both = slices.DeleteFunc(both, func(name string) bool { return !slices.Contains(r.Values, name) })
+			}
+		}
+		if both == nil {
+			return nil // terms are alternatives, and this one allows any name
+		}
+		names = append(names, both...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func spreadRuleOf(obj *corev1.Pod, c *corev1.TopologySpreadConstraint) spreadRule {
@@ -207,6 +249,11 @@ func imageName(image string) string {
 		return image
 	}
 	return image + ":latest"
+}
+
+// preempts reports whether others may be deleted to make room for the pod.
+func (p *pod) preempts() bool {
+	return p.obj.Spec.PreemptionPolicy == nil || *p.obj.Spec.PreemptionPolicy != corev1.PreemptNever
 }
 
 func (p *pod) priority() int32 {

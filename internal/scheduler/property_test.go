@@ -71,6 +71,9 @@ func drawTerm(t *rapid.T) corev1.PodAffinityTerm {
 
 func drawPod(t *rapid.T, name string) *corev1.Pod {
 	p := aPod(name, with("app", rapid.SampledFrom(apps).Draw(t, "app")), requests("cpu", rapid.SampledFrom([]string{"0", "300m", "1", "2"}).Draw(t, "request")))
+	if v := rapid.Int32Range(-1, 2).Draw(t, "priority"); v != 0 {
+		priority(v)(p)
+	}
 	p.Namespace = rapid.SampledFrom([]string{"default", "default", "other"}).Draw(t, "namespace")
 	chance := func(of int, label string) bool { return rapid.IntRange(0, of).Draw(t, label) == 0 }
 	if chance(4, "selects") {
@@ -259,10 +262,14 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := context.Background()
+		preempted := a.preempting()
 		capacity := map[string]*corev1.Node{} // nodes keep their size, so that overfull means a wrong decision
 		check := func() {
 			if name := a.naive().overfull(); name != "" {
 				t.Fatalf("%s holds more than it has", name)
+			}
+			if err := preempted(); err != nil {
+				t.Fatal(err)
 			}
 		}
 		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
@@ -278,6 +285,12 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 		}
 		a.Lag, a.fail = false, nil
 		a.Deliver(nil)
+		for _, o := range a.Objects(kinds.Pod) {
+			if p := o.(*corev1.Pod).DeepCopy(); len(p.Finalizers) > 0 {
+				p.Finalizers = nil
+				a.Put(kinds.Pod, p)
+			}
+		}
 		for limit := 0; ; limit++ {
 			if limit > 5000 {
 				t.Fatal("the scheduler does not come to rest")
@@ -298,12 +311,21 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 			if p.Spec.NodeName != "" || ended(p) {
 				continue
 			}
-			if nodes := w.feasible(p); len(nodes) > 0 && len(p.Spec.SchedulingGates) == 0 {
+			if len(p.Spec.SchedulingGates) > 0 {
+				continue
+			}
+			if nodes := w.feasible(p); len(nodes) > 0 {
 				t.Fatalf("pod %s waits although it fits on %v; it was told: %s", p.Name, nodes, condition(p, corev1.PodScheduled).Message)
 			}
+			if rooms := w.preempt(p); len(rooms) > 0 && p.Spec.PreemptionPolicy == nil {
+				t.Fatalf("pod %s waits although it could preempt %v; it was told: %s", p.Name, rooms[0], condition(p, corev1.PodScheduled).Message)
+			}
+			if p.Status.NominatedNodeName != "" {
+				t.Fatalf("pod %s waits for %s, which nobody leaves", p.Name, p.Status.NominatedNodeName)
+			}
 		}
-		if len(s.assumed) > 0 {
-			t.Errorf("still assumed: %v", s.assumed)
+		if len(s.assumed)+len(s.cluster.doomed)+len(s.cluster.nominees) > 0 {
+			t.Errorf("still assumed: %v, doomed: %v, nominated: %v", s.assumed, s.cluster.doomed, s.cluster.nominees)
 		}
 	})
 }
@@ -358,6 +380,12 @@ func (a *api) disturb(t *rapid.T, i int, capacity map[string]*corev1.Node) {
 		}
 	default:
 		p := drawPod(t, fmt.Sprintf("p%d", i))
+		if rapid.IntRange(0, 3).Draw(t, "held") == 0 {
+			held(p)
+		}
+		if rapid.IntRange(0, 3).Draw(t, "never") == 0 {
+			never(p)
+		}
 		if rapid.IntRange(0, 8).Draw(t, "gated") == 0 {
 			p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}}
 		}

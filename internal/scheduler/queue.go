@@ -28,7 +28,13 @@ type queued struct {
 	refused  uint32    // by which filters, while waiting
 	due      time.Time // the end of its back-off
 	heap     int
-	told     chan struct{} // closed once its last condition is written; nil: none
+	told     *written // the last write of its status; nil: none
+}
+
+// written is a write of a pod's status. err may be read once done is closed.
+type written struct {
+	done chan struct{}
+	err  error
 }
 
 // queue orders pods: those of higher priority first, then those that came
@@ -67,7 +73,7 @@ func (q *queue) add(p *pod, now time.Time) {
 	}
 	q.move(w, nowhere)
 	w.pod = p
-	q.ready(w, now, "PodUpdate")
+	q.ready(w, now, podUpdate)
 }
 
 func (q *queue) remove(uid types.UID) {
@@ -129,6 +135,27 @@ func (q *queue) happened(now time.Time, event string, helped func(*pod, uint32) 
 			}
 		}
 	}
+}
+
+// wake makes a pod that waits ready, whatever refused it.
+func (q *queue) wake(uid types.UID, now time.Time, event string) {
+	if w := q.all[uid]; w != nil && w.place == waiting {
+		q.move(w, nowhere)
+		q.ready(w, now, event)
+	}
+}
+
+// hasten ends a pod's back-off, without waking it if it waits for an event.
+func (q *queue) hasten(uid types.UID, now time.Time) {
+	w := q.all[uid]
+	if w == nil {
+		return
+	}
+	if w.place == backing {
+		q.move(w, active)
+		q.came("active", backoffComplete)
+	}
+	w.due = now
 }
 
 func (q *queue) backoff(attempts int) time.Duration {

@@ -2,8 +2,8 @@
 // pure function of the cluster's state (filters, then scores) and a source of
 // chance for ties; the state follows the view change by change; one loop, in
 // Run or Step, decides pod after pod, assumes the answer at once and binds in
-// the background. Preemption is deliberately absent so far: a pod that fits
-// nowhere waits until an event makes room.
+// the background. A pod that fits nowhere may make others of less priority go;
+// otherwise it waits until an event makes room.
 package scheduler
 
 import (
@@ -60,7 +60,7 @@ type Config struct {
 func Kinds() []*kinds.Kind {
 	return []*kinds.Kind{
 		kinds.Namespace, kinds.Node, kinds.Pod, kinds.Service, kinds.ReplicationController, kinds.ReplicaSet, kinds.StatefulSet,
-		kinds.PersistentVolumeClaim, kinds.PersistentVolume,
+		kinds.PersistentVolumeClaim, kinds.PersistentVolume, kinds.PodDisruptionBudget,
 	}
 }
 

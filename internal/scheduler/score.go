@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -165,8 +166,17 @@ func spreadOut(c *cycle, nodes []*node, out []float64) bool {
 	clear(out)
 	ignored := make([]bool, len(nodes))
 	any := false
-	for _, r := range rules {
-		any = c.addSpread(r, strict, nodes, out, ignored) || any
+	var all []*spreadRule // labels that a node must have for its pods to count
+	if strict {
+		for i := range rules {
+			all = append(all, &rules[i])
+		}
+		for i, n := range nodes {
+			ignored[i] = slices.ContainsFunc(all, func(r *spreadRule) bool { return c.topology(r.topologyKey).of(n) < 0 })
+		}
+	}
+	for i := range rules {
+		any = c.addSpread(&rules[i], all, nodes, out, ignored) || any
 	}
 	if !any {
 		return false
@@ -213,45 +223,37 @@ func (c *cycle) softRules() (rules []spreadRule, strict bool) {
 
 // addSpread adds one constraint's part: the more domains there are, the more a
 // single pod too many weighs, so that hosts and zones come out comparable.
-func (c *cycle) addSpread(r spreadRule, strict bool, nodes []*node, out []float64, ignored []bool) bool {
+func (c *cycle) addSpread(r *spreadRule, all []*spreadRule, nodes []*node, out []float64, ignored []bool) bool {
 	t := c.topology(r.topologyKey)
 	if len(t.sizes) == 0 {
-		if strict {
-			for i := range ignored {
-				ignored[i] = true
-			}
-		}
-		return strict
+		return len(all) > 0
 	}
-	counts, domains := c.softCounts(r, t, nodes)
+	counts, domains := c.softCounts(r, all, t, nodes, ignored)
 	weight := math.Log(float64(domains + 2))
 	for i, n := range nodes {
-		id := t.of(n)
-		if id < 0 {
-			ignored[i] = ignored[i] || strict
-			continue
+		if id := t.of(n); id >= 0 {
+			out[i] += float64(counts[id])*weight + float64(r.maxSkew-1)
 		}
-		out[i] += float64(counts[id])*weight + float64(r.maxSkew-1)
 	}
 	return true
 }
 
 // softCounts are the pods per domain, and in how many domains the nodes are.
-func (c *cycle) softCounts(r spreadRule, t *topology, nodes []*node) (counts []int32, domains int) {
+func (c *cycle) softCounts(r *spreadRule, all []*spreadRule, t *topology, nodes []*node, ignored []bool) (counts []int32, domains int) {
 	seen := make([]bool, len(t.sizes))
-	for _, n := range nodes {
-		if id := t.of(n); id >= 0 && !seen[id] {
+	for i, n := range nodes {
+		if id := t.of(n); id >= 0 && !seen[id] && !ignored[i] {
 			seen[id] = true
 			domains++
 		}
 	}
 	k := c.counter(true, r.selector)
-	if !r.honorTaints && (!r.honorNodes || c.pod.nodeAffinity == nil) {
+	if c.allCount(r, all) {
 		return k.tally(c.cluster, r.topologyKey).counts, domains
 	}
 	counts = make([]int32, len(t.sizes))
 	for _, n := range c.candidates() {
-		if id := t.of(n); id >= 0 && c.included(&r, nil, n) {
+		if id := t.of(n); id >= 0 && c.included(r, all, n) {
 			counts[id] += k.on(n)
 		}
 	}

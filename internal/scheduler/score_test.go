@@ -47,6 +47,10 @@ func TestScores(t *testing.T) {
 	}{
 		{"NodeResourcesFit", "half and quarter", []any{aNode("a"), aNode("b"), aPod("x", on("b"), requests("cpu", "1", "memory", "2Gi"))}, nil, aPod("p", requests("cpu", "1", "memory", "2Gi")), []float64{75, 50}},
 		{"NodeResourcesFit", "pods without requests count a little", []any{aNode("a"), aNode("b"), aPod("x", on("b"))}, nil, aPod("p", requests("cpu", "0", "memory", "0")), []float64{100, 100 - (100*100.0/4000+100*200.0/8192)/2}},
+		{"NodeResourcesFit", "a pod that asks as a whole does not count more", []any{aNode("a")}, nil, aPod("p", func(p *corev1.Pod) {
+			p.Spec.Resources = &corev1.ResourceRequirements{Requests: list("cpu", "1")}
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "d"})
+		}), []float64{(75 + 100*(1-400.0/8192)) / 2}},
 		{"NodeResourcesFit", "overfull", []any{aNode("a", has("cpu", "0", "memory", "0"))}, nil, aPod("p"), []float64{0}},
 
 		{"NodeResourcesBalancedAllocation", "lopsided", []any{aNode("a"), aNode("b"), aPod("x", on("b"), requests("cpu", "2", "memory", "0"))}, nil, aPod("p", requests("cpu", "1", "memory", "2Gi")), []float64{100, 75}},
@@ -68,12 +72,21 @@ func TestScores(t *testing.T) {
 		{"PodTopologySpread", "own constraint", []any{aNode("a"), aNode("b"), aNode("c"), aPod("x", on("b"), with("app", "a")), aPod("y", on("c"), with("app", "a")), aPod("z", on("c"), with("app", "a"))},
 			nil, aPod("p", with("app", "a"), spreads(hostname, 1, corev1.ScheduleAnyway, app)), []float64{100, 50, 0}},
 		{"PodTopologySpread", "without the label", []any{aNode("a", zone("z")), aNode("b"), aPod("x", on("a"), with("app", "a"))}, nil, aPod("p", with("app", "a"), spreads(corev1.LabelTopologyZone, 1, corev1.ScheduleAnyway, app)), []float64{100, 0}},
+		{"PodTopologySpread", "pods where a label is missing do not count", []any{aNode("a", zone("z")), aNode("b", zone("y")), func() *corev1.Node {
+			n := aNode("c", zone("z"))
+			delete(n.Labels, hostname)
+			return n
+		}(), aPod("x", on("b"), with("app", "a")), aPod("y", on("c"), with("app", "a")), aPod("z", on("c"), with("app", "a"))}, nil,
+			aPod("p", with("app", "a"), spreads(hostname, 1, corev1.ScheduleAnyway, app), spreads(corev1.LabelTopologyZone, 1, corev1.ScheduleAnyway, app)), []float64{100, 0, 0}},
 		{"PodTopologySpread", "siblings by owner", []any{aNode("a"), aNode("b"), aPod("x", on("b"), with("app", "a"))}, rs, aPod("p", with("app", "a"), owned("rs")), []float64{100, 100 * 2 / (math.Log(4) + 2)}},
 		{"PodTopologySpread", "siblings by service", []any{aNode("a"), aNode("b"), aPod("x", on("b"), with("app", "a")), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "a"}}}},
 			nil, aPod("p", with("app", "a")), []float64{100, 100 * 2 / (math.Log(4) + 2)}},
 		{"PodTopologySpread", "no siblings", []any{aNode("a"), aPod("x", on("a"), with("app", "a"))}, nil, aPod("p", with("app", "a")), nil},
 
 		{"ImageLocality", "half of the nodes have it", []any{aNode("a", withImage("i:latest", 1000<<20)), aNode("b")}, nil, aPod("p"), []float64{100 * 477.0 / 977, 0}},
+		{"ImageLocality", "a volume's image", []any{aNode("a", withImage("v:1", 1000<<20)), aNode("b")}, nil, aPod("p", func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "v:1"}}}}
+		}), []float64{100 * 477.0 / 1977, 0}},
 		{"ImageLocality", "small", []any{aNode("a", withImage("i:latest", 20<<20)), aNode("b")}, nil, aPod("p"), nil},
 	} {
 		t.Run(tt.scorer+"/"+tt.name, func(t *testing.T) {

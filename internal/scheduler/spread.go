@@ -14,54 +14,71 @@ type spreadCheck struct {
 	*spreadRule
 	topology *topology
 	counts   []int32 // per domain
-	least    int32   // the smallest of them, or 0 with fewer domains than minDomains
+	nodes    []int32 // that count, per domain
+	own      bool    // counts are this cycle's, not the running ones
+	least    int32   // the smallest count, or 0 with fewer domains than minDomains
 	self     int32   // 1 if the pod counts itself
 }
 
 func (spread) Name() string { return "PodTopologySpread" }
 
 func (c *cycle) prepareSpread() {
-	var hard []*spreadRule
 	for i := range c.pod.spread {
 		if c.pod.spread[i].hard {
-			hard = append(hard, &c.pod.spread[i])
+			c.hard = append(c.hard, &c.pod.spread[i])
 		}
 	}
-	for _, r := range hard {
-		c.spread = append(c.spread, c.spreadCheck(r, hard))
+	for _, r := range c.hard {
+		c.spread = append(c.spread, c.spreadCheck(r))
 	}
 }
 
-func (c *cycle) spreadCheck(r *spreadRule, all []*spreadRule) spreadCheck {
+func (c *cycle) spreadCheck(r *spreadRule) spreadCheck {
 	k := c.counter(true, r.selector)
 	s := spreadCheck{spreadRule: r, topology: c.topology(r.topologyKey)}
 	if r.selector.finds(c.cluster, c.pod.obj) {
 		s.self = 1
 	}
-	nodes := s.topology.sizes // how many nodes of each domain count
-	if c.allCount(r, all) {
+	s.nodes = s.topology.sizes
+	if c.allCount(r, c.hard) {
 		s.counts = k.tally(c.cluster, r.topologyKey).counts
 	} else {
-		s.counts, nodes = make([]int32, len(s.topology.sizes)), make([]int32, len(s.topology.sizes))
+		s.own = true
+		s.counts, s.nodes = make([]int32, len(s.topology.sizes)), make([]int32, len(s.topology.sizes))
 		for _, n := range c.candidates() {
-			if id := s.topology.of(n); id >= 0 && c.included(r, all, n) {
-				nodes[id]++
+			if id := s.topology.of(n); id >= 0 && c.included(r, c.hard, n) {
+				s.nodes[id]++
 				s.counts[id] += k.on(n)
 			}
 		}
 	}
+	s.findLeast()
+	return s
+}
+
+func (s *spreadCheck) findLeast() {
 	s.least = math.MaxInt32
 	domains := int32(0)
-	for id, size := range nodes {
+	for id, size := range s.nodes {
 		if size > 0 {
 			domains++
 			s.least = min(s.least, s.counts[id])
 		}
 	}
-	if domains < r.minDomains || domains == 0 {
+	if domains < s.minDomains || domains == 0 {
 		s.least = 0
 	}
-	return s
+}
+
+// shift follows a pod that came to a node or left it.
+func (s *spreadCheck) shift(c *cycle, p *pod, n *node, by int32) {
+	if p.obj.DeletionTimestamp != nil || !s.selector.finds(c.cluster, p.obj) {
+		return
+	}
+	if id := s.topology.of(n); s.own && id >= 0 && c.included(s.spreadRule, c.hard, n) {
+		s.counts[id] += by
+	}
+	s.findLeast()
 }
 
 // allCount reports whether every node with the label counts, so that the
@@ -111,16 +128,29 @@ func (spread) Fits(c *cycle, n *node) bool {
 	return true
 }
 
-func (spread) Explain(c *cycle, n *node) []string {
+func (spread) Explain(c *cycle, n *node, why []string) ([]string, bool) {
 	for i := range c.spread {
 		if c.spread[i].topology.of(n) < 0 {
-			return []string{"node(s) didn't match pod topology spread constraints (missing required label)"}
+			return append(why, "node(s) didn't match pod topology spread constraints (missing required label)"), true
 		}
 		if !c.spread[i].fits(n) {
 			break
 		}
 	}
-	return []string{"node(s) didn't match pod topology spread constraints"}
+	return append(why, "node(s) didn't match pod topology spread constraints"), false
+}
+
+func (spread) Advise(c *cycle, n *node, out []change) []change {
+	for i := range c.spread {
+		s := &c.spread[i]
+		switch id := s.topology.of(n); {
+		case id < 0:
+			out = append(out, change{kind: anyLabel, name: s.topologyKey})
+		case !s.fits(n):
+			out = append(out, change{kind: lessSkew, name: s.topologyKey, value: n.obj.Labels[s.topologyKey], missing: int64(s.counts[id] + s.self - s.least - s.maxSkew)})
+		}
+	}
+	return out
 }
 
 // Helps: a pod that counts came, went or changed, or the domains did.

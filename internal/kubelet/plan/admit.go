@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -99,6 +100,9 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 			continue
 		}
 		capacity, has := used[name], r.Allocatable[name]
+		if _, here := r.Allocatable[name]; !here && Extended(name) {
+			continue // of the cluster, not of a node: the scheduler's affair
+		}
 		total := capacity.DeepCopy()
 		total.Add(q)
 		if total.Cmp(has) > 0 {
@@ -107,6 +111,12 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 		}
 	}
 	return nil
+}
+
+// Extended reports whether a resource is none of Kubernetes's own: others put
+// it into the node's status, and it stays as they say.
+func Extended(name corev1.ResourceName) bool {
+	return strings.Contains(string(name), "/") && !strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
 }
 
 // amount in the unit that upstream prints: thousandths for cpu.

@@ -71,3 +71,29 @@ func TestPressureAdmission(t *testing.T) {
 		}
 	}
 }
+
+// Resources that are none of Kubernetes's own are judged where the node has
+// them; others are the scheduler's affair.
+func TestExtendedResourcesAreAdmitted(t *testing.T) {
+	pod := func(name string, n string) *corev1.Pod {
+		return newPod(func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceName(name): resource.MustParse(n)}
+		})
+	}
+	for _, tt := range []struct {
+		pod  *corev1.Pod
+		want string
+	}{
+		{pod("example.com/room", "2"), ""}, {pod("example.com/room", "4"), "OutOfexample.com/room"}, {pod("example.com/other", "4"), ""},
+		{pod("hugepages-2Mi", "2Mi"), "OutOfhugepages-2Mi"},
+	} {
+		room := Room{Allocatable: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("9"), "example.com/room": resource.MustParse("3")}}
+		got := ""
+		if rej := Admit(tt.pod, room); rej != nil {
+			got = rej.Reason
+		}
+		if got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.pod.Spec.Containers[0].Resources.Requests, got, tt.want)
+		}
+	}
+}
