@@ -123,7 +123,9 @@ func (k *Kubelet) cannotRun(pod *corev1.Pod, c *corev1.Container) string {
 		switch name {
 		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
 		default:
-			return fmt.Sprintf("this node has no resource %q", name)
+			if !plan.Extended(name) { // those are counted, by what the node's status says
+				return fmt.Sprintf("this node has no resource %q", name)
+			}
 		}
 	}
 	for _, m := range c.VolumeMounts {
