@@ -3,6 +3,7 @@ package view
 import (
 	"slices"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -61,6 +62,14 @@ var (
 		}
 		return keys
 	}}
+	// TrackedPods files pods that no job has counted yet under namespace/job.
+	TrackedPods = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		var keys []string
+		for _, name := range JobsOfTracked(o) {
+			keys = append(keys, o.GetNamespace()+"/"+name)
+		}
+		return keys
+	}}
 	// SlicesByService files endpoint slices under namespace/service.
 	SlicesByService = &Index{Kind: kinds.EndpointSlice, Keys: func(o kinds.Object) []string {
 		if svc := o.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
@@ -96,6 +105,21 @@ var Owned = &Index{Keys: func(o kinds.Object) []string {
 	return uids
 }}
 
+// JobsOfTracked is the name of the job that is to count a pod, empty if it has
+// lost it; none if the pod is not tracked, or another controller's.
+func JobsOfTracked(pod kinds.Object) []string {
+	if !slices.Contains(pod.GetFinalizers(), batchv1.JobTrackingFinalizer) {
+		return nil
+	}
+	switch ref := metav1.GetControllerOfNoCopy(pod); {
+	case ref == nil:
+		return []string{""}
+	case ref.Kind == kinds.Job.GVK.Kind && ref.APIVersion == batchv1.SchemeGroupVersion.String():
+		return []string{ref.Name}
+	}
+	return nil
+}
+
 // ClaimOf is the claim that a pod's volume is of, also of one that is made for
 // the pod; empty: of none.
 func ClaimOf(pod *corev1.Pod, v *corev1.Volume) string {
@@ -115,6 +139,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, TrackedPods, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }
