@@ -37,6 +37,7 @@ func Orphans(k *kinds.Kind) *Index {
 var (
 	PodsByOwner        = ByController(kinds.Pod)
 	ReplicaSetsByOwner = ByController(kinds.ReplicaSet)
+	JobsByOwner        = ByController(kinds.Job)
 	PodOrphans         = Orphans(kinds.Pod)
 	ReplicaSetOrphans  = Orphans(kinds.ReplicaSet)
 	// PodsByNode files pods under spec.nodeName; unbound ones under "".
@@ -139,6 +140,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, TrackedPods, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, PodsByNode, FinishedPods, PodsByClaim, TrackedPods, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }

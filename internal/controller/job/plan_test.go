@@ -294,6 +294,7 @@ func TestEnds(t *testing.T) {
 		{"but one still stops", observed(job(toldCounts(2, 0), met), pod("a", leaves, untracked)), "status 1 terminating 2 succeeded SuccessCriteriaMet=True:CompletionsReached"},
 		{"nothing to do", observed(job(sized(1, 0))), "status SuccessCriteriaMet=True:CompletionsReached"},
 		{"too often", observed(job(limit(0), sized(2, 2)), pod("a", fails), pod("b")), "delete b; status 1 terminating -a -b FailureTarget=True:BackoffLimitExceeded; free a; free b"},
+		{"not told twice", observed(job(limit(1), uncounted(nil, []types.UID{"u-a"})), pod("a", fails)), "create; status 1 active -a; free a"},
 		{"stops", observed(job(limit(0), target, uncounted(nil, []types.UID{"u-a", "u-b"})), pod("b", leaves, untracked)), "status 1 terminating 2 failed FailureTarget=True:BackoffLimitExceeded"},
 		{"has stopped", observed(job(limit(0), target, toldCounts(0, 2))), "status 2 failed FailureTarget=True:BackoffLimitExceeded Failed=True:BackoffLimitExceeded"},
 		{"no pods for one that fails", observed(job(limit(9), target)), "status FailureTarget=True:BackoffLimitExceeded Failed=True:BackoffLimitExceeded"},
