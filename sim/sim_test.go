@@ -45,7 +45,7 @@ func TestInvariantsHold(t *testing.T) {
 		}
 	})
 	// Invariants hold easily where nothing happens.
-	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "nodes": 20, "events": 20} {
+	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "jobs.batch": 60, "cronjobs.batch": 10, "nodes": 20, "events": 20} {
 		if writes[k] < least {
 			t.Errorf("%d writes of %s, expected at least %d", writes[k], k, least)
 		}

@@ -30,7 +30,9 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(100); {
+	switch n := u.rng.IntN(112); {
+	case n >= 100:
+		what, app, err = u.actOnJobs(ns)
 	case n < 19:
 		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
 	case n < 32:

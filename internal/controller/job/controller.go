@@ -24,7 +24,7 @@ func Controller() reconcile.Controller {
 	m := &memory{jobs: map[reconcile.Key]*streak{}}
 	return reconcile.Controller{
 		Name: "job-controller", For: kinds.Job, Owns: []*kinds.Kind{kinds.Pod}, Workers: workers,
-		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: concerned}},
+		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: concerned}}, Reads: []*kinds.Kind{kinds.Namespace},
 		Writes: []reconcile.Write{
 			{Kind: kinds.Pod, Verbs: []plan.Verb{plan.Create, plan.Delete, plan.Patch}},
 			{Kind: kinds.Job, Sub: "status", Verbs: []plan.Verb{plan.Update}},
@@ -86,6 +86,9 @@ func observe(in reconcile.Input, m *memory) Observed {
 	if done(o.Job) {
 		m.forget(in.Key)
 		return o
+	}
+	if n := view.Get[*corev1.Namespace](in.View, kinds.Namespace, "", ns); n != nil {
+		o.Ending = n.DeletionTimestamp != nil
 	}
 	o.Orphans = slices.Collect(view.By[*corev1.Pod](in.View, view.PodOrphans, ns))
 	o.Failures, o.LastFailure = m.recent(in.Key, o.Job, o.Owned)

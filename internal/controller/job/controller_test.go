@@ -25,7 +25,7 @@ import (
 )
 
 func world() *reconciletest.World {
-	return reconciletest.New([]*kinds.Kind{kinds.Job, kinds.Pod}, view.PodsByOwner, view.PodOrphans, view.TrackedPods)
+	return reconciletest.New([]*kinds.Kind{kinds.Job, kinds.Pod, kinds.Namespace}, view.PodsByOwner, view.PodOrphans, view.TrackedPods)
 }
 
 // kubelet runs pods of which one in every so many fails; 0: none does. It ends
@@ -233,6 +233,22 @@ func TestPodsOfAJobThatIsGoneAreLetGo(t *testing.T) {
 	for _, p := range pods(w) {
 		if tracked(p) != (p.Name == "theirs") {
 			t.Errorf("%s: finalizers %v", p.Name, p.Finalizers)
+		}
+	}
+}
+
+// The namespace waits for the pods, so these must not wait for others.
+func TestNothingIsHeldInANamespaceThatEnds(t *testing.T) {
+	for _, j := range []*batchv1.Job{job(), job(perIndex(3))} {
+		w := world()
+		w.Put(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", DeletionTimestamp: &metav1.Time{Time: w.Now}, Finalizers: []string{"f"}}})
+		w.Put(kinds.Job, fresh(j))
+		w.Put(kinds.Pod, pod("a", at(0), fails, leaves))
+		if _, err := w.Drive(1, 100, time.Hour, Controller()); err != nil {
+			t.Fatal(err)
+		}
+		if left := pods(w); len(left) > 0 {
+			t.Errorf("%d pods are left", len(left))
 		}
 	}
 }

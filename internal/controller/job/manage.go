@@ -71,7 +71,7 @@ func (p *pass) manage() changes {
 		c.actions = append(c.actions, p.deletes(c.deleted)...)
 		return c
 	}
-	if n := want - len(p.active); n > 0 {
+	if n := want - len(p.active); n > 0 && !p.Ending {
 		c.actions = p.creates(n)
 		c.created = len(c.actions)
 	}

@@ -39,6 +39,9 @@ type Observed struct {
 	Suffix      func() string
 	// Failed: a write of a pod ended the last pass.
 	Failed bool
+	// Ending: the namespace is being deleted, which waits for its pods; nothing
+	// can be created in it any more.
+	Ending bool
 }
 
 // Plan returns what must change so that o.Job goes on.

@@ -121,7 +121,7 @@ func (p *pass) mayGo(pod *corev1.Pod) bool {
 	if p.job.DeletionTimestamp != nil || p.verdict != nil || succeeded(pod) {
 		return true
 	}
-	return failed(p.job, pod) && p.last[indexOf(pod)] != pod
+	return failed(p.job, pod) && (p.last[indexOf(pod)] != pod || p.Ending)
 }
 
 // finishIndexes keeps to what the status is about to tell.
