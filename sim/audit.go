@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,6 +30,8 @@ type audit struct {
 	waiting map[types.UID]*corev1.Pod
 	// preempted counts the pods that had to go for them.
 	preempted int
+	// freed counts the pods of a job that were let go at their end.
+	freed map[types.UID]int
 }
 
 const collector = "generic-garbage-collector"
@@ -40,7 +43,7 @@ type load struct {
 }
 
 func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), waiting: map[types.UID]*corev1.Pod{}}
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, waiting: map[types.UID]*corev1.Pod{}}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -77,8 +80,13 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 			p = after.(*corev1.Pod)
 		}
 		a.pod(b, p)
+		a.free(b, p)
 		if by == "scheduler" && b != nil && b.DeletionTimestamp == nil && (p == nil || p.DeletionTimestamp != nil) {
 			a.preempt(b)
+		}
+	case kinds.Job:
+		if after != nil {
+			a.job(after.(*batchv1.Job))
 		}
 	case kinds.ReplicaSet:
 		if after != nil {
@@ -110,8 +118,8 @@ func (a *audit) pod(before, after *corev1.Pod) {
 		}
 	}
 	if after != nil && before == nil {
-		if ref := metav1.GetControllerOf(after); ref != nil && ref.Kind == "ReplicaSet" && a.active[ref.UID] > int(a.wanted[ref.UID]) {
-			a.fail("replica set %s/%s has %d pods, but never wanted more than %d", after.Namespace, ref.Name, a.active[ref.UID], a.wanted[ref.UID])
+		if ref := metav1.GetControllerOf(after); ref != nil && (ref.Kind == "ReplicaSet" || ref.Kind == "Job") && a.active[ref.UID] > int(a.wanted[ref.UID]) {
+			a.fail("%s %s/%s has %d pods, but never wanted more than %d", ref.Kind, after.Namespace, ref.Name, a.active[ref.UID], a.wanted[ref.UID])
 		}
 	}
 }

@@ -121,10 +121,19 @@ func planPod(in reconcile.Input, node string) (res plan.Result) {
 			res.After = wait
 			return res
 		}
+		if g := p.DeletionGracePeriodSeconds; len(p.Finalizers) > 0 && finished(p) && g != nil && *g == 0 {
+			return res // it is up to others
+		}
+		if counted(p) && p.Status.Phase == corev1.PodRunning {
+			return endJobPod(in, p)
+		}
 		now := int64(0)
 		res.Actions = []plan.Action{{Verb: plan.Delete, Ref: kinds.RefTo(kinds.Pod, p), UID: p.UID, GraceSeconds: &now,
 			Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound}}}
 		return res
+	}
+	if !finished(p) && podReady(p) && jobOf(p) != "" {
+		return endJobPod(in, p)
 	}
 	if finished(p) || p.Status.Phase == corev1.PodRunning && podReady(p) {
 		return res

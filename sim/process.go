@@ -17,6 +17,7 @@ import (
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
+	"knarr.dev/knarr/internal/controller/cronjob"
 	"knarr.dev/knarr/internal/controller/daemonset"
 	"knarr.dev/knarr/internal/controller/deployment"
 	"knarr.dev/knarr/internal/controller/disruption"
@@ -25,6 +26,7 @@ import (
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/ipaddress"
+	"knarr.dev/knarr/internal/controller/job"
 	"knarr.dev/knarr/internal/controller/namespace"
 	"knarr.dev/knarr/internal/controller/nodeipam"
 	"knarr.dev/knarr/internal/controller/nodelifecycle"
@@ -40,6 +42,7 @@ import (
 	"knarr.dev/knarr/internal/controller/servicecidr"
 	"knarr.dev/knarr/internal/controller/statefulset"
 	"knarr.dev/knarr/internal/controller/trustbundle"
+	"knarr.dev/knarr/internal/controller/ttlafterfinished"
 	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
@@ -108,6 +111,7 @@ func (w *world) controllers() []reconcile.Controller {
 	}
 	return []reconcile.Controller{
 		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(), statefulset.Controller(), daemonset.Controller(), disruption.Controller(w.table),
+		job.Controller(), cronjob.Controller(), ttlafterfinished.Controller(),
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),

@@ -30,7 +30,9 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(118); {
+	switch n := u.rng.IntN(130); {
+	case n >= 118:
+		what, app, err = u.actOnJobs(ns)
 	case n < 19:
 		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
 	case n < 32:

@@ -258,6 +258,7 @@ func (w *world) settle() error {
 	for _, p := range w.processes {
 		p.lost = false
 	}
+	w.users.stopSchedules()
 	if w.rng.IntN(3) > 0 {
 		w.users.relieve()
 	}

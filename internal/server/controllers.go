@@ -12,6 +12,7 @@ import (
 	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/controller/apiservice"
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
+	"knarr.dev/knarr/internal/controller/cronjob"
 	"knarr.dev/knarr/internal/controller/csr"
 	"knarr.dev/knarr/internal/controller/customresourcedefinition"
 	"knarr.dev/knarr/internal/controller/daemonset"
@@ -22,6 +23,7 @@ import (
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/ipaddress"
+	"knarr.dev/knarr/internal/controller/job"
 	"knarr.dev/knarr/internal/controller/kubernetesservice"
 	"knarr.dev/knarr/internal/controller/namespace"
 	"knarr.dev/knarr/internal/controller/nodeipam"
@@ -39,6 +41,7 @@ import (
 	"knarr.dev/knarr/internal/controller/statefulset"
 	"knarr.dev/knarr/internal/controller/storagemigration"
 	"knarr.dev/knarr/internal/controller/trustbundle"
+	"knarr.dev/knarr/internal/controller/ttlafterfinished"
 	"knarr.dev/knarr/internal/controller/vacprotection"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
@@ -87,6 +90,9 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		replicaset.ReplicationController(),
 		statefulset.Controller(),
 		daemonset.Controller(),
+		job.Controller(),
+		cronjob.Controller(),
+		ttlafterfinished.Controller(),
 		endpointslice.Controller(),
 		endpoints.Controller(),
 		flowcontrol.Controller(),

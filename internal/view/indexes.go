@@ -3,6 +3,7 @@ package view
 import (
 	"slices"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +37,7 @@ func Orphans(k *kinds.Kind) *Index {
 var (
 	PodsByOwner        = ByController(kinds.Pod)
 	ReplicaSetsByOwner = ByController(kinds.ReplicaSet)
+	JobsByOwner        = ByController(kinds.Job)
 	PodOrphans         = Orphans(kinds.Pod)
 	ReplicaSetOrphans  = Orphans(kinds.ReplicaSet)
 	RevisionsByOwner   = ByController(kinds.ControllerRevision)
@@ -60,6 +62,14 @@ var (
 			if name := ClaimOf(pod, &pod.Spec.Volumes[i]); name != "" && !slices.Contains(keys, pod.Namespace+"/"+name) {
 				keys = append(keys, pod.Namespace+"/"+name)
 			}
+		}
+		return keys
+	}}
+	// TrackedPods files pods that no job has counted yet under namespace/job.
+	TrackedPods = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		var keys []string
+		for _, name := range JobsOfTracked(o) {
+			keys = append(keys, o.GetNamespace()+"/"+name)
 		}
 		return keys
 	}}
@@ -98,6 +108,21 @@ var Owned = &Index{Keys: func(o kinds.Object) []string {
 	return uids
 }}
 
+// JobsOfTracked is the name of the job that is to count a pod, empty if it has
+// lost it; none if the pod is not tracked, or another controller's.
+func JobsOfTracked(pod kinds.Object) []string {
+	if !slices.Contains(pod.GetFinalizers(), batchv1.JobTrackingFinalizer) {
+		return nil
+	}
+	switch ref := metav1.GetControllerOfNoCopy(pod); {
+	case ref == nil:
+		return []string{""}
+	case ref.Kind == kinds.Job.GVK.Kind && ref.APIVersion == batchv1.SchemeGroupVersion.String():
+		return []string{ref.Name}
+	}
+	return nil
+}
+
 // ClaimOf is the claim that a pod's volume is of, also of one that is made for
 // the pod; empty: of none.
 func ClaimOf(pod *corev1.Pod, v *corev1.Volume) string {
@@ -117,6 +142,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, TrackedPods, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }

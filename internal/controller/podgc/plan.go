@@ -32,9 +32,13 @@ type Leftover struct {
 func PlanLeftover(o Leftover) plan.Result {
 	var res plan.Result
 	for _, p := range o.Unbound {
-		if p.DeletionTimestamp != nil && len(res.Actions) < maxPerPass {
-			res.Actions = append(res.Actions, remove(p))
+		if p.DeletionTimestamp == nil || len(res.Actions) >= maxPerPass {
+			continue
 		}
+		if !ended(p) && len(p.Finalizers) > 0 {
+			res.Actions = append(res.Actions, end(p)) // who holds it may wait for its end
+		}
+		res.Actions = append(res.Actions, remove(p))
 	}
 	excess := len(o.Finished) - o.Threshold
 	if o.Threshold <= 0 || excess <= 0 {
@@ -109,6 +113,14 @@ func isReady(n *corev1.Node) bool {
 
 func ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// end says that a pod that never ran will not.
+func end(p *corev1.Pod) plan.Action {
+	return plan.Action{
+		Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, p).WithSub("status"), PatchType: types.StrategicMergePatchType,
+		Data: []byte(`{"status":{"phase":"Failed"}}`), UID: p.UID, Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound},
+	}
 }
 
 // fail says what became of a pod that nobody can ask any more, for those who

@@ -98,7 +98,8 @@ func TestPlanLeftover(t *testing.T) {
 		o    Leftover
 		want string
 	}{
-		{"unbound", Leftover{Unbound: []*corev1.Pod{pod("a", ""), pod("b", "", ending)}}, "delete b"},
+		{"unbound", Leftover{Unbound: []*corev1.Pod{pod("a", ""), pod("b", "", ending)}}, "patch b, delete b"},
+		{"unbound, and nobody waits for its end", Leftover{Unbound: []*corev1.Pod{pod("b", "", ending, func(p *corev1.Pod) { p.Finalizers = nil })}}, "delete b"},
 		{"few", Leftover{Finished: finished, Threshold: 5}, ""},
 		{"the oldest go", Leftover{Finished: finished, Threshold: 3}, "delete f0, delete f2"},
 		{"all are kept", Leftover{Finished: finished, Threshold: -1}, ""},

@@ -19,7 +19,7 @@ const (
 
 // Job looks at the name, from which those of its pods are made, and the template.
 func Job(j, old *batchv1.Job) []string {
-	l := list(inert("Job", old == nil))
+	var l list
 	if old == nil {
 		l.hostName(j.Name)
 	} else if j.Generation == old.Generation {
@@ -31,7 +31,7 @@ func Job(j, old *batchv1.Job) []string {
 
 // CronJob likewise.
 func CronJob(c, old *batchv1.CronJob) []string {
-	l := list(inert("CronJob", old == nil))
+	var l list
 	if old == nil {
 		l.hostName(c.Name)
 	}
