@@ -11,7 +11,8 @@ import (
 )
 
 // backend is the API server that answers for the request's group and version
-// instead of this one, or nil. What this server has it answers itself.
+// instead of this one, or nil. What this server has it answers itself, unless it
+// is measured and somebody else was registered to measure it.
 func (s *Server) backend(in *info) *aggregate.Backend {
 	if s.cfg.Backend == nil {
 		return nil
@@ -21,7 +22,7 @@ func (s *Server) backend(in *info) *aggregate.Backend {
 	case in.resource && gv.Group == "":
 		return nil
 	case in.resource:
-		if s.cfg.Kinds.ByResource(in.gvr) != nil {
+		if k := s.cfg.Kinds.ByResource(in.gvr); k != nil && !k.Measured {
 			return nil
 		}
 	default:
@@ -31,7 +32,7 @@ func (s *Server) backend(in *info) *aggregate.Backend {
 			return nil
 		}
 		gv = schema.GroupVersion{Group: parts[1], Version: parts[2]}
-		if s.serves(gv) {
+		if s.serves(gv) && !s.cfg.Kinds.Now().Yields(gv) {
 			return nil
 		}
 	}

@@ -39,7 +39,7 @@ const wardleResources = `{"kind":"APIResourceList","apiVersion":"v1","groupVersi
 	{"name":"flunders","singularName":"flunder","namespaced":true,"kind":"Flunder","verbs":["get","list"],"shortNames":["fl"]},
 	{"name":"flunders/status","namespaced":true,"kind":"Flunder","verbs":["get"]}]}`
 
-func newAggregated(t *testing.T) (*world, *wardle, *aggregate.Aggregator) {
+func newAggregated(t *testing.T, edit ...func(*apiserver.Config)) (*world, *wardle, *aggregate.Aggregator) {
 	t.Helper()
 	front, err := pki.OpenAuthority(t.TempDir(), "front-proxy-ca", "front", time.Now())
 	if err != nil {
@@ -76,11 +76,11 @@ func newAggregated(t *testing.T) (*world, *wardle, *aggregate.Aggregator) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, func(c *apiserver.Config) {
+	w := newWorld(t, append(edit, func(c *apiserver.Config) {
 		c.Cache.Feed(v)
 		c.Extra = map[string]http.Handler{"/openapi/v2": docs, "/openapi/v3": docs, "/openapi/v3/": docs}
 		c.Backend = func(gv schema.GroupVersion) *aggregate.Backend { return agg.Backend(gv) }
-	})
+	})...)
 	client := front.Renewing(pki.Leaf{CommonName: "front-proxy-client"}, time.Now)
 	agg, err = aggregate.New(aggregate.Config{View: v, Client: w.server.Client(admin), Certificate: client.GetClientCertificate,
 		Resolve: func(string, string, int32) (string, error) { return b.Listener.Addr().String(), nil }})

@@ -103,6 +103,13 @@ func (c *Client) run(call *call, run func(*call) (runtime.Object, error)) (runti
 func (c *Client) Get(ctx context.Context, ref kinds.Ref) (runtime.Object, error) {
 	return c.do(ctx, "get", ref, func(call *call) (runtime.Object, error) {
 		ref := call.ref
+		if ref.Kind.Measured {
+			it, err := c.s.measure(call.ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			return it.Object(), nil
+		}
 		cur, err := c.s.lookup(call.ctx, ref, true)
 		if err != nil {
 			return nil, err

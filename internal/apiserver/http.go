@@ -36,31 +36,34 @@ const bodyTimeout = 30 * time.Second
 
 // Handler is the whole pipeline.
 func (s *Server) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec, in, began := &recorder{ResponseWriter: w}, parse(r), s.now()
-		if r.ContentLength != 0 {
-			bodyUntil(rec, time.Now().Add(s.bodyTimeout)) // whoever needs longer says so
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.handle(w, r, s.answer) })
+}
+
+// handle writes a request down and has it answered, whatever happens.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request, answer func(*recorder, *http.Request, *info, time.Time) error) {
+	rec, in, began := &recorder{ResponseWriter: w}, parse(r), s.now()
+	if r.ContentLength != 0 {
+		bodyUntil(rec, time.Now().Add(s.bodyTimeout)) // whoever needs longer says so
+	}
+	if s.cfg.Audit != nil {
+		r = s.record(rec, r, in)
+	}
+	defer func() {
+		p := recover()
+		if p != nil {
+			rec.audit.Panicked(p) // before what the client is told of it
 		}
-		if s.cfg.Audit != nil {
-			r = s.record(rec, r, in)
+		broken := s.recovered(p, rec, r, in)
+		s.metrics.observe(in, rec.code, rec.size, s.now().Sub(began))
+		rec.completed()
+		if broken {
+			s.metrics.aborted.WithLabelValues(s.metrics.labelsOf(in).labels()[:6]...).Inc()
+			panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
 		}
-		defer func() {
-			p := recover()
-			if p != nil {
-				rec.audit.Panicked(p) // before what the client is told of it
-			}
-			broken := s.recovered(p, rec, r, in)
-			s.metrics.observe(in, rec.code, rec.size, s.now().Sub(began))
-			rec.completed()
-			if broken {
-				s.metrics.aborted.WithLabelValues(s.metrics.labelsOf(in).labels()[:6]...).Inc()
-				panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
-			}
-		}()
-		if err := s.answer(rec, r, in, began); err != nil {
-			s.fail(rec, r, err)
-		}
-	})
+	}()
+	if err := answer(rec, r, in, began); err != nil {
+		s.fail(rec, r, err)
+	}
 }
 
 // bodyUntil sets when a body has to have come. Before it answers, the server

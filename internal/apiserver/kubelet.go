@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -50,7 +51,7 @@ func newKubeletProxy(s *Server) *kubeletProxy {
 // serve routes one request.
 func (p *kubeletProxy) serve(w *recorder, r *http.Request, in *info, k *kinds.Kind, u user.Info) error {
 	if p.transport == nil {
-		return statusError(http.StatusNotImplemented, metav1.StatusReasonInternalError, "this server has no way to reach nodes")
+		return errNoNodes()
 	}
 	if in.verb == "get" && (in.sub == "exec" || in.sub == "attach" || in.sub == "portforward") {
 		// A WebSocket begins with a GET: whoever may only read must not get in by it.
@@ -240,6 +241,36 @@ func (p *kubeletProxy) node(ctx context.Context, asked string) (*url.URL, error)
 		return &url.URL{Scheme: "https", Host: net.JoinHostPort(ip.Unmap().String(), port)}, nil
 	}
 	return nil, statusError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "node %s has not reported an address yet", name)
+}
+
+// Scrape opens what a node's kubelet tells of the use of resources. It ends with
+// ctx.
+func (s *Server) Scrape(ctx context.Context, node string) (io.ReadCloser, error) {
+	if s.kubelet.transport == nil {
+		return nil, errNoNodes()
+	}
+	target, err := s.kubelet.node(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	target.Path = "/metrics/resource"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.kubelet.transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("the kubelet answers %s", resp.Status)
+	}
+	return resp.Body, nil
+}
+
+func errNoNodes() error {
+	return statusError(http.StatusNotImplemented, metav1.StatusReasonInternalError, "this server has no way to reach nodes")
 }
 
 // reachable: an address that a node or a pod can have. Others lead to this

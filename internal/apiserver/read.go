@@ -40,6 +40,9 @@ const (
 // item reads one object. An empty resourceVersion means the newest, "0" any,
 // a number at least that one.
 func (s *Server) item(ctx context.Context, ref kinds.Ref, rv string) (*cache.Item, error) {
+	if ref.Kind.Measured {
+		return s.measure(ctx, ref)
+	}
 	if err := s.fresh(ctx, rv, ""); err != nil {
 		return nil, err
 	}
@@ -254,6 +257,9 @@ func (s *Server) list(ctx context.Context, k *kinds.Kind, namespace string, o me
 	if err := checkListOptions(o); err != nil {
 		return nil, err
 	}
+	if k.Measured {
+		return s.measureAll(ctx, k, namespace, sel)
+	}
 	content, after, err := s.content(ctx, k, namespace, o)
 	if err != nil {
 		return nil, err
@@ -447,5 +453,8 @@ func (p *pageSet) find(k *kinds.Kind, namespace string, rev int64, now time.Time
 }
 
 func (l *listing) meta() metav1.ListMeta {
+	if l.rev == unrevised {
+		return metav1.ListMeta{}
+	}
 	return metav1.ListMeta{ResourceVersion: strconv.FormatInt(l.rev, 10), Continue: l.next, RemainingItemCount: l.remaining}
 }

@@ -93,6 +93,10 @@ type Config struct {
 	// Backend finds who else answers for a group and version; nil: nobody.
 	Backend func(schema.GroupVersion) *aggregate.Backend
 
+	// Measured makes the objects that are measured when somebody asks; nil: there
+	// are none.
+	Measured Measured
+
 	// KubeletTLS is how the apiserver calls kubelets; nil: logs, exec and
 	// proxying are refused.
 	KubeletTLS *tls.Config
@@ -120,6 +124,13 @@ type Config struct {
 	Now  func() time.Time
 	UID  func() string   // optional: random UUIDs; the simulation seeds them
 	Rand func(n int) int // optional: below n, for generated names, addresses and ports
+}
+
+// Measured answers for kinds whose objects are in no store. What it returns is
+// the caller's; lists are in order.
+type Measured interface {
+	Get(ctx context.Context, k *kinds.Kind, namespace, name string) (kinds.Object, error)
+	List(ctx context.Context, k *kinds.Kind, namespace string) ([]kinds.Object, error)
 }
 
 // Command does something that is no resource's, by the parameters of the URL

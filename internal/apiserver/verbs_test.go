@@ -90,7 +90,7 @@ func TestFormats(t *testing.T) {
 const tableType = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 func TestTables(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(c *apiserver.Config) { c.Measured = gauges{} })
 	w.must(t, 201, "POST", podURL, podBody)
 	for _, path := range []string{podURL, podURL + "/a"} {
 		a := w.must(t, 200, "GET", path, "", "Accept", tableType)

@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 // newScheme registers every group that is served.
@@ -39,7 +40,7 @@ func newScheme() *runtime.Scheme {
 		authenticationv1.AddToScheme, authorizationv1.AddToScheme, autoscalingv1.AddToScheme, policyv1.AddToScheme,
 		admissionv1.AddToScheme, admissionregistrationv1.AddToScheme, autoscalingv2.AddToScheme, batchv1.AddToScheme,
 		flowcontrolv1.AddToScheme, nodev1.AddToScheme, resourcev1.AddToScheme, storagev1.AddToScheme, storagemigrationv1.AddToScheme,
-		metav1.AddMetaToScheme, apiregistrationv1.AddToScheme, apiextensionsv1.AddToScheme,
+		metav1.AddMetaToScheme, apiregistrationv1.AddToScheme, apiextensionsv1.AddToScheme, metricsv1beta1.AddToScheme,
 	} {
 		if err := add(s); err != nil {
 			panic(err) // two types of one name: a programming error

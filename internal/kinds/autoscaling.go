@@ -13,7 +13,6 @@ import (
 	"knarr.dev/knarr/internal/kinds/defaults"
 	"knarr.dev/knarr/internal/kinds/prepare"
 	"knarr.dev/knarr/internal/kinds/validate"
-	"knarr.dev/knarr/internal/kinds/warnings"
 )
 
 // Autoscalers are stored in version 2. Version 1 knows no metric but the use of
@@ -27,7 +26,6 @@ var (
 		Default:       do(defaults.HorizontalPodAutoscaler),
 		PrepareCreate: do(prepare.HorizontalPodAutoscalerCreate), PrepareUpdate: doBoth(prepare.HorizontalPodAutoscalerUpdate),
 		Validate: check(validate.HorizontalPodAutoscaler), ValidateUpdate: checkBoth(validate.HorizontalPodAutoscalerUpdate),
-		Warnings:     warn(warnings.HorizontalPodAutoscaler),
 		Subresources: autoscalerSubresources,
 		Columns:      autoscalerColumns,
 	}

@@ -416,6 +416,7 @@ func Builtin() *Table {
 		nodeKinds,
 		serviceNetworks,
 		podCertificates,
+		measuredKinds,
 	))
 }
 

@@ -93,6 +93,8 @@ func TestHeadings(t *testing.T) {
 		DeviceTaintRule:           "Name Key Value Effect TimeAdded Age",
 		PodTemplate:               "Name Containers Images Pod Labels",
 		APIService:                "Name Service Available Age",
+		NodeMetrics:               "Name cpu memory Window",
+		PodMetrics:                "Name cpu memory Window",
 		CustomResourceDefinition:  "Name Created At",
 
 		Job:                              "Name Status Completions Duration Age +Containers +Images +Selector",

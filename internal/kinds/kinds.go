@@ -68,7 +68,12 @@ type Kind struct {
 	// owned in it. nil: there is none of that name.
 	OtherVersion func(name string) *Kind
 
-	New     func() Object         // nil for kinds that are not stored
+	// Measured objects are in no store: they are made of what is measured when
+	// somebody asks. Another API server may be registered for their group and
+	// version, and answers instead.
+	Measured bool
+
+	New     func() Object         // nil for kinds that are only asked for
 	NewBody func() runtime.Object // the request and answer of a kind that is not stored
 	NewList func() runtime.Object
 

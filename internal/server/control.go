@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -25,6 +26,7 @@ import (
 	"knarr.dev/knarr/internal/apiserver/discovery"
 	"knarr.dev/knarr/internal/apiserver/openapi"
 	"knarr.dev/knarr/internal/apiserver/ownership"
+	"knarr.dev/knarr/internal/apiserver/usage"
 	"knarr.dev/knarr/internal/auth/authn"
 	"knarr.dev/knarr/internal/auth/authz"
 	"knarr.dev/knarr/internal/auth/bootstrap"
@@ -76,6 +78,7 @@ type control struct {
 	audit      *audit.Auditor    // nil: nothing is written down
 	spans      *tracing.Provider // nil: there are none
 	api        *apiserver.Server
+	usage      *usage.Sampler
 	loops      []reconcile.Controller
 	listener   net.Listener
 }
@@ -129,7 +132,7 @@ func (s *control) wire(ctx context.Context) (err error) {
 	if err := s.wireAccess(); err != nil {
 		return err
 	}
-	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log))
+	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log), scaling{ctx, s})
 	if err != nil {
 		return err
 	}
@@ -174,12 +177,18 @@ func (s *control) wireAPI() error {
 	extra["/openapi/v3"], extra["/openapi/v3/"], extra["/openapi/v2"] = s.docs, s.docs, s.docs
 	resources := prometheus.NewRegistry()
 	resources.MustRegister(scheduler.Resources(s.view))
+	s.usage, err = usage.New(usage.Config{View: s.view, Log: s.log,
+		Scrape: func(ctx context.Context, node string) (io.ReadCloser, error) { return s.api.Scrape(ctx, node) }})
+	if err != nil {
+		return err
+	}
 	toKubelet := s.authority.Renewing(pki.Leaf{CommonName: kubeletClient}, time.Now)
 	s.api, err = apiserver.New(apiserver.Config{
 		Kinds: s.table, Store: s.store, Cache: s.cache, View: s.view, Authn: s.access.authn, Authz: s.authz, Rules: s.authz, Admission: plugins, Fields: fields,
 		IssueToken: s.access.tokens.Issue, ReviewToken: s.access.authn.Review, Impersonate: authn.Impersonate(s.authz),
-		Backend: func(gv schema.GroupVersion) *aggregate.Backend { return s.aggregate.Backend(gv) },
-		Extra:   extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
+		Backend:  func(gv schema.GroupVersion) *aggregate.Backend { return s.aggregate.Backend(gv) },
+		Measured: s.usage,
+		Extra:    extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
 		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
 		Metrics: s.metrics, Gatherers: map[string]prometheus.Gatherer{"resources": resources},
@@ -226,8 +235,11 @@ func (s *control) as(name string, groups ...string) client.Client {
 	return s.api.Client(&user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)})
 }
 
-func (s *control) asController(name string) client.Client {
-	return s.as("system:serviceaccount:kube-system:"+name, "system:serviceaccounts", "system:serviceaccounts:kube-system")
+func (s *control) asController(name string) client.Client { return s.api.Client(controllerUser(name)) }
+
+func controllerUser(name string) user.Info {
+	return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:kube-system", user.AllAuthenticated}}
 }
 
 // beginCustom registers what is defined already, before the cache reads the
@@ -357,6 +369,7 @@ func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	g.Go(func() error { return s.aggregate.Run(ctx) })
+	g.Go(func() error { return s.usage.Run(ctx) })
 	g.Go(func() error { return events.Run(ctx) })
 	g.Go(func() error { return schedulerEvents.Run(ctx) })
 	g.Go(func() error { return loops.Run(ctx) })

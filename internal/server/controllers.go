@@ -22,6 +22,7 @@ import (
 	"knarr.dev/knarr/internal/controller/endpointslice"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/controller/horizontalpodautoscaler"
 	"knarr.dev/knarr/internal/controller/ipaddress"
 	"knarr.dev/knarr/internal/controller/job"
 	"knarr.dev/knarr/internal/controller/kubernetesservice"
@@ -51,7 +52,7 @@ import (
 )
 
 // controllers of a server, each one line.
-func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer, types expression.Types) ([]reconcile.Controller, error) {
+func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer, types expression.Types, scaling horizontalpodautoscaler.Source) ([]reconcile.Controller, error) {
 	approve, err := csr.Controller(csr.Config{Authorizer: authz, Signer: signer})
 	if err != nil {
 		return nil, err
@@ -93,6 +94,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		job.Controller(),
 		cronjob.Controller(),
 		ttlafterfinished.Controller(),
+		horizontalpodautoscaler.Controller(table, scaling),
 		endpointslice.Controller(),
 		endpoints.Controller(),
 		flowcontrol.Controller(),

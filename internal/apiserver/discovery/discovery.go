@@ -257,7 +257,11 @@ func groupsOf(table *kinds.Set, remote *Remotes) []*group {
 	}
 	if remote != nil {
 		for i, r := range remote.Versions {
-			if v := at(r.GV); len(v.kinds) == 0 { // what is ours we answer ourselves
+			v := at(r.GV)
+			if table.Yields(r.GV) {
+				v.kinds = nil
+			}
+			if len(v.kinds) == 0 { // what is ours we answer ourselves
 				v.remote = &remote.Versions[i]
 			}
 		}

@@ -16,6 +16,7 @@ go tool openapi-gen --output-dir $defs --output-pkg knarr.dev/knarr/$defs \
 	$api/admissionregistration/v1 $api/flowcontrol/v1 $api/node/v1 $api/resource/v1 $api/storage/v1 \
 	$api/storagemigration/v1 $api/scheduling/v1alpha3 \
 	k8s.io/kube-aggregator/pkg/apis/apiregistration/v1 k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 \
+	k8s.io/metrics/pkg/apis/metrics/v1beta1 \
 	$machinery/apis/meta/v1 $machinery/runtime $machinery/api/resource $machinery/util/intstr $machinery/version
 CGO_ENABLED=0 go run -tags openapigen ./internal/apiserver/openapi/gen -out internal/apiserver/openapi/docs \
 	-relations internal/apiserver/ownership/relations.txt

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -193,11 +194,20 @@ func (h *Handler) serveIndex(w http.ResponseWriter, r *http.Request) error {
 			index[path] = entry{URL: url}
 		}
 	}
+	_, ks := h.source()
 	for path, d := range all {
+		if _, theirs := index[path]; theirs && yields(ks, path) {
+			continue
+		}
 		index[path] = entry{URL: "/openapi/v3/" + path + "?hash=" + d.hash}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(map[string]any{"paths": index})
+}
+
+// yields: what the document is of, another server may answer in our place.
+func yields(ks []*kinds.Kind, path string) bool {
+	return slices.ContainsFunc(ks, func(k *kinds.Kind) bool { return k.Measured && Path(k.GVK.GroupVersion()) == path })
 }
 
 func (h *Handler) serveDocument(w http.ResponseWriter, r *http.Request, path string) error {

@@ -45,6 +45,11 @@ func ControllerRole(c reconcile.Controller) *rbacv1.ClusterRole {
 		// How many pods their owners want, whatever kind these are of.
 		r.Rules = append(r.Rules, rule([]string{"get"}, "*", "*/scale"))
 	}
+	if c.Name == "horizontal-pod-autoscaler" {
+		// Scales of any kind are among its writes; metrics are no stored objects.
+		r.Rules = append(r.Rules, rule([]string{"get"}, "*", "*/scale"), rule([]string{"list"}, "metrics.k8s.io", "pods"),
+			rule([]string{"get", "list"}, "custom.metrics.k8s.io", "*"), rule([]string{"get", "list"}, "external.metrics.k8s.io", "*"))
+	}
 	return r
 }
 

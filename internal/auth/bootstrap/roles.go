@@ -119,7 +119,18 @@ func userRoles() []*rbacv1.ClusterRole {
 			rule(read, "policy", "poddisruptionbudgets", "poddisruptionbudgets/status"),
 			rule(read, "networking.k8s.io", "networkpolicies", "ingresses", "ingresses/status"),
 			rule(read, "resource.k8s.io", "resourceclaims", "resourceclaims/status", "resourceclaimtemplates")),
+		metricsReader(),
 	}
+}
+
+// metricsReader is the role by which metrics-server lets everybody read metrics
+// who may view, edit or administrate.
+func metricsReader() *rbacv1.ClusterRole {
+	r := role("system:aggregated-metrics-reader", rule(read, "metrics.k8s.io", "pods", "nodes"))
+	for _, to := range []string{"view", "edit", "admin"} {
+		r.Labels[aggregateTo+to] = "true"
+	}
+	return r
 }
 
 func systemRoles() []*rbacv1.ClusterRole {

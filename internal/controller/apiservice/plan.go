@@ -41,11 +41,12 @@ var (
 		"rbac.authorization.k8s.io": 17000, "storage.k8s.io": 16800, "apiextensions.k8s.io": 16700,
 		"admissionregistration.k8s.io": 16700, "scheduling.k8s.io": 16600, "coordination.k8s.io": 16500, "node.k8s.io": 16300,
 		"discovery.k8s.io": 16200, "resource.k8s.io": 16200, "flowcontrol.apiserver.k8s.io": 16100, "storagemigration.k8s.io": 15800,
-		"apiregistration.k8s.io": 18000,
+		"apiregistration.k8s.io": 18000, "metrics.k8s.io": 100, // metrics-server's own
 	}
 	versions = map[schema.GroupVersion]int32{
 		{Version: "v1"}: 1, {Group: "autoscaling", Version: "v2"}: 30,
 		{Group: "resource.k8s.io", Version: "v1"}: 21, {Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: 21,
+		{Group: "metrics.k8s.io", Version: "v1beta1"}: 100,
 	}
 )
 

@@ -3,7 +3,6 @@ package warnings
 import (
 	"strings"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -57,11 +56,6 @@ func (l *list) job(p *field.Path, s *batchv1.JobSpec) {
 		l.addf("%s: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail", p)
 	}
 	l.podSpec(p.Child("template"), &s.Template.Spec, s.Template.Annotations)
-}
-
-// HorizontalPodAutoscaler scales nothing yet.
-func HorizontalPodAutoscaler(_, old *autoscalingv2.HorizontalPodAutoscaler) []string {
-	return inert("HorizontalPodAutoscaler", old == nil)
 }
 
 // RuntimeClass looks for labels of nodes that have another name by now.

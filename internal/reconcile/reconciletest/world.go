@@ -16,6 +16,7 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -252,7 +253,10 @@ func (w *World) update(ref kinds.Ref, o kinds.Object) (runtime.Object, error) {
 		return nil, apierrors.NewConflict(ref.Kind.GroupResource(), ref.Name, fmt.Errorf("the object has been modified"))
 	}
 	next := o
-	if ref.Sub != "" {
+	if sc := ref.Kind.Subresources[ref.Sub].Scale; sc != nil {
+		next = old.DeepCopyObject().(kinds.Object)
+		sc.Set(next, o.(*autoscalingv1.Scale).Spec.Replicas)
+	} else if ref.Sub != "" {
 		next = old.DeepCopyObject().(kinds.Object)
 		field := map[string]string{"status": "Status", "finalize": "Spec"}[ref.Sub]
 		if field == "" {

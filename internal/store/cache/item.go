@@ -98,6 +98,11 @@ func NewItem(k *kinds.Kind, key string, kv store.KV) (*Item, error) {
 	return it.as(k), nil
 }
 
+// ItemOf is an item of an object that is in no store. It is shared from now on.
+func ItemOf(k *kinds.Kind, obj kinds.Object) *Item {
+	return &Item{Kind: k, Namespace: obj.GetNamespace(), Name: obj.GetName(), object: obj}
+}
+
 // At is the item at a later revision, as the event of its deletion shows it.
 func (it *Item) At(rev int64) *Item {
 	return &Item{Kind: it.Kind, Namespace: it.Namespace, Name: it.Name, Rev: rev, base: it, set: it.set}
