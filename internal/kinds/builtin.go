@@ -174,7 +174,6 @@ var (
 		Default:       do(defaults.ResourceQuota),
 		PrepareCreate: do(prepare.ResourceQuotaCreate), PrepareUpdate: doBoth(prepare.ResourceQuotaUpdate),
 		Validate: check(validate.ResourceQuota), ValidateUpdate: checkBoth(validate.ResourceQuotaUpdate),
-		Warnings:     warn(warnings.ResourceQuota),
 		Subresources: map[string]Subresource{"status": status(prepare.ResourceQuotaStatusUpdate, validate.ResourceQuotaStatusUpdate)},
 		Columns:      resourceQuotaColumns,
 	}

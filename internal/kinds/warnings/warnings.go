@@ -98,9 +98,6 @@ func NetworkPolicy(_, old *networkingv1.NetworkPolicy) []string {
 // Ingress is not served yet.
 func Ingress(_, old *networkingv1.Ingress) []string { return inert("Ingress", old == nil) }
 
-// ResourceQuota is not enforced yet.
-func ResourceQuota(_, old *corev1.ResourceQuota) []string { return inert("ResourceQuota", old == nil) }
-
 func template(t *corev1.PodTemplateSpec) []string {
 	var l list
 	l.podSpec(field.NewPath("spec", "template"), &t.Spec, t.Annotations)
