@@ -96,8 +96,10 @@ func jobOf(p *corev1.Pod) types.UID {
 // endJobPod ends a running pod of a job once it has worked, or at once if it
 // is being deleted.
 func endJobPod(in reconcile.Input, p *corev1.Pod) plan.Result {
-	if wait := p.Status.StartTime.Add(startsAfter + runsFor).Sub(in.Now); wait > 0 && p.DeletionTimestamp == nil {
-		return plan.Result{After: wait}
+	if p.DeletionTimestamp == nil {
+		if wait := p.Status.StartTime.Add(startsAfter + runsFor).Sub(in.Now); wait > 0 {
+			return plan.Result{After: wait}
+		}
 	}
 	h := fnv.New32a()
 	h.Write([]byte(p.UID))

@@ -124,7 +124,7 @@ func planPod(in reconcile.Input, node string) (res plan.Result) {
 		if g := p.DeletionGracePeriodSeconds; len(p.Finalizers) > 0 && finished(p) && g != nil && *g == 0 {
 			return res // it is up to others
 		}
-		if counted(p) && p.Status.Phase == corev1.PodRunning {
+		if counted(p) && !finished(p) { // one that has not begun ends, too
 			return endJobPod(in, p)
 		}
 		now := int64(0)
