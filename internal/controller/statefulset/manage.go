@@ -56,7 +56,7 @@ func (p *pass) fillInOrder() bool {
 			}
 			return false
 		}
-		if !p.serve(n, pod) || !runningAndReady(pod) || !p.available(pod) {
+		if !p.serve(n, pod) || !p.available(pod) {
 			return false
 		}
 		p.mend(n, pod)
@@ -130,7 +130,7 @@ func (p *pass) shrinkInOrder() {
 	if p.terminating(last) {
 		return
 	}
-	if (!runningAndReady(last) || !p.available(last)) && last != p.firstUnavailable() {
+	if !p.available(last) && last != p.firstUnavailable() {
 		return
 	}
 	p.remove(last)

@@ -202,8 +202,7 @@ func (p *pass) untilAvailable(pod *corev1.Pod) time.Duration {
 	return since.Add(wait).Sub(p.Now)
 }
 
-// available pods are ready for long enough, and not on their way out.
+// available pods run, are ready for long enough, and not on their way out.
 func (p *pass) available(pod *corev1.Pod) bool {
-	_, ready := readySince(pod)
-	return ready && !p.terminating(pod) && p.untilAvailable(pod) <= 0
+	return runningAndReady(pod) && !p.terminating(pod) && p.untilAvailable(pod) <= 0
 }
