@@ -335,7 +335,7 @@ func TestReview(t *testing.T) {
 func TestRefusingWebhooks(t *testing.T) {
 	h := newHooked(t)
 	h.must(t, 201, "POST", cmURL, `{"metadata":{"name":"there"}}`)
-	h.add(t, validating, "v", "/v", `"rules":[`+configMaps+`],"timeoutSeconds":1`)
+	h.add(t, validating, "v", "/v", `"rules":[`+configMaps+`]`)
 	create := func(code int) answer {
 		t.Helper()
 		return h.must(t, code, "POST", cmURL, `{"metadata":{"name":"c"}}`)
@@ -374,10 +374,14 @@ func TestRefusingWebhooks(t *testing.T) {
 	if want := `Internal error occurred: failed calling webhook "v.example.com": failed to call webhook: `; !strings.HasPrefix(a.at("message").(string), want) || a.at("reason") != "InternalError" || strings.Contains(a.raw, "broken") {
 		t.Errorf("%s", a.raw)
 	}
-	h.says("/v", nil)
+	h.says("/slow", nil)
+	h.remove(t, validating, "v")
+	h.add(t, validating, "v", "/slow", `"rules":[`+configMaps+`],"timeoutSeconds":1`)
 	if a = create(500); !strings.Contains(a.at("message").(string), "context deadline exceeded") || !strings.Contains(a.raw, "?timeout=1s") {
 		t.Errorf("%s", a.raw)
 	}
+	h.remove(t, validating, "v")
+	h.add(t, validating, "v", "/v", `"rules":[`+configMaps+`]`)
 	h.says("/v", patches(`[]`))
 	if a = create(500); !strings.Contains(a.raw, "received invalid webhook response: validating webhook may not return response.patch") {
 		t.Errorf("%s", a.raw)

@@ -215,7 +215,7 @@ func applyHistories(t *testing.T, f *Fields, ks []*kinds.Kind) {
 			direct, all = direct+d, all+n
 		}
 	})
-	if direct*4 < all {
+	if direct*10 < all {
 		t.Errorf("only %d of %d applies did not need the library", direct, all)
 	}
 }
