@@ -223,8 +223,8 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// asked is what a selector asks for; the library orders them by how they were written, and
-// a clause can be written in two ways.
+// asked is what a selector asks for, sorted: the library orders clauses by how
+// they were written, and one can be written in two ways.
 func asked(s fields.Selector) []string {
 	var out []string
 	for _, r := range s.Requirements() {

@@ -201,13 +201,18 @@ func TestApplyIsThatOfTheLibrary(t *testing.T) {
 	f := New(kinds.Builtin().All(), kinds.Builtin().ByGVK)
 	own := []*kinds.Kind{kinds.Pod, kinds.Deployment, kinds.Service, kinds.ConfigMap, kinds.ClusterRole, kinds.Node, kinds.ServiceAccount, kinds.Job}
 	for _, k := range own {
-		t.Run(k.String(), func(t *testing.T) { applyHistories(t, f, []*kinds.Kind{k}) })
+		oneIn := 4
+		if k == kinds.Pod {
+			oneIn = 6 // in the mean it is a quarter of them
+		}
+		t.Run(k.String(), func(t *testing.T) { applyHistories(t, f, []*kinds.Kind{k}, oneIn) })
 	}
 	others := slices.DeleteFunc(slices.Clone(kinds.Builtin().All()), func(k *kinds.Kind) bool { return k.New == nil || slices.Contains(own, k) })
-	t.Run("others", func(t *testing.T) { applyHistories(t, f, others) })
+	t.Run("others", func(t *testing.T) { applyHistories(t, f, others, 4) })
 }
 
-func applyHistories(t *testing.T, f *Fields, ks []*kinds.Kind) {
+// applyHistories wants one apply in so many to go without the library.
+func applyHistories(t *testing.T, f *Fields, ks []*kinds.Kind, oneIn int) {
 	direct, all := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		for range min(5, len(ks)) {
@@ -215,7 +220,7 @@ func applyHistories(t *testing.T, f *Fields, ks []*kinds.Kind) {
 			direct, all = direct+d, all+n
 		}
 	})
-	if direct*10 < all {
+	if direct*oneIn < all {
 		t.Errorf("only %d of %d applies did not need the library", direct, all)
 	}
 }
