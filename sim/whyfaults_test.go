@@ -157,33 +157,20 @@ func admissionFaults() []fault {
 		{name: "missing service account", ask: "deployment/web", object: "ServiceAccount default/robot", phrase: "does not exist", make: deployingOf("web", 1, plain, "serviceAccountName: robot, ")},
 		{name: "missing priority class", ask: "deployment/web", object: "PriorityClass high", phrase: "does not exist", make: deployingOf("web", 1, plain, "priorityClassName: high, ")},
 		{name: "missing runtime class", ask: "deployment/web", object: "RuntimeClass kata", phrase: "does not exist", make: deployingOf("web", 1, plain, "runtimeClassName: kata, ")},
-		{name: "admission policy", ask: "deployment/web", object: "ValidatingAdmissionPolicy no-pods", phrase: "no pods here", make: `apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicy
-metadata: {name: no-pods}
-spec:
-  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}]}
-  validations: [{expression: "false", message: no pods here}]
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata: {name: no-pods}
-spec: {policyName: no-pods, validationActions: [Deny]}`, then: later(deployingOf("web", 1, plain, ""))},
 	}
 }
 
 func storageFaults() []fault {
 	claim := func(name, more string) string {
-		return "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: " + name + "}\nspec: {" + more + "accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n---\n"
+		return "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: " + name + "}\nspec: {" + more + "accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}"
 	}
-	const using = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}], "
 	const class = "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: %s}\nprovisioner: %s\n---\n"
 	return []fault{
-		{name: "missing claim", ask: "deployment/web", object: "PersistentVolumeClaim default/data", phrase: "does not exist", make: deployingOf("web", 1, plain, using)},
-		{name: "claim of no class", ask: "pod/p", object: "PersistentVolumeClaim default/data", phrase: "it names no StorageClass, there is no default one", make: claim("data", "") + pod("p", plain, using)},
-		{name: "claim of a missing class", ask: "pod/p", object: "StorageClass fast", phrase: "does not exist", make: claim("data", "storageClassName: fast, ") + pod("p", plain, using)},
-		{name: "claim that nobody provisions", ask: "deployment/web", object: "PersistentVolumeClaim default/data", phrase: "it waits for the provisioner example.com/p", make: fmt.Sprintf(class, "slow", "example.com/p") + claim("data", "storageClassName: slow, ") + deployingOf("web", 1, plain, using)},
-		{name: "claim without a volume made by hand", ask: "persistentvolumeclaim/data", object: "PersistentVolumeClaim default/data", phrase: "no PersistentVolume of that class fits", make: fmt.Sprintf(class, "hand", "kubernetes.io/no-provisioner") + claim("data", "storageClassName: hand, ") + pod("p", plain, "")},
-		{name: "claim of a missing volume", ask: "pod/p", object: "PersistentVolume pv", phrase: "does not exist", make: claim("data", `storageClassName: "", volumeName: pv, `) + pod("p", plain, using)},
+		{name: "claim of no class", ask: "persistentvolumeclaim/data", object: "PersistentVolumeClaim default/data", phrase: "it names no StorageClass, there is no default one", make: claim("data", "")},
+		{name: "claim of a missing class", ask: "persistentvolumeclaim/data", object: "StorageClass fast", phrase: "does not exist", make: claim("data", "storageClassName: fast, ")},
+		{name: "claim that nobody provisions", ask: "persistentvolumeclaim/data", object: "PersistentVolumeClaim default/data", phrase: "it waits for the provisioner example.com/p", make: fmt.Sprintf(class, "slow", "example.com/p") + claim("data", "storageClassName: slow, ")},
+		{name: "claim without a volume made by hand", ask: "persistentvolumeclaim/data", object: "PersistentVolumeClaim default/data", phrase: "no PersistentVolume of that class fits", make: fmt.Sprintf(class, "hand", "kubernetes.io/no-provisioner") + claim("data", "storageClassName: hand, ")},
+		{name: "claim of a missing volume", ask: "persistentvolumeclaim/data", object: "PersistentVolume pv", phrase: "does not exist", make: claim("data", `storageClassName: "", volumeName: pv, `)},
 	}
 }
 
@@ -248,10 +235,6 @@ func endingFaults() []fault {
 	return []fault{
 		{name: "finalizer", ask: "configmap/held", object: "ConfigMap default/held", phrase: "waits for its finalizers: example.com/hold", make: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, finalizers: [example.com/hold]}", then: func(t *testing.T, f *faulty) {
 			f.remove(t, kinds.ConfigMap, "held")
-			f.pass(t, time.Minute)
-		}},
-		{name: "claim in use", ask: "persistentvolumeclaim/data", object: "Pod default/p", phrase: "it uses the claim data", make: "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n---\n" + pod("p", plain, "nodeName: n0, volumes: [{name: v, persistentVolumeClaim: {claimName: data}}], "), then: func(t *testing.T, f *faulty) {
-			f.remove(t, kinds.PersistentVolumeClaim, "data")
 			f.pass(t, time.Minute)
 		}},
 		{name: "namespace that does not go", ask: "namespace/old", object: "ConfigMap old/held", phrase: "example.com/hold", make: "apiVersion: v1\nkind: Namespace\nmetadata: {name: old}", then: func(t *testing.T, f *faulty) {
