@@ -136,7 +136,7 @@ func (l *look) failure(k *kinds.Kind, owner kinds.Object, message string) *findi
 }
 
 // createError is how controllers begin their events.
-var createError = regexp.MustCompile(`^(Error creating(?: job)?: |\w+ (?:Pod|Claim) \S+ (?:for Pod \S+ )?in StatefulSet \S+ failed error: )+`)
+var createError = regexp.MustCompile(`^(\(combined from similar events\): |Error creating(?: job)?: |\w+ (?:Pod|Claim) \S+ (?:for Pod \S+ )?in StatefulSet \S+ failed error: )+`)
 
 func owned(k *kinds.Kind) string {
 	if k == kinds.CronJob {

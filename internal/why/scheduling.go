@@ -50,8 +50,8 @@ func (l *look) fits(p *corev1.Pod, said string) string {
 		if r.Node != "" {
 			return "none: it fits on node " + r.Node + " by now, and is about to be tried again"
 		}
-		for _, m := range r.Remedies {
-			return "it would fit on " + m.Node + " with " + strings.Join(m.Changes, " and ")
+		if len(r.Remedies) > 0 { // the cheapest comes first
+			return "it would fit on " + r.Remedies[0].Node + " with " + strings.Join(r.Remedies[0].Changes, " and ")
 		}
 	}
 	if _, advice, ok := strings.Cut(said, advised); ok {
