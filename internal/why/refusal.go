@@ -21,7 +21,7 @@ var (
 	noClass    = regexp.MustCompile(`no PriorityClass with name (\S+) was found`)
 	noRuntime  = regexp.MustCompile(`RuntimeClass "([^"]+)" not found`)
 	webhook    = regexp.MustCompile(`(?:admission webhook|failed calling webhook) "([^"]+)"(.*)`)
-	policy     = regexp.MustCompile(`(Validating|Mutating)AdmissionPolicy '([^']+)'(?: with binding '[^']+')?(.*)`)
+	policy     = regexp.MustCompile(`(ValidatingAdmissionPolicy|policy) ['"]([^'"]+)['"](?: with binding '[^']+')? denied request: (.*)`)
 	outOfRange = regexp.MustCompile(`(?:minimum|maximum|max) \S+ (?:usage|limit to request ratio) per `)
 	leaving    = regexp.MustCompile(`in namespace (\S+) because it is being terminated`)
 	noNode     = regexp.MustCompile(`node "([^"]+)" not found`)
@@ -56,10 +56,10 @@ func (l *look) refusal(namespace, message string) *finding {
 	}
 	if m := policy.FindStringSubmatch(message); m != nil {
 		k := kinds.ValidatingAdmissionPolicy
-		if m[1] == "Mutating" {
+		if m[1] == "policy" { // as mutating ones say it
 			k = kinds.MutatingAdmissionPolicy
 		}
-		return on(k, "", m[2], "it refuses the pods:%s", m[3]).help("change what it objects to, or the policy")
+		return on(k, "", m[2], "it refuses the pods: %s", m[3]).help("change what it objects to, or the policy")
 	}
 	if outOfRange.MatchString(message) {
 		return l.limitRange(namespace, message)
