@@ -72,7 +72,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// newLog writes text lines to stderr; level is debug, info, warn or error.
 // subcommand refuses a command's arguments: they are none of its subcommands.
 func subcommand(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
@@ -93,6 +92,7 @@ func versionCommand() *cobra.Command {
 	}
 }
 
+// newLog writes text lines to stderr; level is debug, info, warn or error.
 func newLog(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

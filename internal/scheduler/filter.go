@@ -129,6 +129,9 @@ func (taints) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
 func (taints) Advise(c *cycle, n *node, out []change) []change {
 	list := n.obj.Spec.Taints
 	for i := range list {
+		if n.obj.Spec.Unschedulable && list[i].Key == corev1.TaintNodeUnschedulable {
+			continue // it goes with what unschedulable advises
+		}
 		if list[i].Effect != corev1.TaintEffectPreferNoSchedule && !tolerates(c.pod.obj, &list[i]) {
 			out = append(out, change{kind: tolerate, taint: &list[i]})
 		}
