@@ -77,9 +77,10 @@ func (b *bench) placements(t *target) {
 		{"schedule", []string{"schedule", "-nodes", "1000", "-pods", "5000"}, 5000},
 		{"spread", []string{"schedule", "-nodes", "1000", "-pods", "5000", "-variant", "spread", "-prefix", "v"}, 5000},
 		{"deploy", []string{"deploy", "-nodes", "1000", "-replicas", "1000", "-bound"}, 1000},
-		{"schedule.cleanup", []string{"cleanup"}, 0},
 	} {
 		b.workload(t, w)
+		b.evenness(t, w.prefix, 1000)
+		b.workload(t, workload{w.prefix + ".cleanup", []string{"cleanup"}, 0})
 	}
 }
 
