@@ -316,6 +316,10 @@ func TestOneJobForEachTime(t *testing.T) {
 			t.Fatalf("%d jobs are kept", ended)
 		}
 		w.Hook = nil
+		// Away from whole minutes, at which jobs end and others begin.
+		if _, err := w.Drive(1, 1000, 30*time.Second, Controller(), jobs(long)); err != nil {
+			t.Fatal(err)
+		}
 		n := len(w.Writes)
 		if _, err := w.Drive(1, 1000, time.Second, Controller(), jobs(long)); err != nil || len(w.Writes) != n {
 			t.Fatalf("at rest, but writes %v (%v)", w.Writes[n:], err)
