@@ -51,9 +51,9 @@ UPSTREAM ?=
 bench: deps build
 	$(GO) run -tags $(TAGS) ./bench -knarr $(BIN)/knarr -images $(BIN)/images -upstream '$(UPSTREAM)'
 
-## upstream: its API server and etcd, to compare with; built for long
+## upstream: its API server, etcd, scheduler and controllers, to compare with; built for long
 upstream:
-	cd test/conformance && $(GO) build -o $(BIN)/upstream/etcd go.etcd.io/etcd/server/v3 && $(GO) build -o $(BIN)/upstream/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+	cd test/conformance && $(GO) build -o $(BIN)/upstream/etcd go.etcd.io/etcd/server/v3 && $(GO) build -o $(BIN)/upstream/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-scheduler k8s.io/kubernetes/cmd/kube-controller-manager
 
 ## sim: the control plane under a seed: make sim SEED=42 STEPS=10000
 SEED  ?= 1

@@ -58,14 +58,30 @@ func (b *bench) api() error {
 	if t, err = b.self(); err != nil {
 		return err
 	}
+	b.workload(t, workload{"cleanup", []string{"cleanup"}, b.pods})
+	b.placements(t)
+	return nil
+}
+
+func (b *bench) ownPlacements() error {
+	t, err := b.self()
+	if err == nil && b.apibench != "" {
+		b.placements(t)
+	}
+	return err
+}
+
+// placements put pods on 1,000 hollow nodes.
+func (b *bench) placements(t *target) {
 	for _, w := range []workload{
-		{"cleanup", []string{"cleanup"}, b.pods},
 		{"schedule", []string{"schedule", "-nodes", "1000", "-pods", "5000"}, 5000},
-		{"schedule.cleanup", []string{"cleanup"}, 0},
+		{"spread", []string{"schedule", "-nodes", "1000", "-pods", "5000", "-variant", "spread", "-prefix", "v"}, 5000},
+		{"deploy", []string{"deploy", "-nodes", "1000", "-replicas", "1000", "-bound"}, 1000},
 	} {
 		b.workload(t, w)
+		b.evenness(t, w.prefix, 1000)
+		b.workload(t, workload{w.prefix + ".cleanup", []string{"cleanup"}, 0})
 	}
-	return nil
 }
 
 // requests are the workloads on the pods that create has made.
@@ -105,6 +121,15 @@ func (b *bench) fresh() error {
 
 var figure = regexp.MustCompile(`^(\S+)\s+([0-9.e+-]+)\s*(\S*)$`)
 
+// figure is the name of one that the load generator has printed: two workloads
+// may be the same to it.
+func (w *workload) figure(name string) string {
+	if rest, ok := strings.CutPrefix(name, w.args[0]+"."); ok && !strings.HasPrefix(w.prefix, w.args[0]) {
+		return w.prefix + "." + rest
+	}
+	return name
+}
+
 // workload runs and reports; one that fails must not hide the others' figures.
 func (b *bench) workload(t *target, w workload) {
 	args := []string{w.args[0], "-kubeconfig", t.kubeconfig, "-proc", t.processes, "-timeout", "10m"}
@@ -115,7 +140,7 @@ func (b *bench) workload(t *target, w workload) {
 		if m := figure.FindStringSubmatch(s.Text()); m != nil {
 			v, perr := strconv.ParseFloat(m[2], 64)
 			if perr == nil {
-				report(t.prefix+m[1], v, m[3])
+				report(t.prefix+w.figure(m[1]), v, m[3])
 			}
 		}
 	}

@@ -47,6 +47,9 @@ var budgets = map[string]float64{
 	"pods10k.fresh.rss":          150,
 	"churn.rss":                  400,
 	"schedule.bound.best1s":      2000,
+	"spread.bound.best1s":        1500,
+	"deploy.created.rate":        4000,
+	"deploy.bound.rate":          2000,
 }
 
 type bench struct {
@@ -58,6 +61,7 @@ type bench struct {
 	netns    string
 	dir      string
 	pods     int
+	only     string // placements: nothing else is measured; empty: everything
 }
 
 func main() {
@@ -70,6 +74,7 @@ func main() {
 	flag.StringVar(&apibenchDir, "apibench", "../shared/apibench", "source of the load generator")
 	flag.StringVar(&b.upstream, "upstream", "", "directory with upstream's etcd and kube-apiserver, which are put to the same requests")
 	flag.IntVar(&b.pods, "n", 10000, "objects for the API workloads")
+	flag.StringVar(&b.only, "only", "", "placements: measure nothing but how pods get their nodes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -111,7 +116,7 @@ func (b *bench) run(apibenchDir string) (err error) {
 		return err
 	}
 	cmd := exec.CommandContext(b.ctx, "nsenter", "--net=/run/netns/"+b.netns, self, "-inside", "-knarr", b.knarr,
-		"-images", b.images, "-apibench", apibenchDir, "-upstream", b.upstream, "-n", strconv.Itoa(b.pods))
+		"-images", b.images, "-apibench", apibenchDir, "-upstream", b.upstream, "-n", strconv.Itoa(b.pods), "-only", b.only)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
@@ -134,7 +139,11 @@ func (b *bench) inside(apibenchDir string) (err error) {
 	if st, err := os.Stat(b.knarr); err == nil {
 		report("binary", float64(st.Size())/1e6, "MB")
 	}
-	for _, step := range []func() error{b.starts, b.idle, b.podStarts, b.api, b.compare} {
+	steps := []func() error{b.starts, b.idle, b.podStarts, b.api, b.compare}
+	if b.only == "placements" {
+		steps = []func() error{b.starts, b.ownPlacements, b.compare}
+	}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
@@ -360,7 +369,9 @@ func report(name string, value float64, unit string) {
 	fmt.Println(line)
 }
 
-func higherIsBetter(name string) bool { return strings.HasPrefix(name, "schedule.") }
+func higherIsBetter(name string) bool {
+	return strings.HasSuffix(name, ".rate") || strings.HasSuffix(name, ".best1s")
+}
 
 func percentile(sorted []float64, p float64) float64 {
 	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]

@@ -177,3 +177,19 @@ func (w *world) checkJobs(t truth) error {
 	}
 	return nil
 }
+
+// holdsCount: the last failed pod of an index bears how often that failed, and
+// stays until the next one takes that over, which a job that stands still does
+// not make.
+func (t truth) holdsCount(o kinds.Object) bool {
+	if !slices.Contains(o.GetFinalizers(), batchv1.JobTrackingFinalizer) {
+		return false
+	}
+	for _, j := range t[kinds.Job] {
+		j := j.(*batchv1.Job)
+		if metav1.IsControlledBy(o, j) {
+			return j.Spec.BackoffLimitPerIndex != nil && (*j.Spec.Parallelism == 0 || *j.Spec.Suspend) && j.DeletionTimestamp == nil
+		}
+	}
+	return false
+}

@@ -85,6 +85,7 @@ var layers = []layer{
 	{"internal/auth", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/codec", "internal/reconcile", "internal/security", "internal/filewatch"}},
 	{"internal/admission", []string{"internal/kinds", "internal/quota", "internal/view", "internal/auth", "internal/security", "internal/codec", "internal/webhook", "internal/version"}},
 	{"internal/security", []string{"internal/filewatch"}},
+	{"internal/why", []string{"internal/kinds", "internal/view", "internal/scheduler"}},
 	{"internal/tracing", nil},
 	{"internal/custom", []string{"internal/kinds", "internal/view", "internal/client", "internal/webhook"}},
 	{"internal/apiserver", []string{"internal/kinds", "internal/store", "internal/codec", "internal/view", "internal/client", "internal/admission", "internal/auth", "internal/version", "internal/plan", "internal/webhook", "internal/security", "internal/tracing"}},

@@ -3,6 +3,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -25,7 +26,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), serverCommand(), agentCommand(), downCommand(), uninstallCommand(),
-		statusCommand(), kubeconfigCommand(), tokenCommand(), secretsCommand(), versionCommand())
+		statusCommand(), whyCommand(), kubeconfigCommand(), tokenCommand(), secretsCommand(), versionCommand())
 	return root
 }
 
@@ -33,12 +34,35 @@ func New() *cobra.Command {
 func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := New().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "knarr:", err)
-		return 1
+	err := New().ExecuteContext(ctx)
+	var e *exit
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &e):
+		e = &exit{code: 1, err: err}
 	}
-	return 0
+	if e.err != nil {
+		fmt.Fprintln(os.Stderr, "knarr:", e.err)
+	}
+	return e.code
 }
+
+// exit ends the program with a code of its own; without an error it has said
+// already what there is to say.
+type exit struct {
+	code int
+	err  error
+}
+
+func (e *exit) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exit) Unwrap() error { return e.err }
 
 // noArgs refuses positional arguments with a hint instead of ignoring them.
 func noArgs(cmd *cobra.Command, args []string) error {
@@ -48,7 +72,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// newLog writes text lines to stderr; level is debug, info, warn or error.
 // subcommand refuses a command's arguments: they are none of its subcommands.
 func subcommand(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
@@ -69,6 +92,7 @@ func versionCommand() *cobra.Command {
 	}
 }
 
+// newLog writes text lines to stderr; level is debug, info, warn or error.
 func newLog(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

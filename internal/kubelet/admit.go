@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/validate"
 	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/view"
 )
@@ -123,7 +124,7 @@ func (k *Kubelet) cannotRun(pod *corev1.Pod, c *corev1.Container) string {
 		switch name {
 		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
 		default:
-			if !plan.Extended(name) { // those are counted, by what the node's status says
+			if !!validate.NativeResource(name) { // those are counted, by what the node's status says
 				return fmt.Sprintf("this node has no resource %q", name)
 			}
 		}

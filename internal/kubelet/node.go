@@ -21,7 +21,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kinds"
-	"knarr.dev/knarr/internal/kubelet/plan"
+	"knarr.dev/knarr/internal/kinds/validate"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -199,7 +199,7 @@ func (k *Kubelet) capacity() corev1.ResourceList {
 // nothing is kept back.
 func withExtended(own, from corev1.ResourceList) corev1.ResourceList {
 	for name, q := range from {
-		if plan.Extended(name) {
+		if !validate.NativeResource(name) {
 			own[name] = q
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	componentresource "k8s.io/component-helpers/resource"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kinds/validate"
 )
 
 const (
@@ -38,11 +39,7 @@ func podResource(name corev1.ResourceName) bool {
 // twice.
 func extended(name corev1.ResourceName) bool {
 	s := string(name)
-	return strings.HasPrefix(s, requests) && (!native(name) || strings.HasPrefix(s, corev1.ResourceImplicitExtendedClaimsPerClass))
-}
-
-func native(name corev1.ResourceName) bool {
-	return !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
+	return strings.HasPrefix(s, requests) && (!validate.NativeResource(name) || strings.HasPrefix(s, corev1.ResourceImplicitExtendedClaimsPerClass))
 }
 
 // pod counts as an object as long as it is stored, and with what it asks for
@@ -91,7 +88,7 @@ func asks(req, lim corev1.ResourceList) corev1.ResourceList {
 		case strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
 			out[name], out[requests+name] = q, q
 		case strings.HasPrefix(string(name), resourcev1.ResourceDeviceClassPrefix),
-			!native(name) && !strings.HasPrefix(string(name), requests) && len(validation.IsQualifiedName(requests+string(name))) == 0:
+			!validate.NativeResource(name) && !strings.HasPrefix(string(name), requests) && len(validation.IsQualifiedName(requests+string(name))) == 0:
 			out[requests+name] = q
 		}
 	}

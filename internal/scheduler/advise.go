@@ -198,11 +198,16 @@ func (d *decider) needs(cy *cycle, n *node, buf []change) (_ []change, cost floa
 			buf = f.Advise(cy, n, buf)
 		}
 	}
-	for i := range buf {
-		if buf[i].kind == impossible {
+	all := buf
+	buf = buf[:0]
+	for _, c := range all {
+		if c.kind == impossible {
 			return buf, 0, false
 		}
-		cost += buf[i].cost()
+		if !slices.Contains(buf, c) { // two filters may ask for the same
+			buf = append(buf, c)
+			cost += c.cost()
+		}
 	}
 	return buf, cost, len(buf) > 0
 }

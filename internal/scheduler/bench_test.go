@@ -38,7 +38,7 @@ func bench(b *testing.B, opts ...func(*corev1.Pod)) {
 				c.owners[types.UID(fmt.Sprintf("a%d", a))] = parse(selecting("app", fmt.Sprintf("a%d", a)))
 			}
 		}
-		p := pending(pods[i%len(pods)])
+		p := d.classes.pending(pods[i%len(pods)])
 		dec := d.decide(c, p)
 		if dec.node == nil {
 			b.Fatal(dec.why)

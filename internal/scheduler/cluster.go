@@ -27,6 +27,8 @@ type cluster struct {
 	// epoch counts changes that move nodes between topology domains.
 	epoch uint64
 	clock uint64
+	// version counts all changes that decisions may see.
+	version uint64
 
 	topologies map[string]*topology
 	counters   map[string]*counter
@@ -55,6 +57,7 @@ type node struct {
 	name        string
 	slot        int
 	obj         *corev1.Node
+	version     uint64 // the cluster's, when the node or its pods changed last
 	allocatable amounts
 	maxPods     int
 
@@ -75,7 +78,7 @@ type image struct {
 
 func newCluster() *cluster {
 	return &cluster{
-		byName: map[string]*node{}, pods: map[types.UID]*pod{}, epoch: 1,
+		byName: map[string]*node{}, pods: map[types.UID]*pod{}, epoch: 1, version: 1,
 		topologies: map[string]*topology{}, counters: map[string]*counter{}, terms: map[string]*term{},
 		namespaces: map[string]labels.Set{}, services: map[string]map[string]labels.Selector{}, owners: map[types.UID]labels.Selector{},
 		claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{},
@@ -87,6 +90,7 @@ func newCluster() *cluster {
 // setNode takes in a node that is new or has changed.
 func (c *cluster) setNode(obj *corev1.Node) (n *node, isNew bool) {
 	n = c.nodeNamed(obj.Name)
+	c.touch(n)
 	old := n.obj
 	n.obj = obj
 	if old == nil || !maps.Equal(old.Labels, obj.Labels) {
@@ -107,11 +111,17 @@ func (c *cluster) dropNode(name string) *node {
 		return nil
 	}
 	n.obj = nil
+	c.touch(n)
 	c.epoch++
 	c.sorted = false
 	c.setImages(n, nil)
 	c.release(n)
 	return n
+}
+
+func (c *cluster) touch(n *node) {
+	c.version++
+	n.version = c.version
 }
 
 func (c *cluster) nodeNamed(name string) *node {
@@ -193,6 +203,7 @@ func (c *cluster) remove(p *pod) {
 
 func (c *cluster) account(p *pod, sign int64) {
 	n := p.node
+	c.touch(n)
 	n.used.add(p.request, sign)
 	n.scoreCPU += sign * p.scoreCPU
 	n.scoreMemory += sign * p.scoreMemory

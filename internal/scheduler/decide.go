@@ -48,7 +48,9 @@ func (d *decision) message() string {
 // begins; everything that a decision rests on is in the cluster.
 type decider struct {
 	filters []filter
+	alone   int // see filters
 	scorers []scorer
+	classes classes
 	next    int
 	rand    *rand.Rand
 	told    func(part, status string, took time.Duration) // may be nil
@@ -63,11 +65,13 @@ type decider struct {
 }
 
 func newDecider(rng *rand.Rand) *decider {
-	return &decider{filters: filters(), scorers: scorers(), rand: rng}
+	d := &decider{scorers: scorers(), rand: rng}
+	d.filters, d.alone = filters()
+	return d
 }
 
-func (d *decider) cycle(c *cluster, p *pod) *cycle {
-	cy := &cycle{cluster: c, pod: p}
+func (d *decider) cycle(c *cluster, p *pod, cl *class) *cycle {
+	cy := &cycle{cluster: c, pod: p, class: cl, alone: d.filters[:d.alone]}
 	if len(p.obj.Spec.ResourceClaims) > 0 {
 		cy.refusal = "dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied"
 		return cy // nothing that happens to the cluster can help
@@ -88,15 +92,27 @@ func (d *decider) cycle(c *cluster, p *pod) *cycle {
 // decide picks the best node for the pod among those that fit, or says what
 // keeps it from all of them and which pods would have to go.
 func (d *decider) decide(c *cluster, p *pod) decision {
-	all := len(c.candidates())
-	if all == 0 {
+	if len(c.candidates()) == 0 {
 		return decision{why: "no nodes available to schedule pods", refused: ^uint32(0)}
 	}
-	cy := d.cycle(c, p)
+	cl := d.classes.of(p)
+	waits := c.nominees[p.obj.UID] != nil // for others to leave
+	if cl.failedAt == c.version && !waits {
+		return cl.failed
+	}
+	dec := d.evaluate(c, p, cl)
+	if dec.node == nil && dec.room == nil && !waits {
+		cl.failed, cl.failedAt = dec, c.version
+	}
+	return dec
+}
+
+func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
+	cy := d.cycle(c, p, cl)
 	d.inRooms = 0
 	if cy.refusal != "" {
 		d.looked, d.failed, d.stays = d.looked[:0], d.failed[:0], d.stays[:0]
-		dec := decision{why: fmt.Sprintf("0/%d nodes are available: %s.", all, cy.refusal), refused: cy.refusedBy}
+		dec := decision{why: fmt.Sprintf("0/%d nodes are available: %s.", len(c.candidates()), cy.refusal), refused: cy.refusedBy}
 		dec.room, dec.preemption, dec.lost = d.preempt(cy)
 		return dec
 	}

@@ -28,18 +28,20 @@ type filter interface {
 }
 
 // filters in the order in which they are asked: cheap ones that refuse many
-// nodes first. The first refusal is the reason that users see.
-func filters() []filter {
-	return []filter{
-		unschedulable{}, nodeName{}, taints{}, nodeAffinity{}, nodePorts{}, resources{}, volumeRestrictions{}, volumes{}, volumeZone{}, spread{}, podAffinity{},
-	}
+// nodes first. The first refusal is the reason that users see. alone is how many
+// of them, from the first on, look at nothing but the pod's class and one node.
+func filters() (list []filter, alone int) {
+	list = []filter{unschedulable{}, nodeName{}, taints{}, nodeAffinity{}, nodePorts{}, resources{}}
+	return append(list, volumeRestrictions{}, volumes{}, volumeZone{}, spread{}, podAffinity{}), len(list)
 }
 
 // cycle is one decision: a pod, the cluster, and what filters and scorers have
 // prepared for this pod.
 type cycle struct {
 	*cluster
-	pod *pod
+	pod   *pod
+	class *class
+	alone []filter // those that look at one node alone
 
 	// refusal is why no node can do, whatever the nodes are like, and
 	// refusedBy the filters whose events can change that.
@@ -127,6 +129,9 @@ func (taints) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
 func (taints) Advise(c *cycle, n *node, out []change) []change {
 	list := n.obj.Spec.Taints
 	for i := range list {
+		if n.obj.Spec.Unschedulable && list[i].Key == corev1.TaintNodeUnschedulable {
+			continue // it goes with what unschedulable advises
+		}
 		if list[i].Effect != corev1.TaintEffectPreferNoSchedule && !tolerates(c.pod.obj, &list[i]) {
 			out = append(out, change{kind: tolerate, taint: &list[i]})
 		}

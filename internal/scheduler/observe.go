@@ -52,6 +52,7 @@ func (s *Scheduler) observe(c view.Change) {
 // take follows an object that is neither a pod nor a node, and returns what it
 // may mean for pods that wait; nil: nothing.
 func (c *cluster) take(o kinds.Object, gone bool) *event {
+	c.version++
 	switch o := o.(type) {
 	case *corev1.Service:
 		c.setService(o, gone)
@@ -208,7 +209,7 @@ func (s *Scheduler) observePending(obj *corev1.Pod) {
 		return
 	}
 	if w == nil {
-		p := pending(obj)
+		p := s.decider.classes.pending(obj)
 		s.queue.add(p, s.now())
 		s.nominated(p, "")
 		return
@@ -219,7 +220,7 @@ func (s *Scheduler) observePending(obj *corev1.Pod) {
 		next.obj = obj // with its newest conditions
 		w.pod = &next
 	} else {
-		s.queue.add(pending(obj), s.now())
+		s.queue.add(s.decider.classes.pending(obj), s.now())
 	}
 	s.nominated(w.pod, before)
 }

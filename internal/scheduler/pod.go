@@ -31,6 +31,7 @@ type pod struct {
 	carried     []*affinityTerm // all of them
 
 	// Only for pods that are not placed yet.
+	class        classID
 	nodeAffinity *nodeaffinity.RequiredNodeAffinity // nil: any node
 	onlyNodes    []string                           // those that the affinity names, sorted; nil: it names none
 	preferNodes  *nodeaffinity.PreferredSchedulingTerms

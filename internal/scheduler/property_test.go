@@ -126,44 +126,78 @@ func drawSpread(t *rapid.T, key string) corev1.TopologySpreadConstraint {
 // What the decider chooses is feasible by the naive check; where it chooses
 // nothing, the naive check finds nothing. The running counts are put to the
 // test by placing and removing pods, and changing nodes, in between.
+//
+// Pods come of a few templates: what is remembered of a class must not make a
+// decision other than it is for a pod that is alone. Each decision is one state
+// of a cluster; there are more than 10,000.
 func TestDecisionsAgreeWithNaiveCheck(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
-		w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}}
-		d := newDecider(rand.New(rand.NewPCG(1, 1)))
-		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
-			switch rapid.IntRange(0, 9).Draw(t, "step") {
-			case 0, 1:
-				n := drawNode(t, fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "node")))
-				c.setNode(n)
-				w.nodes[n.Name] = n
-			case 2:
-				name := fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "lost"))
-				c.dropNode(name)
-				delete(w.nodes, name)
-			case 3:
-				if len(w.pods) > 0 {
-					j := rapid.IntRange(0, len(w.pods)-1).Draw(t, "removed")
-					c.remove(c.pods[w.pods[j].UID])
-					w.pods = slices.Delete(w.pods, j, j+1)
-				}
-			default:
-				p := drawPod(t, fmt.Sprintf("p%d", i))
-				feasible := w.feasible(p)
-				dec := d.decide(c, pending(p))
-				switch {
-				case dec.node == nil && len(feasible) > 0:
-					t.Fatalf("pod %s fits on %v, the scheduler says: %s", p.Name, feasible, dec.why)
-				case dec.node != nil && !slices.Contains(feasible, dec.node.name):
-					t.Fatalf("pod %s was given %s, feasible are %v", p.Name, dec.node.name, feasible)
-				case dec.node != nil:
-					p.Spec.NodeName = dec.node.name
-					c.place(placed(p), p.Spec.NodeName)
-					w.pods = append(w.pods, p)
-				}
+	decisions, remembered := 0, 0
+	for range 20 {
+		rapid.Check(t, func(t *rapid.T) { agree(t, &decisions, &remembered) })
+	}
+	if !t.Failed() && (decisions < 10_000 || remembered*3 < decisions) {
+		t.Errorf("%d decisions, %d of them about pods of a known class", decisions, remembered)
+	}
+}
+
+func agree(t *rapid.T, decisions, remembered *int) {
+	c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}}
+	d := newDecider(nil)
+	var templates []*corev1.Pod
+	for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
+		switch rapid.IntRange(0, 9).Draw(t, "step") {
+		case 0, 1:
+			n := drawNode(t, fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "node")))
+			c.setNode(n)
+			w.nodes[n.Name] = n
+			continue
+		case 2:
+			name := fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "lost"))
+			c.dropNode(name)
+			delete(w.nodes, name)
+			continue
+		case 3:
+			if len(w.pods) > 0 {
+				j := rapid.IntRange(0, len(w.pods)-1).Draw(t, "removed")
+				c.remove(c.pods[w.pods[j].UID])
+				w.pods = slices.Delete(w.pods, j, j+1)
 			}
+			continue
 		}
-	})
+		name := fmt.Sprintf("p%d", i)
+		var p *corev1.Pod
+		if len(templates) < 2 || rapid.IntRange(0, 9).Draw(t, "new template") == 0 {
+			p = drawPod(t, name)
+			templates = append(templates, p)
+		} else {
+			p = rapid.SampledFrom(templates).Draw(t, "template").DeepCopy()
+			p.Name, p.UID = name, types.UID(name)
+			p.Spec.NodeName = ""
+		}
+		feasible := w.feasible(p)
+		known := len(d.classes.byID)
+		alone := newDecider(rand.New(rand.NewPCG(1, uint64(i))))
+		alone.next, d.rand = d.next, rand.New(rand.NewPCG(1, uint64(i)))
+		want := alone.decide(c, pending(p))
+		dec := d.decide(c, d.classes.pending(p))
+		*decisions++
+		if len(d.classes.byID) == known {
+			*remembered++
+		}
+		switch {
+		case dec.node == nil && len(feasible) > 0:
+			t.Fatalf("pod %s fits on %v, the scheduler says: %s", p.Name, feasible, dec.why)
+		case dec.node != nil && !slices.Contains(feasible, dec.node.name):
+			t.Fatalf("pod %s was given %s, feasible are %v", p.Name, dec.node.name, feasible)
+		case dec.node != want.node || dec.message() != want.message() || dec.refused != want.refused || (dec.room == nil) != (want.room == nil):
+			t.Fatalf("pod %s: %+v, but alone: %+v", p.Name, dec, want)
+		case dec.node != nil:
+			p.Spec.NodeName = dec.node.name
+			c.place(placed(p), p.Spec.NodeName)
+			w.pods = append(w.pods, p)
+		}
+	}
 }
 
 // api is a world whose pods can be bound.

@@ -20,8 +20,8 @@ const best = 100
 // scorers with upstream's weights.
 func scorers() []scorer {
 	return []scorer{
-		{"NodeResourcesFit", 1, leastAllocated},
-		{"NodeResourcesBalancedAllocation", 1, balanced},
+		{"NodeResourcesFit", 1, roomiest},
+		{"NodeResourcesBalancedAllocation", 1, evenest},
 		{"TaintToleration", 3, fewestTaints},
 		{"NodeAffinity", 2, preferredNodes},
 		{"InterPodAffinity", 2, likedPods},
@@ -30,14 +30,18 @@ func scorers() []scorer {
 	}
 }
 
-// leastAllocated prefers nodes with much left of cpu and memory.
-func leastAllocated(c *cycle, nodes []*node, out []float64) bool {
+// roomiest prefers nodes with much left of cpu and memory.
+func roomiest(c *cycle, nodes []*node, out []float64) bool {
 	for i, n := range nodes {
-		cpu := left(n.scoreCPU+c.pod.scoreCPU, n.allocatable.cpu)
-		memory := left(n.scoreMemory+c.pod.scoreMemory, n.allocatable.memory)
-		out[i] = best * (cpu + memory) / 2
+		out[i] = c.view(n).left
 	}
 	return true
+}
+
+func leastAllocated(p *pod, n *node) float64 {
+	cpu := left(n.scoreCPU+p.scoreCPU, n.allocatable.cpu)
+	memory := left(n.scoreMemory+p.scoreMemory, n.allocatable.memory)
+	return best * (cpu + memory) / 2
 }
 
 func left(used, of int64) float64 {
@@ -47,18 +51,22 @@ func left(used, of int64) float64 {
 	return float64(of-used) / float64(of)
 }
 
-// balanced prefers nodes where cpu and memory would be used to the same degree,
+// evenest prefers nodes where cpu and memory would be used to the same degree,
 // so that neither is stranded.
-func balanced(c *cycle, nodes []*node, out []float64) bool {
+func evenest(c *cycle, nodes []*node, out []float64) bool {
 	if c.pod.request.cpu == 0 && c.pod.request.memory == 0 {
 		return false // it changes no balance
 	}
 	for i, n := range nodes {
-		cpu := 1 - left(n.used.cpu+c.pod.request.cpu, n.allocatable.cpu)
-		memory := 1 - left(n.used.memory+c.pod.request.memory, n.allocatable.memory)
-		out[i] = best * (1 - math.Abs(cpu-memory)/2)
+		out[i] = c.view(n).balance
 	}
 	return true
+}
+
+func balanced(p *pod, n *node) float64 {
+	cpu := 1 - left(n.used.cpu+p.request.cpu, n.allocatable.cpu)
+	memory := 1 - left(n.used.memory+p.request.memory, n.allocatable.memory)
+	return best * (1 - math.Abs(cpu-memory)/2)
 }
 
 // fewestTaints prefers nodes with few PreferNoSchedule taints that the pod
@@ -66,16 +74,20 @@ func balanced(c *cycle, nodes []*node, out []float64) bool {
 func fewestTaints(c *cycle, nodes []*node, out []float64) bool {
 	most := 0.0
 	for i, n := range nodes {
-		out[i] = 0
-		list := n.obj.Spec.Taints
-		for t := range list {
-			if list[t].Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(c.pod.obj, &list[t]) {
-				out[i]++
-			}
-		}
+		out[i] = float64(c.view(n).taints)
 		most = max(most, out[i])
 	}
 	return invert(out, 0, most)
+}
+
+func avoided(p *pod, n *node) (count int32) {
+	list := n.obj.Spec.Taints
+	for i := range list {
+		if list[i].Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(p.obj, &list[i]) {
+			count++
+		}
+	}
+	return count
 }
 
 func preferredNodes(c *cycle, nodes []*node, out []float64) bool {
@@ -84,7 +96,7 @@ func preferredNodes(c *cycle, nodes []*node, out []float64) bool {
 	}
 	most := 0.0
 	for i, n := range nodes {
-		out[i] = float64(c.pod.preferNodes.Score(n.obj))
+		out[i] = float64(c.view(n).prefers)
 		most = max(most, out[i])
 	}
 	return normalize(out, 0, most)

@@ -94,7 +94,8 @@ func TestScores(t *testing.T) {
 			if tt.setup != nil {
 				tt.setup(c)
 			}
-			cy := newDecider(nil).cycle(c, pending(tt.pod))
+			d, p := newDecider(nil), pending(tt.pod)
+			cy := d.cycle(c, p, d.classes.of(p))
 			nodes := slices.SortedFunc(slices.Values(c.candidates()), func(a, b *node) int { return cmp.Compare(a.name, b.name) })
 			out := make([]float64, len(nodes))
 			for _, s := range scorers() {
@@ -146,7 +147,8 @@ func TestSampleOfNodes(t *testing.T) {
 	}
 	d, zones, seen := newDecider(rand.New(rand.NewPCG(1, 1))), map[string]int{}, map[string]bool{}
 	for range 3 {
-		d.search(d.cycle(c, pending(aPod("p"))), c.candidates())
+		p := pending(aPod("p"))
+		d.search(d.cycle(c, p, d.classes.of(p)), c.candidates())
 		for _, n := range d.feasible {
 			zones[n.obj.Labels[corev1.LabelTopologyZone]]++
 			seen[n.name] = true

@@ -86,7 +86,17 @@ func (d *decider) refuses(cy *cycle, n *node) int8 {
 }
 
 func (d *decider) first(cy *cycle, n *node) int8 {
-	for i, f := range d.filters {
+	if refused := cy.view(n).refused; refused >= 0 {
+		return refused
+	}
+	if refused := first(cy, n, d.filters[len(cy.alone):]); refused >= 0 {
+		return refused + int8(len(cy.alone))
+	}
+	return -1
+}
+
+func first(cy *cycle, n *node, filters []filter) int8 {
+	for i, f := range filters {
 		if !f.Fits(cy, n) {
 			return int8(i)
 		}
@@ -109,6 +119,7 @@ func (d *decider) asRefused(cy *cycle, n *node, refused int8, fn func(filter)) {
 func (c *cluster) nominate(p *pod, name string) {
 	c.withdraw(p)
 	n := c.nodeNamed(name)
+	c.version++
 	n.nominated = append(n.nominated, p)
 	c.nominees[p.obj.UID] = n
 }
@@ -119,6 +130,7 @@ func (c *cluster) withdraw(p *pod) *node {
 	if n == nil {
 		return nil
 	}
+	c.version++
 	delete(c.nominees, p.obj.UID)
 	for i, other := range n.nominated {
 		if other.obj.UID == p.obj.UID {

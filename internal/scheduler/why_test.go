@@ -27,6 +27,8 @@ func TestAdvice(t *testing.T) {
 		{"pods", []any{aNode("n", has("pods", "1")), aPod("x", on("n"))}, aPod("p"), "It would fit on n with 1 pod fewer on the node."},
 		{"taint", []any{aNode("n", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p"), "It would fit on n with a toleration of k:NoSchedule."},
 		{"cordon", []any{aNode("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })}, aPod("p"), "It would fit on n with the node uncordoned."},
+		{"cordon and its taint", []any{aNode("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }, tainted(corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule))}, aPod("p"), "It would fit on n with the node uncordoned."},
+		{"apart from each other", []any{aNode("n"), aPod("x", on("n"), with("app", "a"), apart(hostname, app))}, aPod("p", with("app", "a"), apart(hostname, app)), "It would fit on n with 1 conflicting pod fewer in kubernetes.io/hostname=n."},
 		{"label", []any{aNode("n", labelled("disk", "hdd"))}, aPod("p", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }), "It would fit on n with the node's label disk=ssd."},
 		{"label of an affinity", []any{aNode("n")}, aPod("p", selectsNodes(corev1.NodeSelectorOpIn, "disk", "ssd", "nvme")), "It would fit on n with the node's label disk=ssd."},
 		{"a label less", []any{aNode("n", labelled("disk", "hdd"))}, aPod("p", selectsNodes(corev1.NodeSelectorOpDoesNotExist, "disk")), "It would fit on n with no label disk on the node."},

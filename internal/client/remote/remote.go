@@ -38,6 +38,9 @@ const (
 type Config struct {
 	Server string // https://host:port
 	TLS    *tls.Config
+	// Transport, if set, takes requests instead of one made of TLS, and
+	// authenticates them.
+	Transport http.RoundTripper
 	// Token returns the bearer token of each request; nil: none.
 	Token func() (string, error)
 	// UserAgent names the component.
@@ -68,11 +71,14 @@ func New(cfg Config) (*Client, error) {
 		cfg.UserAgent = "knarr"
 	}
 	cfg.UserAgent += "/" + version.GitVersion
-	var transport http.RoundTripper = &http.Transport{
-		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
-		IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 4,
-		// A dead server is noticed although a watch only reads.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	transport := cfg.Transport
+	if transport == nil {
+		transport = &http.Transport{
+			TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
+			IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 4,
+			// A dead server is noticed although a watch only reads.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		}
 	}
 	if cfg.Requests != nil {
 		transport = cfg.Requests.through(transport)

@@ -108,7 +108,7 @@ func (e *errors) claimResource(p *field.Path, name corev1.ResourceName) bool {
 		e.msgs(p, string(name), bad)
 		return false
 	}
-	if nativeResource(name) && name != corev1.ResourceStorage {
+	if NativeResource(name) && name != corev1.ResourceStorage {
 		e.add(field.NotSupported(p, string(name), []corev1.ResourceName{corev1.ResourceStorage}))
 		return false
 	}

@@ -32,21 +32,22 @@ func hugePages(name corev1.ResourceName) bool {
 	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
 
-// nativeResource belongs to Kubernetes itself.
-func nativeResource(name corev1.ResourceName) bool {
+// NativeResource belongs to Kubernetes itself; others are devices and the like,
+// which whoever makes them puts into a node's status.
+func NativeResource(name corev1.ResourceName) bool {
 	return !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
 }
 
 // extendedResource is a device or the like, counted in whole pieces.
 func extendedResource(name corev1.ResourceName) bool {
-	if nativeResource(name) || strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix) {
+	if NativeResource(name) || strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix) {
 		return false
 	}
 	return len(validation.IsQualifiedName(corev1.DefaultResourceRequestsPrefix+string(name))) == 0
 }
 
 // overcommit: a container may use more than it requests.
-func overcommit(name corev1.ResourceName) bool { return nativeResource(name) && !hugePages(name) }
+func overcommit(name corev1.ResourceName) bool { return NativeResource(name) && !hugePages(name) }
 
 // quantity is not negative, and whole where only whole pieces exist.
 func (e *errors) quantity(p *field.Path, name corev1.ResourceName, q resource.Quantity) {
@@ -82,7 +83,7 @@ func (e *errors) containerResource(p *field.Path, name corev1.ResourceName) {
 				e.invalid(p, name, "must be a standard resource for containers")
 			}
 		}
-	case !nativeResource(name) && !extendedResource(name):
+	case !NativeResource(name) && !extendedResource(name):
 		e.invalid(p, name, "doesn't follow extended resource name standard")
 	}
 	if len(e.list) > before {

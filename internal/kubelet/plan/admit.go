@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -12,6 +11,8 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
+
+	"knarr.dev/knarr/internal/kinds/validate"
 )
 
 // safeSysctls change nothing outside of a pod; all others need to be allowed
@@ -100,7 +101,7 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 			continue
 		}
 		capacity, has := used[name], r.Allocatable[name]
-		if _, here := r.Allocatable[name]; !here && Extended(name) {
+		if _, here := r.Allocatable[name]; !here && !validate.NativeResource(name) {
 			continue // of the cluster, not of a node: the scheduler's affair
 		}
 		total := capacity.DeepCopy()
@@ -111,12 +112,6 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 		}
 	}
 	return nil
-}
-
-// Extended reports whether a resource is none of Kubernetes's own: others put
-// it into the node's status, and it stays as they say.
-func Extended(name corev1.ResourceName) bool {
-	return strings.Contains(string(name), "/") && !strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
 }
 
 // amount in the unit that upstream prints: thousandths for cpu.
