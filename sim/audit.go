@@ -30,6 +30,8 @@ type audit struct {
 	waiting map[types.UID]*corev1.Pod
 	// preempted counts the pods that had to go for them.
 	preempted int
+	// holders of the leases of what is elected.
+	holders map[string]string
 	// freed counts the pods of a job that were let go at their end.
 	freed map[types.UID]int
 }
@@ -43,7 +45,7 @@ type load struct {
 }
 
 func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, waiting: map[types.UID]*corev1.Pod{}}
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
 }
 
 func (a *audit) fail(format string, args ...any) {

@@ -15,6 +15,8 @@ type link struct {
 	view  *view.View
 	kinds []*kinds.Kind
 	next  map[*kinds.Kind]int // position in the world's log
+	want  int64               // a revision that somebody waits for
+	apart *kinds.Kind         // once listed, it takes no turns from others
 	// change alters what is delivered; a plant.
 	change func(kinds.Object) kinds.Object
 }
@@ -30,7 +32,7 @@ func (l *link) synced() bool { return len(l.next) == len(l.kinds) }
 func (l *link) pending() []*kinds.Kind {
 	var out []*kinds.Kind
 	for _, k := range l.kinds {
-		if at, ok := l.next[k]; !ok || at < len(l.world.changes[k]) {
+		if at, ok := l.next[k]; !ok || at < len(l.world.changes[k]) || l.view.Rev(k) < l.want {
 			out = append(out, k)
 		}
 	}
@@ -39,7 +41,10 @@ func (l *link) pending() []*kinds.Kind {
 
 // deliverSome brings a random part of what waits of one kind.
 func (l *link) deliverSome(rng *rand.Rand) bool {
-	ks := l.pending()
+	ks := slices.DeleteFunc(l.pending(), func(k *kinds.Kind) bool {
+		_, listed := l.next[k]
+		return listed && k == l.apart
+	})
 	if len(ks) == 0 {
 		return false
 	}
@@ -52,11 +57,14 @@ func (l *link) deliverSome(rng *rand.Rand) bool {
 	return true
 }
 
+// catchUp brings everything of one kind.
+func (l *link) catchUp(k *kinds.Kind) { l.deliver(k, len(l.world.changes[k])-l.next[k]) }
+
 // deliverAll brings everything; it reports whether there was something.
 func (l *link) deliverAll() bool {
 	ks := l.pending()
 	for _, k := range ks {
-		l.deliver(k, len(l.world.changes[k])-l.next[k])
+		l.catchUp(k)
 	}
 	if len(ks) > 0 {
 		l.view.ProgressAll(l.world.pumped)

@@ -13,6 +13,7 @@ import (
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/leader"
 	"knarr.dev/knarr/internal/store"
 )
 
@@ -52,6 +53,16 @@ var planted = map[string]func(*process){
 	"namespace-trusts-its-view": func(p *process) {
 		if p.name == "namespace-controller" {
 			p.wrap = func(c client.Client) client.Client { return blind{c} }
+		}
+	},
+	"replicaset-leads-too-early": func(p *process) {
+		if p.name == "replicaset-controller" {
+			p.revision = func(context.Context) (int64, error) { return 1, nil }
+		}
+	},
+	"replicaset-outlives-its-term": func(p *process) {
+		if p.name == "replicaset-controller" {
+			p.gate = func(_ *leader.Elector, c client.Client) client.Client { return c }
 		}
 	},
 	"watch-drops-event": nil, // in plantInWatch

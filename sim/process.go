@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,6 +48,7 @@ import (
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
+	"knarr.dev/knarr/internal/leader"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/scheduler"
 	"knarr.dev/knarr/internal/view"
@@ -74,8 +76,16 @@ type process struct {
 	change func(kinds.Object) kinds.Object
 	wrap   func(client.Client) client.Client
 
+	elected bool // it has a replica, and one of the two leads
+	replica int
+	// revision and gate are the elector's, but for plants.
+	revision func(context.Context) (int64, error)
+	gate     func(*leader.Elector, client.Client) client.Client
+
 	view     *view.View
 	link     *link
+	elector  *leader.Elector
+	term     int // that the runner is of
 	recorder *event.Recorder
 	client   client.Client
 	runner   runner // nil: not started since the last crash
@@ -97,6 +107,11 @@ func processes(w *world) []*process {
 	})
 	for i := range nodes {
 		ps = append(ps, hollowNode(w, i))
+	}
+	for _, p := range slices.Clone(ps) {
+		if slices.Contains(replicated, p.name) {
+			ps = append(ps, p.elect())
+		}
 	}
 	for _, p := range ps {
 		w.plantInProcess(p)
@@ -155,6 +170,7 @@ func (p *process) start() {
 	p.view = view.New(p.kinds, view.SharedOf(p.kinds)...)
 	p.link = newLink(p.world, p.view, p.kinds, p.change)
 	p.client = &unreliable{process: p, inner: p.world.server.client(p.user, p.groups...)}
+	p.stand()
 	if p.wrap != nil {
 		p.client = p.wrap(p.client)
 	}
@@ -169,37 +185,50 @@ func (p *process) start() {
 type crash struct{}
 
 // work does one thing; it reports whether there was something to do.
-func (p *process) work() (worked bool) {
+func (p *process) work() bool {
 	if p.lost || !p.link.synced() {
-		return false
+		return !p.lost && p.elected && p.link.deliverSome(p.world.rng)
 	}
-	p.world.acting = p.name
+	return p.guard(func() bool {
+		renewed := false
+		if p.elector != nil {
+			var leads bool
+			if leads, renewed = p.campaign(); !leads {
+				return renewed
+			}
+		}
+		if p.runner == nil {
+			r, err := p.make(p, rand.New(rand.NewPCG(p.world.rng.Uint64(), 0)))
+			if err != nil {
+				p.world.audit.fail("%s does not start: %v", p, err)
+				return false
+			}
+			p.runner = r
+		}
+		return p.runner.step() || renewed
+	})
+}
+
+// guard has the process do something, of which it may crash.
+func (p *process) guard(do func() bool) (worked bool) {
+	acting := p.world.acting
+	p.world.acting = p
 	defer func() {
-		p.world.acting = ""
+		p.world.acting = acting
 		if r := recover(); r != nil {
 			if _, ok := r.(crash); !ok {
 				panic(r)
 			}
-			p.world.tell("%s crashes while it writes", p.name)
+			p.world.tell("%s crashes while it writes", p)
 			p.runner = nil // it does not even get to unsubscribe
 			p.start()
 			worked = true
 		}
 	}()
-	if p.runner == nil {
-		r, err := p.make(p, rand.New(rand.NewPCG(p.world.rng.Uint64(), 0)))
-		if err != nil {
-			p.world.audit.fail("%s does not start: %v", p.name, err)
-			return false
-		}
-		p.runner = r
-	}
-	if p.runner.step() {
-		return true
-	}
-	return false
+	return do()
 }
 
+// due is when the process has work although nothing happens; zero: never.
 func (p *process) due() time.Time {
 	if p.lost || p.runner == nil {
 		return time.Time{}
@@ -287,7 +316,15 @@ func (u *unreliable) Delete(ctx context.Context, ref kinds.Ref, o metav1.DeleteO
 	return u.fate(func() (runtime.Object, error) { return u.inner.Delete(ctx, ref, o) })
 }
 
-func (p *process) String() string { return fmt.Sprintf("process %s", p.name) }
+func (p *process) String() string {
+	if p == nil {
+		return "a user"
+	}
+	if p.elected {
+		return fmt.Sprintf("%s-%d", p.name, p.replica)
+	}
+	return p.name
+}
 
 // anchor is the certificate of an authority whose key nobody has.
 const anchor = `-----BEGIN CERTIFICATE-----

@@ -62,8 +62,9 @@ type world struct {
 	audit     *audit
 	checker   *checker
 	users     *users
-	quiet     bool   // no faults
-	acting    string // the process whose turn it is; empty: a user
+	quiet     bool     // no faults
+	hung      bool     // some process hangs before a write
+	acting    *process // whose turn it is; nil: a user's
 	step      int
 	writes    map[string]int // by kind, for the check that an idle cluster is idle
 }
@@ -157,17 +158,19 @@ func (w *world) tell(format string, args ...any) {
 // chaos is one step: one of all that can happen.
 func (w *world) chaos() {
 	switch n := w.rng.IntN(1000); {
-	case n < 550:
+	case n < 540:
 		w.work()
-	case n < 850:
+	case n < 840:
 		w.deliver()
-	case n < 920:
+	case n < 910:
 		w.users.act()
-	case n < 980:
+	case n < 970:
 		w.pass()
+	case n < 980:
+		w.handOver()
 	case n < 992:
 		p := w.processes[w.rng.IntN(len(w.processes))]
-		w.tell("%s crashes", p.name)
+		w.tell("%s crashes", p)
 		p.start()
 	default:
 		w.switchNode()
@@ -193,26 +196,28 @@ func (w *world) deliver() {
 	}
 }
 
-// pass lets time pass: mostly to when something is due, else a little.
+// pass lets time pass: mostly to when somebody has work, else a little.
 func (w *world) pass() {
-	next := w.due()
+	next := w.due((*process).due)
 	if next.IsZero() || w.rng.IntN(4) == 0 {
 		next = w.now.Add(time.Duration(w.rng.IntN(2000)) * time.Millisecond)
 	}
 	if limit := w.now.Add(time.Minute); next.After(limit) {
 		next = limit // so that there is something to be seen on the way
 	}
-	if next.After(w.now) {
-		w.now = next
-	}
+	w.elections(next)
+	w.now = later(w.now, next)
 }
 
-// due is when the next process wants to go on although nothing happens.
-func (w *world) due() time.Time {
+// due is when the next process wants to go on although nothing happens, for one
+// of the reasons.
+func (w *world) due(reasons ...func(*process) time.Time) time.Time {
 	var first time.Time
 	for _, p := range w.processes {
-		if at := p.due(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
-			first = at
+		for _, reason := range reasons {
+			if at := reason(p); !at.IsZero() && (first.IsZero() || at.Before(first)) {
+				first = at
+			}
 		}
 	}
 	return first
@@ -258,6 +263,7 @@ func (w *world) settle() error {
 	for _, p := range w.processes {
 		p.lost = false
 	}
+	defer w.leaveOne()()
 	w.users.stopSchedules()
 	if w.rng.IntN(3) > 0 {
 		w.users.relieve()
@@ -271,7 +277,7 @@ func (w *world) settle() error {
 		if err == nil {
 			return w.idle()
 		}
-		next := w.due()
+		next := w.due((*process).due, (*process).electionDue)
 		if next.IsZero() || next.After(end) {
 			return fmt.Errorf("not converged after %v of calm: %w", calm-end.Sub(w.now), err)
 		}
@@ -301,7 +307,7 @@ func (w *world) idle() error {
 // wait lets time pass and everything happen that is due.
 func (w *world) wait(d time.Duration) error {
 	for end := w.now.Add(d); ; {
-		next := w.due()
+		next := w.due((*process).due, (*process).electionDue)
 		if next.IsZero() || next.After(end) {
 			return nil
 		}
@@ -351,7 +357,12 @@ func (w *world) record(e store.Event) {
 		}
 		w.tell("rev %d: %s %s by %s", e.Rev, verb, strings.TrimPrefix(e.Key, kinds.Root), w.acting)
 	}
-	w.audit.observe(k, prev, obj, w.acting)
+	by := "a user"
+	if w.acting != nil {
+		by = w.acting.name
+	}
+	w.audit.lead(k, obj, w.acting)
+	w.audit.observe(k, prev, obj, by)
 }
 
 // revision in a resourceVersion.

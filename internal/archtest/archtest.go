@@ -78,6 +78,7 @@ var layers = []layer{
 	{"internal/plan", []string{"internal/kinds"}},
 	{"internal/event", []string{"internal/kinds", "internal/plan", "internal/client"}},
 	{"internal/reconcile", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client", "internal/event"}},
+	{"internal/leader", []string{"internal/kinds", "internal/plan", "internal/view", "internal/client"}},
 	{"internal/quota", []string{"internal/kinds", "internal/view"}},
 	{"internal/history", []string{"internal/kinds", "internal/plan"}},
 	{"internal/controller", []string{"internal/kinds", "internal/quota", "internal/history", "internal/plan", "internal/view", "internal/reconcile", "internal/security/pki"}},

@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/json"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -142,12 +141,7 @@ func (s Subject) Adopt(orphans []*appsv1.ControllerRevision, selector labels.Sel
 			continue
 		}
 		mine = append(mine, r)
-		actions = append(actions, plan.Action{
-			Verb: plan.Patch, Ref: kinds.RefTo(kinds.ControllerRevision, r), UID: r.UID, PatchType: types.StrategicMergePatchType,
-			Data: plan.AddOwner(s.owner()),
-			// An orphan of a set that is being deleted must stay one.
-			Live: []plan.Live{{Want: plan.Alive, Ref: kinds.RefTo(s.Kind, s.Set), UID: s.Set.GetUID()}},
-		})
+		actions = append(actions, plan.Adopt(kinds.ControllerRevision, r, s.Kind, s.Set))
 	}
 	return mine, actions
 }

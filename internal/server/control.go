@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -34,7 +33,6 @@ import (
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/custom"
-	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/scheduler"
@@ -79,8 +77,10 @@ type control struct {
 	spans      *tracing.Provider // nil: there are none
 	api        *apiserver.Server
 	usage      *usage.Sampler
-	loops      []reconcile.Controller
-	listener   net.Listener
+	// loops declares the controllers anew: some remember things, which must not
+	// outlive a term.
+	loops    func() ([]reconcile.Controller, error)
+	listener net.Listener
 }
 
 // newControl opens what has to be open before anything runs: keys, the port,
@@ -132,13 +132,9 @@ func (s *control) wire(ctx context.Context) (err error) {
 	if err := s.wireAccess(); err != nil {
 		return err
 	}
-	s.loops, err = controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log), scaling{ctx, s})
-	if err != nil {
-		return err
-	}
-	s.loops = append(s.loops, s.accessLoops()...)
-	if err := reconcile.Check(s.loops); err != nil {
-		return err
+	s.loops = func() ([]reconcile.Controller, error) {
+		loops, err := controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log), scaling{ctx, s})
+		return append(loops, s.accessLoops()...), err
 	}
 	return s.wireAPI()
 }
@@ -300,7 +296,11 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 		g.Go(func() error { return s.custom.Run(ctx) })
 		g.Go(func() error { return s.serve(ctx) })
 		admin := s.as("system:apiserver", user.SystemPrivilegedGroup)
-		if err := bootstrap.Ensure(ctx, admin, s.view.Snapshot(), bootstrap.Objects(s.loops)); err != nil {
+		loops, err := s.loops()
+		if err != nil {
+			return err
+		}
+		if err := bootstrap.Ensure(ctx, admin, s.view.Snapshot(), bootstrap.Objects(loops)); err != nil {
 			return err
 		}
 		if err := publishNetworks(ctx, admin, s.cfg); err != nil {
@@ -314,7 +314,9 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 		if err := s.cache.WaitRev(ctx, rev); err != nil {
 			return err
 		}
-		if err := s.runLoops(ctx, g); err != nil {
+		g.Go(func() error { return s.aggregate.Run(ctx) })
+		g.Go(func() error { return s.usage.Run(ctx) })
+		if err := s.runElections(ctx, g); err != nil {
 			return err
 		}
 		if err := s.writeKubeconfig(); err != nil {
@@ -344,37 +346,6 @@ func (s *control) serve(ctx context.Context) error {
 		MinVersion: tls.VersionTLS12, GetCertificate: cert.GetCertificate,
 		ClientAuth: tls.RequestClientCert, ClientCAs: s.authority.Pool(), // authn verifies
 	})
-}
-
-// runLoops starts the controllers and the scheduler, each with its own identity.
-func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
-	events, err := event.New(event.Config{Client: s.as("system:kube-controller-manager"), Component: "knarr", Host: s.cfg.NodeName, Log: s.log})
-	if err != nil {
-		return err
-	}
-	loops, err := reconcile.New(reconcile.Config{
-		Controllers: s.loops, View: s.view, Client: s.asController, Log: s.log, Metrics: s.metrics,
-		Events: func(name string) reconcile.Emitter { return events.As(name) },
-	})
-	if err != nil {
-		return err
-	}
-	schedulerEvents, err := event.New(event.Config{Client: s.as("system:kube-scheduler"), Component: "default-scheduler", Log: s.log})
-	if err != nil {
-		return err
-	}
-	sched, err := scheduler.New(scheduler.Config{View: s.view, Client: s.as("system:kube-scheduler"), Events: schedulerEvents, Log: s.log, Metrics: s.metrics,
-		Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
-	if err != nil {
-		return err
-	}
-	g.Go(func() error { return s.aggregate.Run(ctx) })
-	g.Go(func() error { return s.usage.Run(ctx) })
-	g.Go(func() error { return events.Run(ctx) })
-	g.Go(func() error { return schedulerEvents.Run(ctx) })
-	g.Go(func() error { return loops.Run(ctx) })
-	g.Go(func() error { return sched.Run(ctx) })
-	return nil
 }
 
 // writeKubeconfig gives the administrator a certificate; one that has half of

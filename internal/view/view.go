@@ -388,6 +388,27 @@ func (v *View) WaitRev(ctx context.Context, k *kinds.Kind, rev int64) error {
 	return v.wait(ctx, func() bool { return v.table(k).upTo(v.floor) >= rev })
 }
 
+// WaitReached blocks until the view knows everything of every kind up to rev.
+func (v *View) WaitReached(ctx context.Context, rev int64) error {
+	return v.wait(ctx, func() bool { return v.reachedLocked(rev) })
+}
+
+// Reached tells whether the view knows everything of every kind up to rev.
+func (v *View) Reached(rev int64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.reachedLocked(rev)
+}
+
+func (v *View) reachedLocked(rev int64) bool {
+	for _, t := range v.layout.Load().tables {
+		if !t.synced || t.upTo(v.floor) < rev {
+			return false
+		}
+	}
+	return true
+}
+
 func (v *View) wait(ctx context.Context, done func() bool) error {
 	for {
 		v.mu.Lock()

@@ -102,17 +102,12 @@ func Plan(o Observed) plan.Result {
 // claimPods adopts orphans that match and releases pods that do not match any
 // more. Adopted pods count from this pass on.
 func (p *pass) claimPods(selector labels.Selector) {
-	patch := func(pod *corev1.Pod, data []byte) plan.Action {
-		return plan.Action{Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, pod), UID: pod.UID, PatchType: types.StrategicMergePatchType, Data: data, Parallel: true}
-	}
 	for _, pod := range p.Owned {
 		p.taken[pod.Name] = true
 		if selector.Matches(labels.Set(pod.Labels)) {
 			p.pods = append(p.pods, pod)
 		} else if pod.DeletionTimestamp == nil && len(p.first) < burst {
-			a := patch(pod, plan.RemoveOwner(p.set.UID))
-			a.Tolerate = []metav1.StatusReason{metav1.StatusReasonNotFound}
-			p.first = append(p.first, a)
+			p.first = append(p.first, plan.Disown(kinds.Pod, pod, p.set.UID))
 		}
 	}
 	for _, pod := range p.Orphans {
@@ -120,10 +115,7 @@ func (p *pass) claimPods(selector labels.Selector) {
 			continue
 		}
 		p.pods = append(p.pods, pod)
-		a := patch(pod, plan.AddOwner(p.owner()))
-		// An orphan of a set that is being deleted must stay one.
-		a.Live = []plan.Live{{Want: plan.Alive, Ref: kinds.RefTo(kinds.DaemonSet, p.set), UID: p.set.UID}}
-		p.first = append(p.first, a)
+		p.first = append(p.first, plan.Adopt(kinds.Pod, pod, kinds.DaemonSet, p.set))
 	}
 }
 

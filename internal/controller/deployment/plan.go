@@ -83,14 +83,11 @@ func Plan(o Observed) plan.Result {
 // claim adopts matching orphans and releases sets that do not match any more.
 func (o Observed) claim(selector labels.Selector) (mine []*appsv1.ReplicaSet, actions []plan.Action) {
 	d := o.Deployment
-	patch := func(rs *appsv1.ReplicaSet, data []byte) plan.Action {
-		return plan.Action{Verb: plan.Patch, Ref: kinds.RefTo(kinds.ReplicaSet, rs), UID: rs.UID, PatchType: types.StrategicMergePatchType, Data: data}
-	}
 	for _, rs := range o.Owned {
 		if selector.Matches(labels.Set(rs.Labels)) {
 			mine = append(mine, rs)
 		} else if d.DeletionTimestamp == nil && rs.DeletionTimestamp == nil {
-			actions = append(actions, patch(rs, plan.RemoveOwner(d.UID)))
+			actions = append(actions, plan.Disown(kinds.ReplicaSet, rs, d.UID))
 		}
 	}
 	if d.DeletionTimestamp != nil {
@@ -98,9 +95,7 @@ func (o Observed) claim(selector labels.Selector) (mine []*appsv1.ReplicaSet, ac
 	}
 	for _, rs := range o.Orphans {
 		if rs.DeletionTimestamp == nil && selector.Matches(labels.Set(rs.Labels)) {
-			a := patch(rs, plan.AddOwner(*metav1.NewControllerRef(d, kinds.Deployment.GVK)))
-			a.Live = []plan.Live{{Want: plan.Alive, Ref: kinds.RefTo(kinds.Deployment, d), UID: d.UID}}
-			actions = append(actions, a)
+			actions = append(actions, plan.Adopt(kinds.ReplicaSet, rs, kinds.Deployment, d))
 		}
 	}
 	return mine, actions

@@ -24,7 +24,7 @@ func Controller() reconcile.Controller {
 	m := &memory{jobs: map[reconcile.Key]*streak{}}
 	return reconcile.Controller{
 		Name: "job-controller", For: kinds.Job, Owns: []*kinds.Kind{kinds.Pod}, Workers: workers,
-		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: concerned}}, Reads: []*kinds.Kind{kinds.Namespace},
+		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: concerned}, {Kind: kinds.Namespace, Keys: inEnding}},
 		Writes: []reconcile.Write{
 			{Kind: kinds.Pod, Verbs: []plan.Verb{plan.Create, plan.Delete, plan.Patch}},
 			{Kind: kinds.Job, Sub: "status", Verbs: []plan.Verb{plan.Update}},
@@ -55,6 +55,19 @@ func concerned(s *view.Snapshot, c view.Change) []reconcile.Key {
 		if err == nil && !sel.Empty() && sel.Matches(labels.Set(c.New.GetLabels())) {
 			keys = append(keys, reconcile.KeyOf(j))
 		}
+	}
+	return keys
+}
+
+// inEnding finds the jobs of a namespace that begins to end: they must let go what
+// they held back.
+func inEnding(s *view.Snapshot, c view.Change) []reconcile.Key {
+	if c.New == nil || c.New.GetDeletionTimestamp() == nil || c.Old != nil && c.Old.GetDeletionTimestamp() != nil {
+		return nil
+	}
+	var keys []reconcile.Key
+	for j := range view.List[*batchv1.Job](s, kinds.Job, c.New.GetName()) {
+		keys = append(keys, reconcile.KeyOf(j))
 	}
 	return keys
 }

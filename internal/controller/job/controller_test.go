@@ -237,18 +237,36 @@ func TestPodsOfAJobThatIsGoneAreLetGo(t *testing.T) {
 	}
 }
 
-// The namespace waits for the pods, so these must not wait for others.
+// The namespace waits for the pods, so these must not wait for others; and a
+// suspended job looks at them for no other reason.
 func TestNothingIsHeldInANamespaceThatEnds(t *testing.T) {
-	for _, j := range []*batchv1.Job{job(), job(perIndex(3))} {
-		w := world()
-		w.Put(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", DeletionTimestamp: &metav1.Time{Time: w.Now}, Finalizers: []string{"f"}}})
-		w.Put(kinds.Job, fresh(j))
-		w.Put(kinds.Pod, pod("a", at(0), fails, leaves))
-		if _, err := w.Drive(1, 100, time.Hour, Controller()); err != nil {
-			t.Fatal(err)
-		}
-		if left := pods(w); len(left) > 0 {
-			t.Errorf("%d pods are left", len(left))
+	for name, j := range map[string]*batchv1.Job{"plain": job(), "by index": job(perIndex(3)), "suspended": job(perIndex(3), suspend)} {
+		for _, late := range []time.Duration{0, time.Minute} {
+			w := world()
+			begin := w.Now
+			w.Put(kinds.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Finalizers: []string{"f"}}})
+			user := reconcile.Controller{
+				Name: "user", For: kinds.Namespace, Writes: []reconcile.Write{{Kind: kinds.Namespace, Verbs: []plan.Verb{plan.Delete}}},
+				Plan: func(in reconcile.Input) plan.Result {
+					if wait := begin.Add(late).Sub(in.Now); wait > 0 {
+						return plan.Result{After: wait}
+					}
+					return plan.Result{Actions: []plan.Action{{Verb: plan.Delete, Ref: kinds.Ref{Kind: kinds.Namespace, Name: in.Key.Name}}}}
+				},
+			}
+			if late == 0 {
+				if _, err := w.Drive(1, 100, 0, user); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.Put(kinds.Job, fresh(j.DeepCopy()))
+			w.Put(kinds.Pod, pod("a", at(0), fails, leaves))
+			if _, err := w.Drive(1, 100, 2*late, Controller(), user); err != nil {
+				t.Fatal(err)
+			}
+			if w.Object(kinds.Pod, "default", "a") != nil {
+				t.Errorf("%s: the namespace ends after %v, and the pod is left", name, late)
+			}
 		}
 	}
 }

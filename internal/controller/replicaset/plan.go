@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	appsv1 "k8s.io/api/apps/v1"
 
@@ -81,7 +80,7 @@ func (o Observed) claim(selector labels.Selector) (mine []*corev1.Pod, actions [
 		if selector.Matches(labels.Set(p.Labels)) {
 			mine = append(mine, p)
 		} else if o.Set.DeletionTimestamp == nil && p.DeletionTimestamp == nil {
-			actions = append(actions, o.release(p))
+			actions = append(actions, plan.Disown(kinds.Pod, p, o.Set.UID))
 		}
 	}
 	if o.Set.DeletionTimestamp != nil {
@@ -90,34 +89,13 @@ func (o Observed) claim(selector labels.Selector) (mine []*corev1.Pod, actions [
 	for _, p := range o.Orphans {
 		if p.DeletionTimestamp == nil && selector.Matches(labels.Set(p.Labels)) && isActive(p) {
 			mine = append(mine, p)
-			actions = append(actions, o.adopt(p))
+			actions = append(actions, plan.Adopt(kinds.Pod, p, o.Kind, o.Set))
 		}
 		if len(actions) >= burst {
 			break
 		}
 	}
 	return mine, actions
-}
-
-// adopt asks live whether the set still stands: an orphan of a set that is
-// being deleted must stay one.
-func (o Observed) adopt(p *corev1.Pod) plan.Action {
-	return plan.Action{
-		Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, p), UID: p.UID, PatchType: types.StrategicMergePatchType,
-		Data: plan.AddOwner(o.controllerRef()), Parallel: true,
-		Live: []plan.Live{{Want: plan.Alive, Ref: kinds.RefTo(o.Kind, o.Set), UID: o.Set.UID}},
-	}
-}
-
-func (o Observed) release(p *corev1.Pod) plan.Action {
-	return plan.Action{
-		Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, p), UID: p.UID, PatchType: types.StrategicMergePatchType,
-		Data: plan.RemoveOwner(o.Set.UID), Parallel: true, Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound},
-	}
-}
-
-func (o Observed) controllerRef() metav1.OwnerReference {
-	return *metav1.NewControllerRef(o.Set, o.Kind.GVK)
 }
 
 // manage creates or deletes the difference, at most burst of it.
@@ -162,7 +140,7 @@ func (o Observed) create(taken map[string]bool) plan.Action {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: o.Set.Namespace, Name: name, GenerateName: base,
 			Labels: copyMap(t.Labels), Annotations: copyMap(t.Annotations), Finalizers: append([]string(nil), t.Finalizers...),
-			OwnerReferences: []metav1.OwnerReference{o.controllerRef()},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(o.Set, o.Kind.GVK)},
 		},
 		Spec: *t.Spec.DeepCopy(),
 	}

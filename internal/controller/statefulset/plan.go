@@ -80,10 +80,7 @@ func (p *pass) claimPods(selector labels.Selector) {
 		case ok && selector.Matches(labels.Set(pod.Labels)):
 			p.add(n, pod)
 		case p.set.DeletionTimestamp == nil && pod.DeletionTimestamp == nil && len(p.first) < burst:
-			p.first = append(p.first, plan.Action{
-				Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, pod), UID: pod.UID, PatchType: types.StrategicMergePatchType,
-				Data: plan.RemoveOwner(p.set.UID), Parallel: true, Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound},
-			})
+			p.first = append(p.first, plan.Disown(kinds.Pod, pod, p.set.UID))
 		}
 	}
 	if p.set.DeletionTimestamp == nil {
@@ -93,12 +90,7 @@ func (p *pass) claimPods(selector labels.Selector) {
 				continue
 			}
 			p.add(n, pod)
-			p.first = append(p.first, plan.Action{
-				Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, pod), UID: pod.UID, PatchType: types.StrategicMergePatchType,
-				Data: plan.AddOwner(p.owner()), Parallel: true,
-				// An orphan of a set that is being deleted must stay one.
-				Live: []plan.Live{{Want: plan.Alive, Ref: kinds.RefTo(kinds.StatefulSet, p.set), UID: p.set.UID}},
-			})
+			p.first = append(p.first, plan.Adopt(kinds.Pod, pod, kinds.StatefulSet, p.set))
 		}
 	}
 	slices.SortFunc(p.condemned, func(a, b *corev1.Pod) int { return p.at(b) - p.at(a) })
