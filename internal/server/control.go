@@ -364,7 +364,10 @@ func (s *control) runLoops(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	sched, err := scheduler.New(scheduler.Config{View: s.view, Client: s.as("system:kube-scheduler"), Events: schedulerEvents, Log: s.log, Metrics: s.metrics,
-		Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
+		Rand:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		Profiles: s.cfg.scheduling.Profiles, Extenders: s.cfg.scheduling.Extenders,
+		MinBackoff: s.cfg.scheduling.MinBackoff, MaxBackoff: s.cfg.scheduling.MaxBackoff,
+		EventsOf: func(profile string) scheduler.Emitter { return schedulerEvents.As(profile) }})
 	if err != nil {
 		return err
 	}
