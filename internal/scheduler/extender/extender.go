@@ -31,7 +31,6 @@ const (
 )
 
 var (
-	errTooLarge    = fmt.Errorf("the answer is larger than %d MiB", maxAnswer>>20)
 	errTwoTrusts   = errors.New("specifying a root certificates file with the insecure flag is not allowed")
 	errHalfCert    = errors.New("certificate and key go together")
 	errNoAuthority = errors.New("no certificate in the authorities")
@@ -40,7 +39,9 @@ var (
 
 // Open makes an extender as it is configured; it reads the files that are named
 // and calls nobody yet. Connections are kept open, redirects are not followed.
-func Open(c *configv1.Extender) (scheduler.Extender, error) {
+func Open(c *configv1.Extender) (scheduler.Extender, error) { return openWith(c, maxAnswer) }
+
+func openWith(c *configv1.Extender, most int64) (scheduler.Extender, error) {
 	prefix, err := url.Parse(c.URLPrefix)
 	if err != nil {
 		return scheduler.Extender{}, err
@@ -61,7 +62,7 @@ func Open(c *configv1.Extender) (scheduler.Extender, error) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	h := &caller{prefix: strings.TrimRight(c.URLPrefix, "/"), client: &http.Client{
+	h := &caller{most: most, prefix: strings.TrimRight(c.URLPrefix, "/"), client: &http.Client{
 		Transport: transport, Timeout: timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -118,6 +119,7 @@ func dataOr(data []byte, file string) ([]byte, error) {
 }
 
 type caller struct {
+	most   int64 // bytes of an answer
 	prefix string
 	client *http.Client // its timeout bounds a call as a whole
 }
@@ -141,12 +143,12 @@ func (h *caller) call(ctx context.Context, verb string, args, answer any) error 
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("failed %s with extender at URL %s, code %d", verb, to, resp.StatusCode)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, h.most+1))
 	if err != nil {
 		return fmt.Errorf("failed %s with extender at URL %s: %w", verb, to, err)
 	}
-	if len(body) > maxAnswer {
-		return fmt.Errorf("failed %s with extender at URL %s: %w", verb, to, errTooLarge)
+	if int64(len(body)) > h.most {
+		return fmt.Errorf("failed %s with extender at URL %s: the answer is larger than %d bytes", verb, to, h.most)
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
 		return fmt.Errorf("failed %s with extender at URL %s: %w", verb, to, err)
