@@ -117,6 +117,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f.StringSliceVar(&o.cfg.TLSSANs, "tls-san", nil, "further names and addresses that clients use for the API server")
 	f.IntVar(&o.cfg.MaxRequestsInFlight, "max-requests-inflight", 0, "with the next one, the requests that are answered at once, shared by priority and fairness (default 400)")
 	f.StringVar(&o.cfg.AdmissionConfig, "admission-control-config-file", "", "file of an AdmissionConfiguration: defaults and exemptions of PodSecurity")
+	f.StringVar(&o.cfg.SchedulerConfig, "scheduler-config", "", "file of a KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders (default: upstream's default profile)")
 	f.StringVar(&o.cfg.EncryptionConfig, "encryption-provider-config", "", "EncryptionConfiguration file (default: Secrets are encrypted with a generated key)")
 	f.IntVar(&o.cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", 0, "see --max-requests-inflight (default 200)")
 }

@@ -28,6 +28,7 @@ const (
 	impossible     changeKind = iota // nothing that is done to pods or to the node helps
 	uncordon                         //
 	tolerate                         // taint
+	enforced                         // whatever the added affinity of the profile wants
 	setLabel                         // name and value
 	anyLabel                         // name
 	noLabel                          // name
@@ -65,6 +66,8 @@ func (c *change) String() string {
 		return "the node uncordoned"
 	case tolerate:
 		return "a toleration of " + c.taint.ToString()
+	case enforced:
+		return "the labels that the scheduler's configuration asks of nodes"
 	case setLabel:
 		return "the node's label " + c.name + "=" + c.value
 	case anyLabel:

@@ -30,14 +30,17 @@ type result struct {
 func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)) {
 	begin := s.now()
 	d, err := s.decide(w.pod)
-	s.metrics.decided(s.now().Sub(begin), d, err)
+	s.metrics.decided(w.pod.profile(), s.now().Sub(begin), d, err)
 	if err != nil {
 		s.queue.retry(w, s.now())
+		if d.err != nil {
+			s.tell(w, corev1.PodReasonSchedulerError, cut(err.Error()), nil, start)
+		}
 		return
 	}
 	if d.node == nil {
 		s.queue.failed(w, d.refused, s.now())
-		s.tell(w, d.message(), s.settleRoom(w, &d, start), start)
+		s.tell(w, corev1.PodReasonUnschedulable, d.message(), s.settleRoom(w, &d, start), start)
 		if d.room != nil {
 			s.makeRoom(w, d.room, start)
 		}
@@ -64,7 +67,7 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 		if err != nil {
 			status = "Error"
 		}
-		s.metrics.point("Bind", status, s.now().Sub(binding))
+		s.metrics.point(obj.Spec.SchedulerName, "Bind", status, s.now().Sub(binding))
 		return result{bound: w, began: begin, pod: obj, node: node, err: err}
 	})
 }
@@ -77,10 +80,14 @@ func (s *Scheduler) decide(p *pod) (d decision, err error) {
 			err = errPanic
 		}
 	}()
-	return s.decider.decide(s.cluster, p), nil
+	d = s.of(p.obj).decider.decide(s.cluster, p)
+	return d, d.err
 }
 
 func (s *Scheduler) bind(ctx context.Context, p *corev1.Pod, node string) error {
+	if done, err := s.outside.bind(ctx, p, node); done {
+		return err
+	}
 	_, err := s.client.Create(ctx, kinds.RefTo(kinds.Pod, p).WithSub("binding"), &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
@@ -104,7 +111,7 @@ func (s *Scheduler) settle(r result) {
 	if r.err == nil {
 		s.metrics.bound(r.bound, r.began, s.now())
 		s.queue.remove(r.pod.UID)
-		s.events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", keyOf(r.pod), r.node)))
+		s.of(r.pod).events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", keyOf(r.pod), r.node)))
 		return
 	}
 	// Unless the view shows it bound all the same, it is not.
@@ -118,13 +125,13 @@ func (s *Scheduler) settle(r result) {
 	if name := r.bound.pod.obj.Status.NominatedNodeName; name != "" {
 		s.cluster.nominate(r.bound.pod, name) // as its status still says
 	}
-	s.metrics.attempted("error", s.now().Sub(r.began))
+	s.metrics.attempted(r.pod.Spec.SchedulerName, "error", s.now().Sub(r.began))
 	s.queue.retry(r.bound, s.now())
 	if inCourse(r.err) {
 		return // it is gone or taken, and the view will say so
 	}
 	s.log.Warn("cannot bind pod", "pod", keyOf(r.pod), "node", r.node, "error", r.err)
-	s.events.Emit(eventOf(r.pod, corev1.EventTypeWarning, "FailedScheduling", fmt.Sprintf("cannot bind to %s: %v", r.node, r.err)))
+	s.of(r.pod).events.Emit(eventOf(r.pod, corev1.EventTypeWarning, "FailedScheduling", fmt.Sprintf("cannot bind to %s: %v", r.node, r.err)))
 }
 
 func inCourse(err error) bool {
@@ -133,11 +140,11 @@ func inCourse(err error) bool {
 
 // tell says why a pod has no node: in an event, and in its status if that does
 // not say so yet, with what changes about its nomination.
-func (s *Scheduler) tell(w *queued, why string, nominated *string, start func(func(context.Context) result)) {
+func (s *Scheduler) tell(w *queued, reason, why string, nominated *string, start func(func(context.Context) result)) {
 	p := w.pod.obj
-	s.events.Emit(eventOf(p, corev1.EventTypeWarning, "FailedScheduling", why))
+	s.of(p).events.Emit(eventOf(p, corev1.EventTypeWarning, "FailedScheduling", why))
 	next := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: why,
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: why,
 		LastTransitionTime: metav1.NewTime(s.now()), ObservedGeneration: p.Generation,
 	}
 	if old := condition(p, corev1.PodScheduled); old != nil && old.Status == next.Status {

@@ -185,6 +185,17 @@ func world(objects ...any) *cluster {
 	return c
 }
 
+func rulesOf(p Profile) *rules {
+	r, err := newRules(&p)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+// newDecider decides by the default profile.
+func newDecider(rng *rand.Rand) *decider { return deciderBy(rulesOf(DefaultProfile()), nil, rng) }
+
 func decideFor(c *cluster, p *corev1.Pod) (node, why string) {
 	d := newDecider(rand.New(rand.NewPCG(1, 2))).decide(c, pending(p))
 	if d.node != nil {

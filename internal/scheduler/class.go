@@ -10,8 +10,8 @@ import (
 // maxClasses bounds what is remembered; what is dropped is worked out anew.
 const maxClasses = 64
 
-// class is what pods of one template have in common: all that decisions look
-// at. What was worked out about one of them and a node holds for the next, as
+// class is what pods of one template and profile have in common: all that
+// decisions look at, extenders apart. What was worked out about one of them and a node holds for the next, as
 // long as the node stays as it is, so a burst of them costs one evaluation, and
 // then that of the nodes which have changed.
 type class struct {
@@ -155,10 +155,13 @@ func (c *cycle) view(n *node) *nodeView {
 func (c *cycle) look(n *node) nodeView {
 	v := nodeView{version: n.version, refused: first(c, n, c.alone)}
 	if v.refused < 0 {
-		v.left, v.balance = leastAllocated(c.pod, n), balanced(c.pod, n)
+		v.left, v.balance = c.rules.left(c.pod, n), c.rules.balance(c.pod, n)
 		v.taints = avoided(c.pod, n)
 		if c.pod.preferNodes != nil {
 			v.prefers = c.pod.preferNodes.Score(n.obj)
+		}
+		if c.rules.prefers != nil {
+			v.prefers += c.rules.prefers.Score(n.obj)
 		}
 	}
 	return v

@@ -20,6 +20,7 @@ type decision struct {
 	refused    uint32
 	room       *room // to be made for the pod
 	lost       bool  // a nomination of before is of no use
+	err        error // an extender failed: nothing is known
 }
 
 // maxMessage bounds what is said of a pod: as much as an event may hold.
@@ -38,18 +39,23 @@ func (d *decision) message() string {
 			break
 		}
 	}
+	return cut(s)
+}
+
+func cut(s string) string {
 	if len(s) > maxMessage {
 		s = strings.ToValidUTF8(s[:maxMessage-len(" ...")], "") + " ..."
 	}
 	return s
 }
 
-// decider finds nodes for pods. It keeps buffers and where the next search
-// begins; everything that a decision rests on is in the cluster.
+// decider finds nodes for the pods of one profile. It keeps buffers and where the
+// next search begins; everything that a decision rests on is in the cluster,
+// and with extenders.
 type decider struct {
-	filters []filter
-	alone   int // see filters
-	scorers []scorer
+	rules   *rules
+	filters []filter // the profile's, and the extenders'
+	outside *outside // nil: there are no extenders
 	classes classes
 	next    int
 	rand    *rand.Rand
@@ -64,19 +70,24 @@ type decider struct {
 	total    []float64
 }
 
-func newDecider(rng *rand.Rand) *decider {
-	d := &decider{scorers: scorers(), rand: rng}
-	d.filters, d.alone = filters()
+func deciderBy(r *rules, out *outside, rng *rand.Rand) *decider {
+	d := &decider{rules: r, filters: r.filters, outside: out, rand: rng}
+	if out.filters() {
+		d.filters = append(slices.Clone(d.filters), extended{})
+	}
 	return d
 }
 
 func (d *decider) cycle(c *cluster, p *pod, cl *class) *cycle {
-	cy := &cycle{cluster: c, pod: p, class: cl, alone: d.filters[:d.alone]}
+	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone]}
 	if len(p.obj.Spec.ResourceClaims) > 0 {
 		cy.refusal = "dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied"
 		return cy // nothing that happens to the cluster can help
 	}
-	if cy.pod.onlyNodes != nil && len(cy.pod.onlyNodes) == 0 {
+	if d.rules.namesNodes {
+		cy.onlyNodes = p.onlyNodes
+	}
+	if cy.onlyNodes != nil && len(cy.onlyNodes) == 0 {
 		cy.refusal = "pod affinity terms conflict"
 		return cy
 	}
@@ -101,7 +112,7 @@ func (d *decider) decide(c *cluster, p *pod) decision {
 		return cl.failed
 	}
 	dec := d.evaluate(c, p, cl)
-	if dec.node == nil && dec.room == nil && !waits {
+	if dec.node == nil && dec.room == nil && !waits && !d.outside.decides(p) {
 		cl.failed, cl.failedAt = dec, c.version
 	}
 	return dec
@@ -117,11 +128,15 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 		return dec
 	}
 	// Others had to go for it: that node first, whatever the scores say.
-	if n := c.nominees[p.obj.UID]; n != nil && n.obj != nil && d.refuses(cy, n) < 0 {
+	if n := c.nominees[p.obj.UID]; n != nil && n.obj != nil && d.refuses(cy, n) < 0 && d.outside.agrees(cy, n) {
 		return decision{node: n}
 	}
 	began := time.Now()
 	d.search(cy, cy.targets())
+	if err := d.consult(cy); err != nil {
+		d.tell("Filter", "Error", began)
+		return decision{err: err}
+	}
 	switch len(d.feasible) {
 	case 0:
 		dec := d.explain(cy)
@@ -160,7 +175,10 @@ func (d *decider) tell(part, status string, began time.Time) {
 // search ended, so that all nodes get their turn.
 func (d *decider) search(cy *cycle, nodes []*node) {
 	d.feasible, d.looked, d.failed = d.feasible[:0], d.looked[:0], d.failed[:0]
-	enough := sample(len(nodes))
+	enough := sample(len(nodes), d.rules.percent)
+	if d.rules.anyNodeServes && !d.outside.compares() {
+		enough = 1
+	}
 	at := 0
 	if len(nodes) > 0 {
 		at = d.next % len(nodes)
@@ -176,19 +194,21 @@ func (d *decider) search(cy *cycle, nodes []*node) {
 			d.feasible = append(d.feasible, n)
 		}
 	}
-	if cy.pod.onlyNodes == nil && len(d.feasible) > 0 {
+	if cy.onlyNodes == nil && len(d.feasible) > 0 {
 		d.next = at
 	}
 }
 
-// sample is how many fitting nodes are enough: all of up to 100, then a share
-// that falls from half to a twentieth, as upstream.
-func sample(nodes int) int {
+// sample is how many fitting nodes are enough: all of up to 100, then a share,
+// which falls from half to a twentieth if it is 0, as upstream.
+func sample(nodes, percent int) int {
 	const all = 100
 	if nodes <= all {
 		return nodes
 	}
-	percent := max(50-nodes/125, 5)
+	if percent == 0 {
+		percent = max(50-nodes/125, 5)
+	}
 	return max(nodes*percent/100, all)
 }
 
@@ -197,13 +217,14 @@ func (d *decider) pick(cy *cycle) *node {
 	n := len(d.feasible)
 	d.total = append(d.total[:0], make([]float64, n)...)
 	d.out = append(d.out[:0], make([]float64, n)...)
-	for _, s := range d.scorers {
+	for _, s := range d.rules.scorers {
 		if s.score(cy, d.feasible, d.out) {
 			for i, v := range d.out {
 				d.total[i] += s.weight * v
 			}
 		}
 	}
+	d.outside.score(cy, d.feasible, d.total)
 	top, ties := 0, 1
 	for i := 1; i < n; i++ {
 		switch {
@@ -263,7 +284,7 @@ func (d *decider) bit(name string) uint32 {
 // helps reports whether an event may have made room for a pod that the
 // filters in refused turned away.
 func (d *decider) helps(c *cluster, p *pod, refused uint32, e *event) bool {
-	cy := &cycle{cluster: c, pod: p}
+	cy := &cycle{cluster: c, pod: p, rules: d.rules}
 	for i, f := range d.filters {
 		if refused&(1<<i) != 0 && f.Helps(cy, e) {
 			return true

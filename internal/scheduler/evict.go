@@ -72,17 +72,17 @@ func (s *Scheduler) makeRoom(w *queued, r *room, start func(func(context.Context
 			<-nomination.done
 			err := nomination.err
 			if err == nil {
-				err = s.evict(ctx, victim, now)
+				err = s.evict(ctx, victim, w.pod.profile(), now)
 			}
 			return result{gone: e, pod: victim, node: e.node, err: err}
 		})
 	}
 }
 
-func (s *Scheduler) evict(ctx context.Context, p *corev1.Pod, now metav1.Time) error {
+func (s *Scheduler) evict(ctx context.Context, p *corev1.Pod, by string, now metav1.Time) error {
 	next := corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
-		Message:            s.name + ": preempting to accommodate a higher priority pod",
+		Message:            by + ": preempting to accommodate a higher priority pod",
 		LastTransitionTime: now, ObservedGeneration: p.Generation,
 	}
 	if old := condition(p, corev1.DisruptionTarget); old != nil && old.Status == next.Status {
@@ -99,7 +99,7 @@ func (s *Scheduler) evict(ctx context.Context, p *corev1.Pod, now metav1.Time) e
 // ending; until then it counts as doomed.
 func (s *Scheduler) settleVictim(r result) {
 	if r.err == nil {
-		s.events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", r.gone.by.pod.obj.UID, r.node)))
+		s.of(r.gone.by.pod.obj).events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", r.gone.by.pod.obj.UID, r.node)))
 		return
 	}
 	// If it is gone already, the view will say so.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 )
 
@@ -27,11 +28,11 @@ type filter interface {
 	Helps(c *cycle, e *event) bool
 }
 
-// filters in the order in which they are asked: cheap ones that refuse many
-// nodes first. The first refusal is the reason that users see. alone is how many
+// filters in the order in which they are asked, with a profile's arguments: cheap
+// ones that refuse many nodes first. The first refusal is the reason that users see. alone is how many
 // of them, from the first on, look at nothing but the pod's class and one node.
-func filters() (list []filter, alone int) {
-	list = []filter{unschedulable{}, nodeName{}, taints{}, nodeAffinity{}, nodePorts{}, resources{}}
+func filters(r *rules) (list []filter, alone int) {
+	list = []filter{unschedulable{}, nodeName{}, taints{}, nodeAffinity{r.added}, nodePorts{}, resources{&r.ignored}}
 	return append(list, volumeRestrictions{}, volumes{}, volumeZone{}, spread{}, podAffinity{}), len(list)
 }
 
@@ -39,9 +40,11 @@ func filters() (list []filter, alone int) {
 // prepared for this pod.
 type cycle struct {
 	*cluster
-	pod   *pod
-	class *class
-	alone []filter // those that look at one node alone
+	pod       *pod
+	class     *class
+	rules     *rules   // of the pod's profile
+	alone     []filter // those that look at one node alone
+	onlyNodes []string // those that the pod's affinity names; nil: it names none
 
 	// refusal is why no node can do, whatever the nodes are like, and
 	// refusedBy the filters whose events can change that.
@@ -58,15 +61,17 @@ type cycle struct {
 
 	claimNodes []*volumeNodes
 	soleClaims []string // claims that only one pod may use at a time
+
+	said map[*node]answer // by extenders that will not have the pod there
 }
 
 // targets are the nodes to look at: all, unless the pod names some.
 func (c *cycle) targets() []*node {
-	if c.pod.onlyNodes == nil {
+	if c.onlyNodes == nil {
 		return c.candidates()
 	}
-	list := make([]*node, 0, len(c.pod.onlyNodes))
-	for _, name := range c.pod.onlyNodes {
+	list := make([]*node, 0, len(c.onlyNodes))
+	for _, name := range c.onlyNodes {
 		if n := c.byName[name]; n != nil && n.obj != nil {
 			list = append(list, n)
 		}
@@ -149,22 +154,39 @@ func tolerates(p *corev1.Pod, t *corev1.Taint) bool {
 	return false
 }
 
-type nodeAffinity struct{}
+type nodeAffinity struct {
+	added *nodeaffinity.NodeSelector // on top of the pod's own; nil: nothing
+}
 
-func (nodeAffinity) Name() string { return "NodeAffinity" }
-func (nodeAffinity) Fits(c *cycle, n *node) bool {
-	if c.pod.nodeAffinity == nil {
+func (nodeAffinity) Name() string                  { return "NodeAffinity" }
+func (f nodeAffinity) Fits(c *cycle, n *node) bool { return f.addedFits(n) && c.pod.wants(n) }
+
+func (f nodeAffinity) addedFits(n *node) bool { return f.added == nil || f.added.Match(n.obj) }
+
+// wants reports whether a pod's own selector and affinity allow a node.
+func (p *pod) wants(n *node) bool {
+	if p.nodeAffinity == nil {
 		return true
 	}
 	// An affinity that cannot be read matches no node: validation refuses it.
-	ok, err := c.pod.nodeAffinity.Match(n.obj)
+	ok, err := p.nodeAffinity.Match(n.obj)
 	return ok && err == nil
 }
-func (nodeAffinity) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
+
+func (f nodeAffinity) Explain(_ *cycle, n *node, why []string) ([]string, bool) {
+	if !f.addedFits(n) {
+		return append(why, "node(s) didn't match scheduler-enforced node affinity"), true
+	}
 	return append(why, "node(s) didn't match Pod's node affinity/selector"), true
 }
-func (nodeAffinity) Advise(c *cycle, n *node, out []change) []change {
-	return adviseLabels(c.pod.obj, n.obj, out)
+func (f nodeAffinity) Advise(c *cycle, n *node, out []change) []change {
+	if !f.addedFits(n) {
+		out = append(out, change{kind: enforced})
+	}
+	if !c.pod.wants(n) {
+		out = adviseLabels(c.pod.obj, n.obj, out)
+	}
+	return out
 }
 func (f nodeAffinity) Helps(c *cycle, e *event) bool { return onNode(f, c, e, nodeChanged) }
 
@@ -212,17 +234,17 @@ func (f nodePorts) Helps(c *cycle, e *event) bool {
 	return onNode(f, c, e, nodeChanged, podLeft, podChanged) || c.preemptable(f, e)
 }
 
-type resources struct{}
+type resources struct{ ignored *ignoredResources }
 
 func (resources) Name() string { return "NodeResourcesFit" }
-func (resources) Fits(c *cycle, n *node) bool {
+func (f resources) Fits(c *cycle, n *node) bool {
 	want, have, used := &c.pod.request, &n.allocatable, &n.used
 	if len(n.pods)+1 > n.maxPods ||
 		lacks(want.cpu, have.cpu, used.cpu) || lacks(want.memory, have.memory, used.memory) || lacks(want.storage, have.storage, used.storage) {
 		return false
 	}
 	for name, v := range want.more {
-		if lacks(v, have.more[name], used.more[name]) {
+		if lacks(v, have.more[name], used.more[name]) && !f.ignored.has(name) {
 			return false
 		}
 	}
@@ -233,7 +255,7 @@ func (resources) Fits(c *cycle, n *node) bool {
 func lacks(want, have, used int64) bool { return want > 0 && want > have-used }
 
 // short calls fn with each resource of which the node has too little left.
-func (resources) short(c *cycle, n *node, fn func(name corev1.ResourceName, want, have, used int64)) {
+func (f resources) short(c *cycle, n *node, fn func(name corev1.ResourceName, want, have, used int64)) {
 	want, have, used := &c.pod.request, &n.allocatable, &n.used
 	for _, r := range [...]struct {
 		name             corev1.ResourceName
@@ -250,7 +272,7 @@ func (resources) short(c *cycle, n *node, fn func(name corev1.ResourceName, want
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.more)) {
-		if v := want.more[name]; lacks(v, have.more[name], used.more[name]) {
+		if v := want.more[name]; lacks(v, have.more[name], used.more[name]) && !f.ignored.has(name) {
 			fn(name, v, have.more[name], used.more[name])
 		}
 	}

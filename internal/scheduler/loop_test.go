@@ -356,7 +356,7 @@ func TestWhatWakesWaitingPods(t *testing.T) {
 func TestPanicIsContainedToThePod(t *testing.T) {
 	l := newLoop(t, aNode("n"), aPod("bad"), aPod("good"))
 	l.s.start()
-	l.s.decider.filters = append([]filter{panicking{}}, l.s.decider.filters...)
+	l.s.profiles[corev1.DefaultSchedulerName].decider.filters = append([]filter{panicking{}}, l.s.profiles[corev1.DefaultSchedulerName].decider.filters...)
 	l.steps()
 	if l.pod("good").Spec.NodeName != "n" || l.pod("bad").Spec.NodeName != "" || l.s.NextDue().IsZero() {
 		t.Errorf("good is on %q, bad on %q", l.pod("good").Spec.NodeName, l.pod("bad").Spec.NodeName)

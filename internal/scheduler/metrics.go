@@ -19,8 +19,6 @@ type metrics struct {
 	points    *prometheus.HistogramVec
 	rooms     prometheus.Counter
 	victims   prometheus.Histogram
-
-	profile string
 }
 
 // What puts pods into the queue, in upstream's words.
@@ -31,12 +29,11 @@ const (
 	backoffComplete = "BackoffComplete"
 )
 
-func newMetrics(profile string) *metrics {
+func newMetrics() *metrics {
 	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	return &metrics{
-		profile: profile,
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "scheduler_schedule_attempts_total", Help: "Decisions about a pod, by result.",
 		}, []string{"result", "profile"}),
@@ -72,27 +69,27 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	return nil
 }
 
-func (m *metrics) decided(took time.Duration, d decision, err error) {
+func (m *metrics) decided(profile string, took time.Duration, d decision, err error) {
 	m.seconds.Observe(took.Seconds())
 	switch {
 	case err != nil:
-		m.attempted("error", took)
+		m.attempted(profile, "error", took)
 	case d.node == nil:
-		m.attempted("unschedulable", took)
+		m.attempted(profile, "unschedulable", took)
 		if d.preemption != "" {
 			m.rooms.Inc()
 		}
 	}
 }
 
-func (m *metrics) attempted(result string, took time.Duration) {
-	m.attempts.WithLabelValues(result, m.profile).Inc()
-	m.decisions.WithLabelValues(result, m.profile).Observe(took.Seconds())
+func (m *metrics) attempted(profile, result string, took time.Duration) {
+	m.attempts.WithLabelValues(result, profile).Inc()
+	m.decisions.WithLabelValues(result, profile).Observe(took.Seconds())
 }
 
 // bound tells of a pod that has its node; began is when its last decision did.
 func (m *metrics) bound(w *queued, began, now time.Time) {
-	m.attempted("scheduled", now.Sub(began))
+	m.attempted(w.pod.profile(), "scheduled", now.Sub(began))
 	m.tries.Observe(float64(w.attempts))
 	const told = 16 // attempts that are told apart
 	attempts := strconv.Itoa(w.attempts)
@@ -103,8 +100,8 @@ func (m *metrics) bound(w *queued, began, now time.Time) {
 }
 
 // point tells how long a part of a decision took.
-func (m *metrics) point(name, status string, took time.Duration) {
-	m.points.WithLabelValues(name, status, m.profile).Observe(took.Seconds())
+func (m *metrics) point(profile, name, status string, took time.Duration) {
+	m.points.WithLabelValues(name, status, profile).Observe(took.Seconds())
 }
 
 // preempted tells of pods that have to go for another.

@@ -86,7 +86,7 @@ func (c *cluster) take(o kinds.Object, gone bool) *event {
 
 func (s *Scheduler) happened(e *event) {
 	s.queue.happened(s.now(), eventNames[e.what], func(p *pod, refused uint32) bool {
-		return s.decider.helps(s.cluster, p, refused, e)
+		return s.of(p.obj).decider.helps(s.cluster, p, refused, e)
 	})
 }
 
@@ -204,12 +204,13 @@ func (s *Scheduler) observePending(obj *corev1.Pod) {
 	if w == nil && s.assumed[obj.UID] != nil {
 		return // bound; the view is about to show it
 	}
-	if obj.Spec.SchedulerName != s.name || obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
+	profile := s.of(obj)
+	if profile == nil || obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0 {
 		s.unqueue(obj.UID)
 		return
 	}
 	if w == nil {
-		p := s.decider.classes.pending(obj)
+		p := profile.decider.classes.pending(obj)
 		s.queue.add(p, s.now())
 		s.nominated(p, "")
 		return
@@ -220,7 +221,7 @@ func (s *Scheduler) observePending(obj *corev1.Pod) {
 		next.obj = obj // with its newest conditions
 		w.pod = &next
 	} else {
-		s.queue.add(s.decider.classes.pending(obj), s.now())
+		s.queue.add(profile.decider.classes.pending(obj), s.now())
 	}
 	s.nominated(w.pod, before)
 }

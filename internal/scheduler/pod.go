@@ -257,6 +257,9 @@ func (p *pod) preempts() bool {
 	return p.obj.Spec.PreemptionPolicy == nil || *p.obj.Spec.PreemptionPolicy != corev1.PreemptNever
 }
 
+// profile is the name of the pod's.
+func (p *pod) profile() string { return p.obj.Spec.SchedulerName }
+
 func (p *pod) priority() int32 {
 	if p.obj.Spec.Priority != nil {
 		return *p.obj.Spec.Priority

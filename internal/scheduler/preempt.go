@@ -97,6 +97,9 @@ func (c *cluster) lower(priority int32) bool {
 // search that found no node. room is nil if none helps or the pod may not; why
 // is what users know from upstream. lost: a nomination of before is of no use.
 func (d *decider) preempt(cy *cycle) (r *room, why string, lost bool) {
+	if !d.rules.preempts {
+		return nil, "", false
+	}
 	if why := d.ineligible(cy); why != "" {
 		return nil, why, false
 	}
@@ -112,6 +115,9 @@ func (d *decider) preempt(cy *cycle) (r *room, why string, lost bool) {
 		reasons["Preemption is not helpful for scheduling"] = helpless
 	}
 	if found := d.rooms(cy, potential, reasons); len(found) > 0 {
+		if found, why = d.outside.rooms(cy, found); len(found) == 0 {
+			return nil, why, false
+		}
 		best := slices.MinFunc(found, compareRooms)
 		return best, fmt.Sprintf("found a potential placement for pod on node %s, preempting %d victims", best.node.name, len(best.victims)), false
 	}
@@ -129,7 +135,7 @@ func (d *decider) rooms(cy *cycle, potential []*node, reasons map[string]int) (f
 		reasons[none] += len(potential)
 		return nil
 	}
-	enough := min(len(potential), max(len(potential)*candidatePercent/100, minCandidates))
+	enough := min(len(potential), max(len(potential)*d.rules.candidates[0]/100, d.rules.candidates[1]))
 	start := d.rand.IntN(len(potential))
 	harmless := false
 	for i := range potential {

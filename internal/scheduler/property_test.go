@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"pgregory.net/rapid"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -140,10 +141,22 @@ func TestDecisionsAgreeWithNaiveCheck(t *testing.T) {
 	}
 }
 
+// variants of the rules, of which each pod of a template may go by any.
+func variants() []*rules {
+	return []*rules{
+		rulesOf(DefaultProfile()),
+		rulesOf(profileWith(addedAffinity("disk", "ssd"), strategy(configv1.MostAllocated, "cpu", 1))),
+		rulesOf(profileWith(addedPreference("disk", "ssd"), defaultConstraint(hostname, corev1.ScheduleAnyway), func(p *Profile) { p.PodAffinity.IgnorePreferredTermsOfExistingPods = true })),
+	}
+}
+
 func agree(t *rapid.T, decisions, remembered *int) {
 	c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
 	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}}
-	d := newDecider(nil)
+	deciders := make([]*decider, len(variants()))
+	for i, r := range variants() {
+		deciders[i] = deciderBy(r, nil, nil)
+	}
 	var templates []*corev1.Pod
 	for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
 		switch rapid.IntRange(0, 9).Draw(t, "step") {
@@ -175,9 +188,14 @@ func agree(t *rapid.T, decisions, remembered *int) {
 			p.Name, p.UID = name, types.UID(name)
 			p.Spec.NodeName = ""
 		}
+		profile := max(0, rapid.IntRange(-5, len(deciders)-1).Draw(t, "profile"))
+		d := deciders[profile]
 		feasible := w.feasible(p)
+		if profile == 1 { // its added affinity
+			feasible = slices.DeleteFunc(feasible, func(name string) bool { return w.nodes[name].Labels["disk"] != "ssd" })
+		}
 		known := len(d.classes.byID)
-		alone := newDecider(rand.New(rand.NewPCG(1, uint64(i))))
+		alone := deciderBy(d.rules, nil, rand.New(rand.NewPCG(1, uint64(i))))
 		alone.next, d.rand = d.next, rand.New(rand.NewPCG(1, uint64(i)))
 		want := alone.decide(c, pending(p))
 		dec := d.decide(c, d.classes.pending(p))

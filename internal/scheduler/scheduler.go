@@ -44,9 +44,13 @@ type Config struct {
 	// Rand decides between nodes that are equally good. Optional.
 	Rand *rand.Rand
 	Log  *slog.Logger // optional
-	// Name: only pods with this schedulerName are scheduled. Empty:
-	// default-scheduler.
-	Name string
+	// Profiles: pods that name none of them are not scheduled. None: the
+	// default one.
+	Profiles []Profile
+	// Extenders that have a say, in this order.
+	Extenders []Extender
+	// EventsOf a profile, if they differ from Events; optional.
+	EventsOf func(profile string) Emitter
 	// Parallel bounds the writes under way. 0: 64, twice what one group commit
 	// of the store takes.
 	Parallel int
@@ -72,7 +76,8 @@ type Scheduler struct {
 	now      func() time.Time
 	rand     *rand.Rand
 	log      *slog.Logger
-	name     string
+	profiles map[string]*profile
+	outside  *outside
 	parallel int
 	min, max time.Duration
 	metrics  *metrics
@@ -80,7 +85,6 @@ type Scheduler struct {
 	// What follows belongs to the loop.
 	cluster  *cluster
 	queue    *queue
-	decider  *decider
 	assumed  map[types.UID]*pod // placed by us, not yet seen so in the view
 	inFlight int
 	cancel   func() // ends the subscription; nil: not started
@@ -89,6 +93,13 @@ type Scheduler struct {
 	mu      sync.Mutex    // guards what other goroutines hand to the loop
 	changes []view.Change
 	results []result
+}
+
+// profile is one that pods are scheduled by.
+type profile struct {
+	*rules
+	events  Emitter
+	decider *decider // nil: not started
 }
 
 // New checks the configuration; it starts nothing.
@@ -101,7 +112,7 @@ func New(c Config) (*Scheduler, error) {
 	}
 	s := &Scheduler{
 		view: c.View, client: c.Client, events: c.Events, now: c.Now, rand: c.Rand, log: c.Log,
-		name: c.Name, parallel: c.Parallel, min: c.MinBackoff, max: c.MaxBackoff,
+		profiles: map[string]*profile{}, parallel: c.Parallel, min: c.MinBackoff, max: c.MaxBackoff,
 		wakeup: make(chan struct{}, 1),
 	}
 	if s.events == nil {
@@ -116,10 +127,10 @@ func New(c Config) (*Scheduler, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.name == "" {
-		s.name = corev1.DefaultSchedulerName
+	s.metrics, s.outside = newMetrics(), newOutside(c.Extenders, s.log)
+	if err := s.take(&c); err != nil {
+		return nil, err
 	}
-	s.metrics = newMetrics(s.name)
 	if s.parallel == 0 {
 		s.parallel = 64
 	}
@@ -137,6 +148,29 @@ func New(c Config) (*Scheduler, error) {
 	return s, nil
 }
 
+// take in the profiles.
+func (s *Scheduler) take(c *Config) error {
+	list := c.Profiles
+	if len(list) == 0 {
+		list = []Profile{DefaultProfile()}
+	}
+	for i := range list {
+		r, err := newRules(&list[i])
+		if err != nil {
+			return err
+		}
+		p := &profile{rules: r, events: s.events}
+		if c.EventsOf != nil {
+			p.events = c.EventsOf(list[i].Name)
+		}
+		s.profiles[list[i].Name] = p
+	}
+	return nil
+}
+
+// of is the profile of a pod; nil: the pod is not ours.
+func (s *Scheduler) of(p *corev1.Pod) *profile { return s.profiles[p.Spec.SchedulerName] }
+
 type discard struct{}
 
 func (discard) Emit(plan.Event) {}
@@ -146,6 +180,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	if err := s.view.WaitSynced(ctx); err != nil {
 		return nil // only ctx ends the wait
 	}
+	s.outside.within(ctx)
 	s.start()
 	defer s.Stop()
 	var writes sync.WaitGroup
@@ -184,6 +219,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // goroutines, for the simulation. It reports whether there was one. The view
 // must have been filled before the first call.
 func (s *Scheduler) Step(ctx context.Context) bool {
+	s.outside.within(ctx)
 	if s.cancel == nil {
 		s.start()
 	}
@@ -222,8 +258,10 @@ func (s *Scheduler) Stop() {
 // in between is taken in twice, which is harmless.
 func (s *Scheduler) start() {
 	s.cluster, s.queue, s.assumed, s.inFlight = newCluster(), newQueue(s.min, s.max, s.metrics.came), map[types.UID]*pod{}, 0
-	s.decider = newDecider(s.rand)
-	s.decider.told = s.metrics.point
+	for name, p := range s.profiles {
+		p.decider = deciderBy(p.rules, s.outside, s.rand)
+		p.decider.told = func(part, status string, took time.Duration) { s.metrics.point(name, part, status, took) }
+	}
 	wanted := map[*kinds.Kind]bool{}
 	for _, k := range Kinds() {
 		wanted[k] = true

@@ -54,7 +54,7 @@ func left(used, of int64) float64 {
 // evenest prefers nodes where cpu and memory would be used to the same degree,
 // so that neither is stranded.
 func evenest(c *cycle, nodes []*node, out []float64) bool {
-	if c.pod.request.cpu == 0 && c.pod.request.memory == 0 {
+	if !c.pod.request.asks(c.rules.balanced) {
 		return false // it changes no balance
 	}
 	for i, n := range nodes {
@@ -91,7 +91,7 @@ func avoided(p *pod, n *node) (count int32) {
 }
 
 func preferredNodes(c *cycle, nodes []*node, out []float64) bool {
-	if c.pod.preferNodes == nil {
+	if c.pod.preferNodes == nil && c.rules.prefers == nil {
 		return false
 	}
 	most := 0.0
@@ -104,8 +104,11 @@ func preferredNodes(c *cycle, nodes []*node, out []float64) bool {
 
 // likedPods adds up the preferred terms of the pod over the pods that are
 // placed, and theirs over the pod. A placed pod that requires such a neighbour
-// counts as if it preferred it with weight 1, as upstream.
+// counts as if it preferred it with the weight that the profile says.
 func likedPods(c *cycle, nodes []*node, out []float64) bool {
+	if c.rules.ownLikesOnly && len(c.pod.likes) == 0 {
+		return false
+	}
 	type wish struct {
 		*tally
 		weight float64
@@ -118,7 +121,7 @@ func likedPods(c *cycle, nodes []*node, out []float64) bool {
 		if t.kind != keepsAway && t.selector.finds(c.cluster, c.pod.obj) {
 			weight := float64(t.weight)
 			if t.kind == wantsNear {
-				weight = 1
+				weight = c.rules.hardWeight
 			}
 			wishes = append(wishes, wish{t.tally(c.cluster, t.topologyKey), weight})
 		}
@@ -160,13 +163,6 @@ func invert(out []float64, low, high float64) bool {
 	}
 	return true
 }
-
-// defaultSpread is what pods that say nothing are spread by: over hosts, and
-// over zones a little less strictly. Upstream's built-in constraints.
-var defaultSpread = [...]struct {
-	key  string
-	skew int32
-}{{corev1.LabelHostname, 3}, {corev1.LabelTopologyZone, 5}}
 
 // spreadOut prefers domains with few of the pods to be spread with: by the
 // pod's ScheduleAnyway constraints, or by the default over its siblings.
@@ -213,7 +209,7 @@ func spreadOut(c *cycle, nodes []*node, out []float64) bool {
 }
 
 // softRules are the constraints to score by. strict: nodes without the label
-// are bad; by default they only do not matter.
+// are bad; by the built-in ones they only do not matter.
 func (c *cycle) softRules() (rules []spreadRule, strict bool) {
 	if len(c.pod.spread) > 0 {
 		for _, r := range c.pod.spread {
@@ -223,14 +219,23 @@ func (c *cycle) softRules() (rules []spreadRule, strict bool) {
 		}
 		return rules, true
 	}
+	return c.defaultRules(false), c.rules.spreadStrict
+}
+
+// defaultRules are the profile's constraints for pods that have none, over the
+// pod's siblings.
+func (c *cycle) defaultRules(hard bool) (rules []spreadRule) {
 	siblings := c.siblings(c.pod.obj)
 	if siblings == nil {
-		return nil, false
+		return nil
 	}
-	for _, d := range defaultSpread {
-		rules = append(rules, spreadRule{topologyKey: d.key, maxSkew: d.skew, selector: siblings, honorNodes: true})
+	for _, r := range c.rules.spread {
+		if r.hard == hard {
+			r.selector = siblings
+			rules = append(rules, r)
+		}
 	}
-	return rules, false
+	return rules
 }
 
 // addSpread adds one constraint's part: the more domains there are, the more a

@@ -137,7 +137,7 @@ func TestPodsSpreadByDefault(t *testing.T) {
 
 func TestSampleOfNodes(t *testing.T) {
 	for nodes, want := range map[int]int{1: 1, 100: 100, 200: 100, 1000: 420, 5000: 500, 10000: 500} {
-		if got := sample(nodes); got != want {
+		if got := sample(nodes, 0); got != want {
 			t.Errorf("of %d nodes %d are enough, want %d", nodes, got, want)
 		}
 	}

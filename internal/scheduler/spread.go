@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -22,12 +23,22 @@ type spreadCheck struct {
 
 func (spread) Name() string { return "PodTopologySpread" }
 
-func (c *cycle) prepareSpread() {
-	for i := range c.pod.spread {
-		if c.pod.spread[i].hard {
-			c.hard = append(c.hard, &c.pod.spread[i])
+// hardRules are the constraints that must hold for the pod.
+func (c *cycle) hardRules() (hard []*spreadRule) {
+	rules := c.pod.spread
+	if len(rules) == 0 && c.rules.spreadHard {
+		rules = c.defaultRules(true)
+	}
+	for i := range rules {
+		if rules[i].hard {
+			hard = append(hard, &rules[i])
 		}
 	}
+	return hard
+}
+
+func (c *cycle) prepareSpread() {
+	c.hard = c.hardRules()
 	for _, r := range c.hard {
 		c.spread = append(c.spread, c.spreadCheck(r))
 	}
@@ -108,7 +119,7 @@ func (c *cycle) included(r *spreadRule, all []*spreadRule, n *node) bool {
 			return false
 		}
 	}
-	if r.honorNodes && !(nodeAffinity{}).Fits(c, n) {
+	if r.honorNodes && !c.pod.wants(n) {
 		return false
 	}
 	return !r.honorTaints || taints{}.Fits(c, n)
@@ -159,13 +170,9 @@ func (spread) Helps(c *cycle, e *event) bool {
 	case nodeChanged:
 		return true
 	case podCame, podLeft, podChanged:
+		hard := c.hardRules()
 		return e.touches(func(other *corev1.Pod) bool {
-			for i := range c.pod.spread {
-				if r := &c.pod.spread[i]; r.hard && r.selector.finds(c.cluster, other) {
-					return true
-				}
-			}
-			return false
+			return slices.ContainsFunc(hard, func(r *spreadRule) bool { return r.selector.finds(c.cluster, other) })
 		})
 	}
 	return false

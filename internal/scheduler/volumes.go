@@ -51,8 +51,11 @@ func (c *cycle) prepareVolumes() {
 			}
 			c.prepareVolume(claim.Spec.VolumeName)
 		}
-		if c.refusal != "" {
+		switch {
+		case c.refusal != "" && c.rules.bindsVolumes:
 			return
+		case c.refusal != "": // somebody else minds that
+			c.refusal = ""
 		}
 	}
 }

@@ -31,13 +31,24 @@ type Remedy struct {
 }
 
 // Why says from a snapshot that holds Kinds why a pod has no node. It is a pure
-// function: the scheduler comes to the same from the same state.
-func Why(s *view.Snapshot, p *corev1.Pod) Reason {
+// function: the scheduler comes to the same from the same state, if these are
+// its profiles (none: the default one) and it has no extenders.
+func Why(s *view.Snapshot, p *corev1.Pod, profiles ...Profile) Reason {
 	if len(p.Spec.SchedulingGates) > 0 {
 		return Reason{Message: "Scheduling is blocked due to non-empty scheduling gates"}
 	}
 	c := clusterOf(s, p)
-	d := newDecider(rand.New(rand.NewPCG(0, 0)))
+	profile := DefaultProfile()
+	for _, other := range profiles {
+		if other.Name == p.Spec.SchedulerName {
+			profile = other
+		}
+	}
+	r, err := newRules(&profile)
+	if err != nil {
+		return Reason{Message: err.Error()}
+	}
+	d := deciderBy(r, nil, rand.New(rand.NewPCG(0, 0)))
 	w := pending(p)
 	if name := p.Status.NominatedNodeName; name != "" {
 		c.nominate(w, name)
@@ -46,21 +57,21 @@ func Why(s *view.Snapshot, p *corev1.Pod) Reason {
 	if dec.node != nil {
 		return Reason{Node: dec.node.name}
 	}
-	r := Reason{Message: dec.message()}
+	out := Reason{Message: dec.message()}
 	for i := range dec.remedies {
 		var changes []string
 		for j := range dec.remedies[i].changes {
 			changes = append(changes, dec.remedies[i].changes[j].String())
 		}
-		r.Remedies = append(r.Remedies, Remedy{dec.remedies[i].node, changes})
+		out.Remedies = append(out.Remedies, Remedy{dec.remedies[i].node, changes})
 	}
 	if dec.room != nil {
-		r.VictimsOn = dec.room.node.name
+		out.VictimsOn = dec.room.node.name
 		for _, v := range dec.room.victims {
-			r.Victims = append(r.Victims, v.obj)
+			out.Victims = append(out.Victims, v.obj)
 		}
 	}
-	return r
+	return out
 }
 
 // clusterOf is the cluster without one pod.

@@ -19,6 +19,7 @@ import (
 
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/runtime/containerd"
+	schedulerconfig "knarr.dev/knarr/internal/scheduler/config"
 )
 
 // Config of one knarr process. Complete fills in and checks what is missing.
@@ -54,6 +55,10 @@ type Config struct {
 	// and exemptions of PodSecurity.
 	AdmissionConfig string
 	admission       admission.Configuration // what it says
+	// SchedulerConfig is the path of a KubeSchedulerConfiguration; without one
+	// there is the default profile.
+	SchedulerConfig string
+	scheduling      schedulerconfig.Configuration // what it says
 	Audit           AuditConfig
 	// TracingConfig is the path of a TracingConfiguration; without one there are
 	// no spans.
@@ -125,6 +130,13 @@ func (c *Config) Complete() error {
 			return fmt.Errorf("--admission-control-config-file: %w", err)
 		}
 		c.admission = *read
+	}
+	if c.SchedulerConfig != "" {
+		read, err := schedulerconfig.Read(c.SchedulerConfig)
+		if err != nil {
+			return fmt.Errorf("--scheduler-config: %w", err)
+		}
+		c.scheduling = *read
 	}
 	if err := c.Audit.complete(); err != nil {
 		return err

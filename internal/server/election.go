@@ -108,7 +108,10 @@ func (s *control) runControllers(ctx context.Context, t *leader.Term, events *ev
 func (s *control) runScheduler(ctx context.Context, t *leader.Term, events *event.Recorder) error {
 	counts := prometheus.NewRegistry()
 	sched, err := scheduler.New(scheduler.Config{View: s.view, Client: t.Client(s.as("system:" + schedulerName)), Events: events, Log: s.log, Metrics: counts,
-		Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
+		Rand:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		Profiles: s.cfg.scheduling.Profiles, Extenders: s.cfg.scheduling.Extenders,
+		MinBackoff: s.cfg.scheduling.MinBackoff, MaxBackoff: s.cfg.scheduling.MaxBackoff,
+		EventsOf: func(profile string) scheduler.Emitter { return events.As(profile) }})
 	if err != nil {
 		return err
 	}
