@@ -25,7 +25,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), serverCommand(), agentCommand(), downCommand(), uninstallCommand(),
-		statusCommand(), kubeconfigCommand(), tokenCommand(), secretsCommand(), versionCommand())
+		statusCommand(), kubeconfigCommand(), tokenCommand(), secretsCommand(), simCommand(), versionCommand())
 	return root
 }
 

@@ -215,9 +215,9 @@ func (f *Fleet) Run(ctx context.Context) error {
 			<-ctx.Done()
 		}
 	}
-	for i := range f.nodes {
-		f.Lose(i)
-		f.nodes[i].runtime.Close()
+	f.loseAll()
+	for _, n := range f.nodes {
+		n.runtime.Close()
 	}
 	f.group.Wait()
 	return err
@@ -296,4 +296,21 @@ func (f *Fleet) Return(ctx context.Context, i int) (bool, error) {
 	}
 	_, err := f.start(ctx, i)
 	return err == nil, err
+}
+
+// loseAll nodes at once, and wait.
+func (f *Fleet) loseAll() {
+	var ends []chan struct{}
+	f.mu.Lock()
+	for _, n := range f.nodes {
+		if n.stop != nil {
+			n.stop()
+			n.stop = nil
+			ends = append(ends, n.ended)
+		}
+	}
+	f.mu.Unlock()
+	for _, ended := range ends {
+		<-ended
+	}
 }
