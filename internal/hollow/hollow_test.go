@@ -229,7 +229,7 @@ func TestSim(t *testing.T) {
 			t.Errorf("there is no figure %s", name)
 		}
 	}
-	if strings.Contains(out.String(), "churn.failed                         0 ") == false {
+	if !regexp.MustCompile(`(?m)^churn.failed +0 `).MatchString(out.String()) {
 		t.Error("the churn did not go as it should")
 	}
 	t.Log(out.String())
