@@ -43,6 +43,9 @@ func (s *statusWriter) set(ctx context.Context, st corev1.PodStatus) {
 	pod, _ := s.w.current()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.last != nil && s.last.UID == pod.UID && s.last.ResourceVersion == pod.ResourceVersion {
+		s.last = pod // the view has it by now: one copy is enough
+	}
 	if s.want != nil && s.sent == s.want && equality.Semantic.DeepEqual(*s.want, st) {
 		if !after(pod, s.last) || equality.Semantic.DeepEqual(pod.Status, st) {
 			return
