@@ -197,7 +197,7 @@ func (s *Sim) deploy(ctx context.Context) error {
 	before, _ := s.track.count()
 	began := time.Now()
 	for d, n := range s.replicas {
-		if err := s.create(ctx, d, n); err != nil {
+		if err := s.insist(ctx, func() error { return s.create(ctx, d, n) }); err != nil {
 			return err
 		}
 	}
@@ -254,7 +254,29 @@ func (s *Sim) create(ctx context.Context, d, replicas int) error {
 		return err
 	}
 	_, err = s.admin.Create(ctx, kinds.Ref{Kind: kinds.Deployment, Namespace: ns}, deployment(ns, replicas))
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
 	return err
+}
+
+// insistFor is how long a user tries again what an overloaded server did not
+// do: etcd times out after some seconds of that.
+const insistFor = time.Minute
+
+func (s *Sim) insist(ctx context.Context, do func() error) error {
+	for began := time.Now(); ; {
+		err := do()
+		busy := apierrors.IsInternalError(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err)
+		if !busy || time.Since(began) > insistFor {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func deployment(ns string, replicas int) *appsv1.Deployment {
@@ -379,7 +401,11 @@ func (s *Sim) delete(ctx context.Context) error {
 	}
 	began := time.Now()
 	for d := range s.replicas {
-		if _, err := s.admin.Delete(ctx, kinds.Ref{Kind: kinds.Namespace, Name: namespaceOf(d)}, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		err := s.insist(ctx, func() error {
+			_, err := s.admin.Delete(ctx, kinds.Ref{Kind: kinds.Namespace, Name: namespaceOf(d)}, metav1.DeleteOptions{})
+			return err
+		})
+		if err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
