@@ -3,6 +3,7 @@ package hollow
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -70,20 +71,11 @@ func Script(seed uint64, s Shape, perSecond float64, length time.Duration) []Act
 			lost = lost[1:]
 		default:
 			a.Op, a.Node = LoseNode, rng.IntN(s.Nodes)
-			for has(lost, a.Node) {
+			for slices.Contains(lost, a.Node) {
 				a.Node = (a.Node + 1) % s.Nodes
 			}
 			lost = append(lost, a.Node)
 		}
 		out = append(out, a)
 	}
-}
-
-func has(list []int, n int) bool {
-	for _, m := range list {
-		if m == n {
-			return true
-		}
-	}
-	return false
 }

@@ -413,7 +413,7 @@ func (s *Sim) delete(ctx context.Context) error {
 		v := s.cfg.Fleet.Cluster.View
 		for {
 			moved := v.Moved()
-			if snap := v.Snapshot(); !slices.ContainsFunc(s.replicasIndex(), func(d int) bool { return view.Get[*corev1.Namespace](snap, kinds.Namespace, "", namespaceOf(d)) != nil }) {
+			if !s.left(v.Snapshot()) {
 				return nil
 			}
 			select {
@@ -434,12 +434,14 @@ func (s *Sim) delete(ctx context.Context) error {
 	return err
 }
 
-func (s *Sim) replicasIndex() []int {
-	out := make([]int, len(s.replicas))
-	for i := range out {
-		out[i] = i
+// left reports whether there is a namespace of ours.
+func (s *Sim) left(snap *view.Snapshot) bool {
+	for d := range s.replicas {
+		if view.Get[*corev1.Namespace](snap, kinds.Namespace, "", namespaceOf(d)) != nil {
+			return true
+		}
 	}
-	return out
+	return false
 }
 
 // used memory in bytes: the heap with stacks after a collection, and all that
