@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -89,7 +88,7 @@ func (w *worker) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.Pod
 		return nil, err
 	}
 	host := spec.Resolv{}
-	if data, err := os.ReadFile("/etc/resolv.conf"); err == nil {
+	if data, err := k.files.Read("/etc/resolv.conf"); err == nil {
 		host = spec.ParseResolv(string(data))
 	}
 	c := &runtimeapi.PodSandboxConfig{
@@ -146,7 +145,7 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 
 func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) error {
 	// The directory of a pod whose sandbox was lost may be gone with a reboot.
-	if err := os.MkdirAll(spec.LogDir(w.k.cfg.PodLogDir, pod), 0o755); err != nil {
+	if err := w.k.files.MkdirAll(spec.LogDir(w.k.cfg.PodLogDir, pod), 0o755); err != nil {
 		return err
 	}
 	if err := w.ensureCgroup(pod); err != nil {
@@ -212,7 +211,7 @@ func (w *worker) remove(ctx context.Context, pod *corev1.Pod, in plan.Input) err
 		}
 	}
 	// The runtime leaves cgroups of the sandbox's parent in some hierarchies.
-	return errors.Join(w.k.removeCgroup(string(w.uid)), os.RemoveAll(spec.LogDir(w.k.cfg.PodLogDir, pod)))
+	return errors.Join(w.k.removeCgroup(string(w.uid)), w.k.files.RemoveAll(spec.LogDir(w.k.cfg.PodLogDir, pod)))
 }
 
 // delete tells the API that nothing is left; the status goes first, because

@@ -17,6 +17,7 @@ import (
 
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/cri"
 	"knarr.dev/knarr/internal/plan"
 	"knarr.dev/knarr/internal/version"
 	"knarr.dev/knarr/internal/view"
@@ -45,8 +46,18 @@ type Config struct {
 	Objects Objects
 
 	RuntimeEndpoint string // unix:///path of the CRI
-	RootDir         string // volumes and records
-	PodLogDir       string // container logs; default /var/log/pods
+	// Runtime is one in this process, instead of the endpoint.
+	Runtime cri.Services
+	// Below is what else the kubelet stands on; default: this machine.
+	Below Below
+	// Subscribe to what changes in the view; default: all of it. Only changes of
+	// the node, its pods and their certificates, and of trust bundles are needed.
+	Subscribe func(func(view.Change)) (stop func())
+	// LookEvery is how often a pod is looked at although nothing is known to have
+	// happened: its volumes may show an old token that long. Default a minute.
+	LookEvery time.Duration
+	RootDir   string // volumes and records
+	PodLogDir string // container logs; default /var/log/pods
 
 	ClusterDNS, ClusterDomain string
 
@@ -78,6 +89,9 @@ type Config struct {
 	// Metrics are what /metrics shows, to which others may add what they know of
 	// the node; default: the kubelet's alone.
 	Metrics *prometheus.Registry
+	// Counters are shared by nodes in one process that nobody tells apart;
+	// default: this node's own, registered in Metrics.
+	Counters *Counters
 	// SandboxImage is what the runtime makes sandboxes of, for the labels of
 	// metrics; may be empty.
 	SandboxImage string
@@ -96,8 +110,8 @@ func (c Config) complete() (Config, error) {
 		return c, errors.New("kubelet: the node's address is not an IP: " + c.NodeIP)
 	case c.Client == nil || c.View == nil || c.Objects == nil:
 		return c, errors.New("kubelet: client, view and objects are needed")
-	case c.RuntimeEndpoint == "":
-		return c, errors.New("kubelet: no runtime endpoint")
+	case (c.RuntimeEndpoint == "") == (c.Runtime.Runtime == nil || c.Runtime.Image == nil):
+		return c, errors.New("kubelet: it takes either a runtime's endpoint, or one in this process with images")
 	case !filepath.IsAbs(c.RootDir):
 		return c, errors.New("kubelet: the root directory is not absolute: " + c.RootDir)
 	}
@@ -139,6 +153,12 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.LogMaxBytes < 0 || c.LogMaxFiles < 2 {
 		return c, errors.New("kubelet: logs need a size and at least two files")
+	}
+	if c.Subscribe == nil {
+		c.Subscribe = c.View.Subscribe
+	}
+	if c.LookEvery == 0 {
+		c.LookEvery = refreshEvery
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "kubepods"

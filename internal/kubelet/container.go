@@ -174,7 +174,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 	for _, s := range c.Args {
 		config.Args = append(config.Args, spec.Expand(s, known))
 	}
-	if err := os.MkdirAll(filepath.Join(spec.LogDir(k.cfg.PodLogDir, pod), c.Name), 0o755); err != nil {
+	if err := k.files.MkdirAll(filepath.Join(spec.LogDir(k.cfg.PodLogDir, pod), c.Name), 0o755); err != nil {
 		closeMounts()
 		return nil, nil, err
 	}
@@ -313,29 +313,23 @@ const (
 
 func (w *worker) hostsFile(pod *corev1.Pod, box plan.Sandbox) (string, error) {
 	node := ""
-	if data, err := os.ReadFile("/etc/hosts"); err == nil {
+	if data, err := w.k.files.Read("/etc/hosts"); err == nil {
 		node = string(data)
 	}
 	path := filepath.Join(w.k.volumes.Dir(string(pod.UID)), hostsName)
 	text := spec.Hosts(pod, box.IPs, w.k.cfg.ClusterDomain, node)
-	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+	if old, err := w.k.files.Read(path); err == nil && string(old) == text {
 		return path, nil
 	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return "", err
-	}
-	return path, os.Chmod(path, 0o644)
+	return path, w.k.files.Write(path, []byte(text), 0o644)
 }
 
 // terminationFile may be written by any user in the container.
 func (w *worker) terminationFile(pod *corev1.Pod, c *corev1.Container, attempt uint32) (string, error) {
 	dir := filepath.Join(w.k.volumes.Dir(string(pod.UID)), messagesDir, c.Name)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := w.k.files.MkdirAll(dir, 0o750); err != nil {
 		return "", err
 	}
 	path := filepath.Join(dir, strconv.FormatUint(uint64(attempt), 10))
-	if err := os.WriteFile(path, nil, 0o666); err != nil {
-		return "", err
-	}
-	return path, os.Chmod(path, 0o666)
+	return path, w.k.files.Write(path, nil, 0o666)
 }

@@ -28,14 +28,17 @@ const (
 )
 
 func (k *Kubelet) collectLoop(ctx context.Context) error {
-	last := k.cfg.Now()
+	last, pause := k.cfg.Now(), logCheck
+	if !k.measured() {
+		pause = collectEvery
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(logCheck):
+		case <-time.After(pause):
 		}
-		if len(k.list()) > 0 {
+		if k.measured() && len(k.list()) > 0 {
 			k.rotateLogs(ctx)
 		}
 		if now := k.cfg.Now(); now.Sub(last) >= collectEvery {

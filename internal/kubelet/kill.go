@@ -75,7 +75,7 @@ func (w *worker) kill(ctx context.Context, pod *corev1.Pod, a plan.Action, in pl
 		}
 		w.mu.Unlock()
 		kick(w.wake)
-		kick(w.k.relistNow)
+		w.k.askSoon()
 	}()
 }
 

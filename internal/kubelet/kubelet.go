@@ -5,19 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kubelet/cgroup"
 	"knarr.dev/knarr/internal/kubelet/cri"
-	"knarr.dev/knarr/internal/kubelet/probe"
-	"knarr.dev/knarr/internal/kubelet/volume"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -28,15 +28,23 @@ const relistEvery = time.Second
 // its end.
 const relistEager = 100 * time.Millisecond
 
+const (
+	// relistIdle is how often a node without pods asks whether its runtime lives.
+	relistIdle = 10 * time.Second
+	// relistTold is the same of a runtime that tells by itself (upstream's figure).
+	relistTold = 5 * time.Minute
+)
+
 // Kubelet is one node's agent.
 type Kubelet struct {
 	cfg     Config
 	ready   chan struct{}
 	cri     *cri.Client
 	source  *source
-	volumes *volume.Pods
+	volumes Volumes
 	cgroups *cgroup.Tree
-	prober  *probe.Prober
+	prober  Prober
+	files   Files
 	pulls   *puller
 	machine machine
 	metrics *metrics
@@ -50,6 +58,7 @@ type Kubelet struct {
 	admitting sync.Mutex // held while a pod is judged; before mu
 
 	relistNow  chan struct{}          // capacity 1
+	told       atomic.Bool            // the runtime says by itself what happens
 	runtime    atomic.Pointer[string] // its name
 	features   atomic.Pointer[features]
 	runtimeErr error         // of the last relist; guarded by mu
@@ -74,18 +83,22 @@ func New(c Config) (*Kubelet, error) {
 		cfg: c, proc: "/proc", sys: "/sys", ready: make(chan struct{}), workers: map[types.UID]*worker{}, imagesUsed: map[string]time.Time{},
 		relistNow: make(chan struct{}, 1), changed: make(chan struct{}, 1), nodeNow: make(chan struct{}, 1), resizeNow: make(chan struct{}, 1),
 	}
-	ops := cri.NewOperations()
-	if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName, ops); err != nil {
+	counters := c.Counters
+	if counters == nil {
+		if counters, err = NewCounters(c.Metrics); err != nil {
+			return nil, err
+		}
+		c.Metrics.MustRegister(gauges{k})
+	}
+	k.metrics = counters.metrics
+	if c.Runtime.Runtime != nil {
+		k.cri = cri.Direct(c.Runtime, c.NodeName, counters.ops)
+	} else if k.cri, err = cri.New(c.RuntimeEndpoint, c.NodeName, counters.ops); err != nil {
 		return nil, err
 	}
 	k.source = newSource(c)
-	k.volumes = &volume.Pods{Root: filepath.Join(c.RootDir, "pods"), Source: k.source, Allocatable: k.allocatable}
-	k.prober = probe.New(probe.Config{Log: c.Log, Exec: k.execProbe})
 	k.pulls = newPuller(k.cri, c.Now)
-	if k.metrics, err = newMetrics(c.Metrics); err != nil {
-		return nil, err
-	}
-	c.Metrics.MustRegister(ops, gauges{k})
+	k.below()
 	return k, nil
 }
 
@@ -107,7 +120,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stop := k.cfg.View.Subscribe(k.onChange)
+	stop := k.cfg.Subscribe(k.onChange)
 	defer stop()
 	var loops sync.WaitGroup
 	run := func(name string, fn func(context.Context) error) {
@@ -128,7 +141,12 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	run("pods", k.podLoop)
 	run("resizes", k.resizeLoop)
 	run("garbage", k.collectLoop)
-	run("evictions", k.evictLoop)
+	if k.measured() {
+		run("evictions", k.evictLoop)
+	}
+	if k.cri.Tells() {
+		run("events", k.eventLoop)
+	}
 	<-ctx.Done()
 	loops.Wait()
 	k.prober.Stop()
@@ -144,18 +162,19 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 // prepare makes directories and reads what does not change.
 func (k *Kubelet) prepare() error {
-	for dir, mode := range map[string]os.FileMode{k.cfg.RootDir: 0o750, k.volumes.Root: 0o750, k.cfg.PodLogDir: 0o755} {
-		if err := os.MkdirAll(dir, mode); err != nil {
+	for dir, mode := range map[string]os.FileMode{k.cfg.RootDir: 0o750, k.podsDir(): 0o750, k.cfg.PodLogDir: 0o755} {
+		if err := k.files.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("kubelet: %w", err)
 		}
 	}
+	if err := k.readBelow(); err != nil {
+		return err
+	}
+	if k.cfg.Below.NoCgroups {
+		k.cgroups = cgroup.None(k.cfg.CgroupRoot)
+		return nil
+	}
 	var err error
-	if k.pulls.records, err = openPullRecords(filepath.Join(k.cfg.RootDir, "image-pulls.json")); err != nil {
-		return fmt.Errorf("kubelet: %w", err)
-	}
-	if k.machine, err = readMachine(); err != nil {
-		return fmt.Errorf("kubelet: %w", err)
-	}
 	if k.cgroups, err = cgroup.Open(k.cfg.CgroupRoot); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
@@ -249,7 +268,7 @@ func (k *Kubelet) startWorker(ctx context.Context, pod *corev1.Pod) *worker {
 		kick(k.changed) // the name may be in use again
 		kick(k.resizeNow)
 	}()
-	kick(k.relistNow)
+	k.askSoon()
 	return w
 }
 
@@ -264,10 +283,68 @@ func (k *Kubelet) list() []*worker {
 	return out
 }
 
+// eventLoop hears from the runtime itself what happens to containers.
+func (k *Kubelet) eventLoop(ctx context.Context) error {
+	for {
+		k.told.Store(true)
+		err := k.cri.Events(ctx, k.heard)
+		k.told.Store(false)
+		kick(k.relistNow)
+		if ctx.Err() != nil || status.Code(err) == codes.Unimplemented {
+			return nil
+		}
+		k.cfg.Log.Warn("the runtime has stopped to tell what happens; it is asked until it does again", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// heard wakes the worker of a pod in which something ended. What else happens
+// is the kubelet's own doing.
+func (k *Kubelet) heard(ev *runtimeapi.ContainerEventResponse) {
+	if ev.ContainerEventType != runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+		return
+	}
+	k.mu.Lock()
+	w := k.workers[types.UID(ev.GetPodSandboxStatus().GetMetadata().GetUid())]
+	k.mu.Unlock()
+	if w != nil {
+		kick(w.wake)
+	}
+}
+
+// askSoon has the runtime asked now, unless it tells.
+func (k *Kubelet) askSoon() {
+	if !k.told.Load() {
+		kick(k.relistNow)
+	}
+}
+
+// relistPause is how long to wait before the runtime is asked again: one that
+// tells is asked more and more rarely, so that what happened before it did so
+// is not missed for long.
+func (k *Kubelet) relistPause(last time.Duration) time.Duration {
+	if k.told.Load() {
+		return min(relistTold, max(relistEvery, 2*last))
+	}
+	pause := relistIdle
+	for _, w := range k.list() {
+		pause = min(pause, relistEvery)
+		if w.eager.Load() {
+			pause = relistEager
+		}
+	}
+	return pause
+}
+
 // relistLoop asks the runtime for what changed by itself: every second while
 // pods exist, every ten to see that it lives.
 func (k *Kubelet) relistLoop(ctx context.Context) error {
 	var last time.Time
+	var pause time.Duration
 	for {
 		began := time.Now()
 		if !last.IsZero() {
@@ -277,13 +354,7 @@ func (k *Kubelet) relistLoop(ctx context.Context) error {
 		k.metrics.relistAt.Set(float64(began.UnixNano()) / 1e9)
 		k.relist(ctx)
 		k.metrics.relists.Observe(since(began))
-		pause := 10 * time.Second
-		for _, w := range k.list() {
-			pause = min(pause, relistEvery)
-			if w.eager.Load() {
-				pause = relistEager
-			}
-		}
+		pause = k.relistPause(pause)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -21,6 +21,8 @@ type machine struct {
 	// oomFloor: without CAP_SYS_RESOURCE no score may be lower than our own.
 	oomFloor bool
 	oomScore int64
+	// claimed is the size of the disk of a node that is not this machine.
+	claimed int64
 }
 
 func readMachine() (machine, error) {
@@ -83,7 +85,10 @@ func osImage() string {
 }
 
 // disk is the size of the file system below path.
-func (machine) disk(path string) int64 {
+func (m *machine) disk(path string) int64 {
+	if m.claimed > 0 {
+		return m.claimed
+	}
 	var st unix.Statfs_t
 	if unix.Statfs(path, &st) != nil {
 		return 0
@@ -93,8 +98,11 @@ func (machine) disk(path string) int64 {
 
 // pressure is how much is free: of the disk below path and of the process
 // numbers, as parts of 1.
-func (machine) pressure(path string) (disk, pids float64) {
+func (m *machine) pressure(path string) (disk, pids float64) {
 	disk, pids = 1, 1
+	if m.claimed > 0 {
+		return disk, pids
+	}
 	var st unix.Statfs_t
 	if unix.Statfs(path, &st) == nil && st.Blocks > 0 {
 		disk = float64(st.Bavail) / float64(st.Blocks)
@@ -108,7 +116,10 @@ func (machine) pressure(path string) (disk, pids float64) {
 }
 
 // available memory, without pushing anything out; 0 if unknown.
-func (machine) available() int64 {
+func (m *machine) available() int64 {
+	if m.claimed > 0 {
+		return m.memory
+	}
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	corev1 "k8s.io/api/core/v1"
 
+	"knarr.dev/knarr/internal/kubelet/cri"
 	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/version"
 )
@@ -43,6 +44,25 @@ type metrics struct {
 	requests                             *prometheus.CounterVec
 	requestSeconds                       *prometheus.HistogramVec
 	requestsOpen                         *prometheus.GaugeVec
+}
+
+// Counters are the metrics of what happens, of one node or of several.
+type Counters struct {
+	metrics *metrics
+	ops     *cri.Operations
+}
+
+// NewCounters registers them.
+func NewCounters(r prometheus.Registerer) (*Counters, error) {
+	m, err := newMetrics(r)
+	if err != nil {
+		return nil, err
+	}
+	ops := cri.NewOperations()
+	if err := r.Register(ops); err != nil {
+		return nil, fmt.Errorf("kubelet: cannot register metrics: %w", err)
+	}
+	return &Counters{m, ops}, nil
 }
 
 // operation of a worker's pass, in upstream's words.

@@ -59,6 +59,9 @@ func (k *Kubelet) runNode(ctx context.Context) error {
 		}
 		if err == nil && ready {
 			once.Do(func() { close(k.ready) })
+			if !k.measured() { // nothing of it changes by itself
+				pause = statusEvery
+			}
 		} else if err == nil {
 			pause = time.Second
 		}

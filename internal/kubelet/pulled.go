@@ -46,9 +46,14 @@ type pullAccess struct {
 // maxHashes bounds the credentials of one image; the oldest are asked again.
 const maxHashes = 64
 
+// openPullRecords reads them; without a path they are kept in memory alone.
 func openPullRecords(path string) (*pullRecords, error) {
 	r := &pullRecords{path: path}
-	data, err := os.ReadFile(path)
+	var data []byte
+	var err error
+	if path != "" {
+		data, err = os.ReadFile(path)
+	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -68,6 +73,9 @@ func openPullRecords(path string) (*pullRecords, error) {
 
 // save the state; the caller holds the lock.
 func (r *pullRecords) save() error {
+	if r.path == "" {
+		return nil
+	}
 	data, err := json.Marshal(&r.state)
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func (k *Kubelet) allocationFile(uid string) string {
 // promise the pod what it asks for; the caller holds the lock, or is alone.
 func (w *worker) promise(pod *corev1.Pod) error {
 	w.alloc.Allocation = plan.AllocationOf(pod)
-	if err := os.MkdirAll(w.k.volumes.Dir(string(w.uid)), 0o750); err != nil {
+	if err := w.k.files.MkdirAll(w.k.volumes.Dir(string(w.uid)), 0o750); err != nil {
 		return err
 	}
 	return w.saveAllocation()
@@ -51,11 +51,7 @@ func (w *worker) saveAllocation() error {
 	if err != nil {
 		return err
 	}
-	path := w.k.allocationFile(string(w.uid))
-	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
+	return w.k.files.Replace(w.k.allocationFile(string(w.uid)), data, 0o600)
 }
 
 // recall what an earlier kubelet promised. Before that was written down, pods
@@ -66,7 +62,7 @@ func (w *worker) recall(pod *corev1.Pod) {
 			w.pendingSince, w.deferred = c.LastTransitionTime.Time, c.ObservedGeneration
 		}
 	}
-	data, err := os.ReadFile(w.k.allocationFile(string(w.uid)))
+	data, err := w.k.files.Read(w.k.allocationFile(string(w.uid)))
 	if err == nil {
 		err = json.Unmarshal(data, &w.alloc)
 	}

@@ -43,6 +43,9 @@ func (s *statusWriter) set(ctx context.Context, st corev1.PodStatus) {
 	pod, _ := s.w.current()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if same(s.last, pod) {
+		s.last = pod // the view has it by now: one copy is enough
+	}
 	if s.want != nil && s.sent == s.want && equality.Semantic.DeepEqual(*s.want, st) {
 		if !after(pod, s.last) || equality.Semantic.DeepEqual(pod.Status, st) {
 			return
@@ -159,11 +162,19 @@ func (s *statusWriter) write(ctx context.Context, want *corev1.PodStatus) error 
 		return err
 	}
 	if p, ok := out.(*corev1.Pod); ok {
+		if seen, _ := s.w.current(); same(p, seen) {
+			p = seen
+		}
 		s.mu.Lock()
 		s.last = p
 		s.mu.Unlock()
 	}
 	return nil
+}
+
+// same reports whether two are one state of one pod.
+func same(a, b *corev1.Pod) bool {
+	return a != nil && b != nil && a.UID == b.UID && a.ResourceVersion == b.ResourceVersion
 }
 
 // after reports whether a is a later state than b of the same pod.

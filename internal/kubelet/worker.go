@@ -253,8 +253,8 @@ func (w *worker) pass(ctx context.Context) (time.Duration, bool) {
 	if len(out.Actions) > 0 && worth(out.Actions) {
 		return 0, false
 	}
-	wait := refreshEvery
-	if w.eager.Load() {
+	wait := w.k.cfg.LookEvery
+	if w.eager.Load() && !w.k.told.Load() {
 		wait = eagerFor
 	}
 	if !out.Wake.IsZero() {
@@ -273,7 +273,7 @@ func (w *worker) hurry(phase corev1.PodPhase, containers []plan.Container, now t
 	})
 	eager := phase == corev1.PodPending && young
 	if w.eager.Swap(eager) != eager && eager {
-		kick(w.k.relistNow)
+		w.k.askSoon()
 	}
 }
 
@@ -375,7 +375,7 @@ func (w *worker) refresh(ctx context.Context, pod *corev1.Pod, now time.Time) {
 		}
 		w.volumes.Failed.At = time.Time{}
 	}
-	if !w.volumes.Ready || !volume.Refreshes(pod) || !dirty && now.Sub(w.fresh) < refreshEvery {
+	if !w.volumes.Ready || !volume.Refreshes(pod) || !dirty && now.Sub(w.fresh) < w.k.cfg.LookEvery {
 		return
 	}
 	w.fresh = now

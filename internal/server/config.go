@@ -79,6 +79,9 @@ type Config struct {
 	// ImagesDir holds OCI archives that are loaded at start.
 	ImagesDir string
 
+	// plane is set for a control plane without a machine of its own (plane.go).
+	plane *planeConfig
+
 	Log *slog.Logger
 	// Progress is told in a few words what start-up does; may be nil.
 	Progress func(string)
@@ -317,6 +320,9 @@ func defaultTo[T comparable](s *T, v T) {
 // RunDir holds sockets and the pid file. Socket paths are limited to 108
 // bytes, so it is short whatever the data directory is.
 func (c *Config) RunDir() string {
+	if c.plane != nil {
+		return c.Dir("run")
+	}
 	if c.DataDir == "/var/lib/knarr" {
 		return "/run/knarr"
 	}
@@ -334,6 +340,9 @@ func (c *Config) Kubeconfig() string { return c.Dir("kubeconfig") }
 
 // APIURL is the address that clients on this machine use.
 func (c *Config) APIURL() string {
+	if c.plane != nil {
+		return "https://" + c.plane.listener.Addr().String()
+	}
 	return "https://" + net.JoinHostPort(c.NodeIP, fmt.Sprint(c.APIPort))
 }
 

@@ -93,7 +93,9 @@ func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 	if s.front, err = pki.OpenAuthority(c.Dir("server", "pki"), "front-proxy-ca", "knarr-front-proxy-ca", time.Now()); err != nil {
 		return nil, err
 	}
-	if s.listener, err = net.Listen("tcp", fmt.Sprintf(":%d", c.APIPort)); err != nil {
+	if c.plane != nil {
+		s.listener = c.plane.listener
+	} else if s.listener, err = net.Listen("tcp", fmt.Sprintf(":%d", c.APIPort)); err != nil {
 		return nil, fmt.Errorf("cannot listen on the API port: %w", err)
 	}
 	c.Progress("starting etcd")
@@ -315,7 +317,9 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 			return err
 		}
 		g.Go(func() error { return s.aggregate.Run(ctx) })
-		g.Go(func() error { return s.usage.Run(ctx) })
+		if s.cfg.plane == nil { // else there is nobody to be asked what it uses
+			g.Go(func() error { return s.usage.Run(ctx) })
+		}
 		if err := s.runElections(ctx, g); err != nil {
 			return err
 		}

@@ -79,7 +79,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		api,
 		approve,
 		ipam,
-		nodelifecycle.Controller(nodelifecycle.Config{}),
+		nodelifecycle.Controller(c.nodeLifecycle()),
 		podgc.Controller(podgc.Config{}),
 		pvcprotection.Controller(),
 		pvprotection.Controller(),

@@ -82,6 +82,9 @@ func number(text string) int64 {
 
 // read one file of a controller; "" if there is none.
 func (t *Tree) read(controller, at, file string) string {
+	if t.none {
+		return ""
+	}
 	data, err := os.ReadFile(filepath.Join(t.mount(controller), at, file))
 	if err != nil {
 		return ""

@@ -96,3 +96,22 @@ func TestRemovePod(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 }
+
+// A node without cgroups does all that is asked, and touches nothing.
+func TestNone(t *testing.T) {
+	tree := None("nowhere/pods")
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}}
+	if err := tree.EnsurePod(pod); err != nil {
+		t.Error(err)
+	}
+	if at := tree.PodParent(pod); at != "/nowhere/pods/besteffort/podu" {
+		t.Errorf("pods lie below %q", at)
+	}
+	if n, ok := tree.Usage(pod, ""); ok || len(tree.Pods()) != 0 {
+		t.Errorf("it uses %d of %v", n, tree.Pods())
+	}
+	if err := tree.RemovePod("u"); err != nil {
+		t.Error(err)
+	}
+	tree.RemoveIdle()
+}

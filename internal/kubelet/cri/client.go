@@ -41,8 +41,10 @@ const maxMessage = 16 << 20
 type Client struct {
 	Runtime runtimeapi.RuntimeServiceClient
 	Image   runtimeapi.ImageServiceClient
-	conn    *grpc.ClientConn
+	conn    *grpc.ClientConn // nil: in this process
 	node    string
+
+	services Services // those in this process
 }
 
 // New makes a client that connects when it is used. Its calls are counted in
@@ -62,7 +64,12 @@ func New(endpoint, node string, ops *Operations) (*Client, error) {
 }
 
 // Close the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
 
 // Pod is what the runtime has of one pod.
 type Pod struct {

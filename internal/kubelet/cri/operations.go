@@ -61,7 +61,13 @@ func (o *Operations) Collect(ch chan<- prometheus.Metric) {
 func (o *Operations) intercept(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	began := time.Now()
 	err := call(ctx, method, req, reply, conn, opts...)
-	took := time.Since(began).Seconds()
+	o.count(method, req, time.Since(began), err)
+	return err
+}
+
+// count one call.
+func (o *Operations) count(method string, req any, d time.Duration, err error) {
+	took := d.Seconds()
 	v, ok := o.known.Load(method)
 	if !ok {
 		name := operationName(method)
@@ -79,7 +85,6 @@ func (o *Operations) intercept(ctx context.Context, method string, req, reply an
 			o.sandboxErrors.WithLabelValues(run.RuntimeHandler).Inc()
 		}
 	}
-	return err
 }
 
 // operationName turns /runtime.v1.RuntimeService/RunPodSandbox into upstream's

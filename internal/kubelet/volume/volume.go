@@ -107,6 +107,21 @@ func (p *Pods) Refresh(ctx context.Context, pod *corev1.Pod) error {
 	return errors.Join(errs...)
 }
 
+// Check asks for all that the pod's volumes show and lays nothing out: it fails
+// where Setup would for what the API does not have.
+func (p *Pods) Check(ctx context.Context, pod *corev1.Pod) error {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.HostPath != nil || v.EmptyDir != nil {
+			continue
+		}
+		if _, _, err := p.files(ctx, pod, v); err != nil {
+			return fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
+		}
+	}
+	return nil
+}
+
 // Refreshes reports whether the pod has volumes that follow API objects.
 func Refreshes(pod *corev1.Pod) bool {
 	for i := range pod.Spec.Volumes {
