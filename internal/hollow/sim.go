@@ -434,6 +434,30 @@ func (s *Sim) delete(ctx context.Context) error {
 	return err
 }
 
+// Leave a control plane that lives on, when the run has ended: it deletes the
+// nodes, and namespaces that an interrupted run has left.
+func (s *Sim) Leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Until)
+	defer cancel()
+	var refs []kinds.Ref
+	for d := range s.replicas {
+		refs = append(refs, kinds.Ref{Kind: kinds.Namespace, Name: namespaceOf(d)})
+	}
+	for i := range s.cfg.Fleet.Nodes {
+		refs = append(refs, kinds.Ref{Kind: kinds.Node, Name: Name(i)})
+	}
+	for _, ref := range refs {
+		err := s.insist(ctx, func() error {
+			_, err := s.admin.Delete(ctx, ref, metav1.DeleteOptions{})
+			return err
+		})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // a conflict: it ends already
+			return err
+		}
+	}
+	return nil
+}
+
 // left reports whether there is a namespace of ours.
 func (s *Sim) left(snap *view.Snapshot) bool {
 	for d := range s.replicas {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/transport"
 
 	"knarr.dev/knarr/internal/codec"
 	"knarr.dev/knarr/internal/kinds"
@@ -71,9 +72,9 @@ func New(cfg Config) (*Client, error) {
 		cfg.UserAgent = "knarr"
 	}
 	cfg.UserAgent += "/" + version.GitVersion
-	transport := cfg.Transport
-	if transport == nil {
-		transport = &http.Transport{
+	through := cfg.Transport
+	if through == nil {
+		through = &http.Transport{
 			TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
 			IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 4,
 			// A dead server is noticed although a watch only reads.
@@ -81,10 +82,10 @@ func New(cfg Config) (*Client, error) {
 		}
 	}
 	if cfg.Requests != nil {
-		transport = cfg.Requests.through(transport)
+		through = cfg.Requests.through(through)
 	}
 	return &Client{cfg: cfg, base: base, http: &http.Client{
-		Transport: transport,
+		Transport: through,
 		// An apiserver never redirects; following one would hand it our credentials.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -93,6 +94,15 @@ func New(cfg Config) (*Client, error) {
 // CloseIdle ends connections that nobody uses, for instance after the client
 // certificate has changed.
 func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
+
+// As is the client of another user, whom this one may impersonate, over the
+// same connections.
+func (c *Client) As(name string, groups ...string) *Client {
+	as, own := *c, *c.http
+	own.Transport = transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{UserName: name, Groups: groups}, own.Transport)
+	as.http = &own
+	return &as
+}
 
 // Path of a reference below the server's root; of the collection if it has no
 // name.
