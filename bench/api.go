@@ -59,29 +59,7 @@ func (b *bench) api() error {
 		return err
 	}
 	b.workload(t, workload{"cleanup", []string{"cleanup"}, b.pods})
-	b.placements(t)
-	return nil
-}
-
-func (b *bench) ownPlacements() error {
-	t, err := b.self()
-	if err == nil && b.apibench != "" {
-		b.placements(t)
-	}
-	return err
-}
-
-// placements put pods on 1,000 hollow nodes.
-func (b *bench) placements(t *target) {
-	for _, w := range []workload{
-		{"schedule", []string{"schedule", "-nodes", "1000", "-pods", "5000"}, 5000},
-		{"spread", []string{"schedule", "-nodes", "1000", "-pods", "5000", "-variant", "spread", "-prefix", "v"}, 5000},
-		{"deploy", []string{"deploy", "-nodes", "1000", "-replicas", "1000", "-bound"}, 1000},
-	} {
-		b.workload(t, w)
-		b.evenness(t, w.prefix, 1000)
-		b.workload(t, workload{w.prefix + ".cleanup", []string{"cleanup"}, 0})
-	}
+	return b.ownPlacements()
 }
 
 // requests are the workloads on the pods that create has made.
@@ -130,8 +108,9 @@ func (w *workload) figure(name string) string {
 	return name
 }
 
-// workload runs and reports; one that fails must not hide the others' figures.
-func (b *bench) workload(t *target, w workload) {
+// workload runs and reports, and says whether it did what it should; one that
+// fails must not hide the others' figures.
+func (b *bench) workload(t *target, w workload) bool {
 	args := []string{w.args[0], "-kubeconfig", t.kubeconfig, "-proc", t.processes, "-timeout", "10m"}
 	before := t.cpu()
 	out, err := b.sh(b.apibench, append(args, w.args[1:]...)...)
@@ -152,4 +131,5 @@ func (b *bench) workload(t *target, w workload) {
 	if err != nil {
 		fmt.Printf("%-26s failed: %v\n", t.prefix+w.prefix, err)
 	}
+	return err == nil
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"math"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -13,7 +12,7 @@ import (
 // is nothing: how full the fullest node is and how much nodes differ, and by how
 // many pods the zones of one app differ at most.
 func (b *bench) evenness(t *target, prefix string, nodes int) {
-	out, err := b.sh(filepath.Join(filepath.Dir(b.knarr), "kubectl"), "--kubeconfig", t.kubeconfig, "get", "pods", "--all-namespaces", "--selector", "apibench=true",
+	out, err := b.kubectl(t, "get", "pods", "--all-namespaces", "--selector", "apibench=true",
 		"--output", `jsonpath={range .items[*]}{.metadata.labels.apibench-app} {.spec.nodeName}{"\n"}{end}`)
 	if err != nil {
 		fmt.Printf("%-26s failed: %v\n", t.prefix+prefix+".evenness", err)

@@ -208,7 +208,7 @@ func (b *bench) sh(name string, args ...string) (string, error) {
 // it is ready.
 func (b *bench) up() (time.Duration, error) {
 	began := time.Now()
-	_, err := b.sh(b.knarr, "up", "--detach", "--data-dir", b.data(), "--node-name", "bench", "--images", b.images)
+	_, err := b.sh(b.knarr, "up", "--detach", "--data-dir", b.data(), "--node-name", "bench", "--images", b.images, "--cluster-cidr", "172.16.0.0/12")
 	return time.Since(began), err
 }
 

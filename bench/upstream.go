@@ -44,10 +44,24 @@ func (b *bench) compare() (err error) {
 	if _, err := os.Stat(filepath.Join(b.upstream, "kube-scheduler")); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := b.startUpstreamLoops(t, dir); err != nil {
-		return err
+	// As fast as they can be, and then as they come: their clients' own limits
+	// make them far slower.
+	for _, limits := range []struct {
+		prefix string
+		flags  []string
+		pods   int
+	}{{"upstream.", []string{"--kube-api-qps", "10000", "--kube-api-burst", "10000"}, 5000}, {"upstream.default.", nil, 1000}} {
+		t.prefix = limits.prefix
+		ended, err := b.startUpstreamLoops(t, dir, limits.flags)
+		if err != nil {
+			return err
+		}
+		b.placements(t, limits.pods)
+		b.hollow(t)
+		if err := ended(); err != nil {
+			return err
+		}
 	}
-	b.placements(t)
 	return nil
 }
 
@@ -76,7 +90,7 @@ func (b *bench) startUpstream(t *target, dir string) error {
 		return err
 	}
 	if err := b.start(t, dir, "kube-apiserver", "--etcd-servers", upstreamEtcd, "--secure-port", "6444", "--bind-address", "198.51.100.1", "--cert-dir", filepath.Join(dir, "certs"),
-		"--token-auth-file", filepath.Join(dir, "tokens"), "--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.97.0.0/16",
+		"--token-auth-file", filepath.Join(dir, "tokens"), "--authorization-mode", "Node,RBAC", "--service-cluster-ip-range", "10.97.0.0/16",
 		"--service-account-issuer", "https://bench", "--service-account-key-file", key, "--service-account-signing-key-file", key, "--disable-admission-plugins", "ServiceAccount"); err != nil {
 		return err
 	}
@@ -84,18 +98,24 @@ func (b *bench) startUpstream(t *target, dir string) error {
 	return err
 }
 
-// startUpstreamLoops starts its scheduler and its controllers without their
-// client-side limits, with which they are far slower.
-func (b *bench) startUpstreamLoops(t *target, dir string) error {
-	common := []string{"--kubeconfig", t.kubeconfig, "--leader-elect=false", "--kube-api-qps", "10000", "--kube-api-burst", "10000"}
+// startUpstreamLoops starts its scheduler and its controllers, which end ends.
+func (b *bench) startUpstreamLoops(t *target, dir string, flags []string) (end func() error, err error) {
+	before := *t
+	end = func() error {
+		loops := &target{pids: t.pids[len(before.pids):]}
+		*t = before
+		return b.end(loops)
+	}
+	common := append([]string{"--kubeconfig", t.kubeconfig, "--leader-elect=false"}, flags...)
 	if err := b.start(t, dir, "kube-scheduler", append(common, "--cert-dir", filepath.Join(dir, "scheduler"))...); err != nil {
-		return err
+		return nil, errors.Join(err, end())
 	}
 	if err := b.start(t, dir, "kube-controller-manager", append(common, "--cert-dir", filepath.Join(dir, "controllers"),
-		"--service-account-private-key-file", filepath.Join(dir, "key.pem"))...); err != nil {
-		return err
+		"--service-account-private-key-file", filepath.Join(dir, "key.pem"), "--allocate-node-cidrs", "--cluster-cidr", "172.16.0.0/12",
+		"--service-cluster-ip-range", "10.97.0.0/16")...); err != nil {
+		return nil, errors.Join(err, end())
 	}
-	return b.pause(10 * time.Second) // until their informers have synced
+	return end, b.pause(10 * time.Second) // until their informers have synced
 }
 
 // start one of upstream's programs; its output goes to a file.
