@@ -32,7 +32,7 @@ func declare(name string, k *kinds.Kind, convert func(kinds.Object) *appsv1.Repl
 	adopters := reconcile.Adopters(k, func(o kinds.Object) *metav1.LabelSelector { return convert(o).Spec.Selector })
 	return reconcile.Controller{
 		Name: name, For: k, Owns: []*kinds.Kind{kinds.Pod}, Workers: workers,
-		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: adopters}},
+		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: adopters}}, Reads: []*kinds.Kind{kinds.Namespace},
 		Writes: []reconcile.Write{
 			{Kind: kinds.Pod, Verbs: []plan.Verb{plan.Create, plan.Delete, plan.Patch}},
 			{Kind: k, Sub: "status", Verbs: []plan.Verb{plan.Update}},
@@ -54,6 +54,8 @@ func observe(in reconcile.Input, k *kinds.Kind, convert func(kinds.Object) *apps
 	if o.Set.Spec.Replicas == nil || o.Set.Spec.Selector == nil {
 		return Observed{}, false // not defaulted: not from our server
 	}
+	ns := view.Get[*corev1.Namespace](in.View, kinds.Namespace, "", stored.GetNamespace())
+	o.Ending = ns != nil && ns.DeletionTimestamp != nil
 	if f := in.Failure; f != nil && f.Kind == kinds.Pod {
 		o.Failure, o.CreateFailed = f.Message, f.Verb == plan.Create
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 func world() *reconciletest.World {
-	return reconciletest.New([]*kinds.Kind{kinds.ReplicaSet, kinds.ReplicationController, kinds.Pod}, view.PodsByOwner, view.PodOrphans, view.ReplicaSetsByOwner)
+	return reconciletest.New([]*kinds.Kind{kinds.ReplicaSet, kinds.ReplicationController, kinds.Pod, kinds.Namespace}, view.PodsByOwner, view.PodOrphans, view.ReplicaSetsByOwner)
 }
 
 func drive(t interface{ Fatalf(string, ...any) }, w *reconciletest.World, c reconcile.Controller) *reconciletest.Events {

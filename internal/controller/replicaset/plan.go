@@ -38,8 +38,10 @@ type Observed struct {
 	// Neighbours counts the active pods per node of the other ReplicaSets of
 	// the same Deployment: pods that double up on a node go first.
 	Neighbours map[string]int
-	Now        time.Time
-	Suffix     func() string
+	// Ending: the namespace is being deleted, and takes no new pods.
+	Ending bool
+	Now    time.Time
+	Suffix func() string
 	// Failure of the last pass: the message, empty if none; CreateFailed
 	// tells creates from deletes.
 	Failure      string
@@ -102,6 +104,9 @@ func (o Observed) claim(selector labels.Selector) (mine []*corev1.Pod, actions [
 func (o Observed) manage(active []*corev1.Pod) []plan.Action {
 	diff := len(active) - int(*o.Set.Spec.Replicas)
 	var actions []plan.Action
+	if diff < 0 && o.Ending {
+		return nil
+	}
 	if diff < 0 {
 		taken := map[string]bool{}
 		for _, p := range o.Owned {

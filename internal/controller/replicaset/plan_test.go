@@ -112,6 +112,8 @@ func TestPlan(t *testing.T) {
 	slow.Spec.MinReadySeconds = 60
 	failedBefore := observed(set(1))
 	failedBefore.Failure, failedBefore.CreateFailed = "exceeded quota", true
+	ending := observed(set(3), pod("a"))
+	ending.Ending = true
 	everything := set(1)
 	everything.Spec.Selector = &metav1.LabelSelector{}
 	for _, tt := range []struct {
@@ -121,6 +123,7 @@ func TestPlan(t *testing.T) {
 		after time.Duration
 	}{
 		{"creates what is missing", observed(set(3), pod("a")), []string{"create", "create", "status 1/1/1"}, 0},
+		{"makes nothing in a namespace that ends", ending, []string{"status 1/1/1"}, 0},
 		{"zero", observed(set(0)), []string{"status 0/0/0"}, 0},
 		{"deletes the surplus", observed(set(1), pod("a"), pod("b", unready)), []string{"delete b", "status 2/1/1"}, 0},
 		{"finished pods do not count", observed(set(1), pod("a", failedPod)), []string{"create", "status 0/0/0"}, 0},
