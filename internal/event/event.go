@@ -244,15 +244,13 @@ func (r *Recorder) combine(g groupKey, message string, now time.Time) bool {
 // fresh makes the Event object; its name is the regarded object's and a time,
 // as upstream's, made unique here.
 func (r *Recorder) fresh(component string, e plan.Event, now time.Time) corev1.Event {
-	r.lastName = max(now.UnixNano(), r.lastName+1)
 	k := e.Regarding.Kind
 	namespace := e.Regarding.Namespace
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault // where events about cluster-scoped objects live
 	}
-	base := e.Regarding.Name[:min(len(e.Regarding.Name), maxBase)]
 	return corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: strings.TrimRight(base, ".-") + "." + strconv.FormatInt(r.lastName, 16)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: r.name(e.Regarding.Name, now)},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: k.GVK.GroupVersion().String(), Kind: k.GVK.Kind, FieldPath: e.FieldPath,
 			Namespace: e.Regarding.Namespace, Name: e.Regarding.Name, UID: e.UID,
@@ -262,6 +260,14 @@ func (r *Recorder) fresh(component string, e plan.Event, now time.Time) corev1.E
 		ReportingController: component, ReportingInstance: r.host,
 		FirstTimestamp: metav1.NewTime(now),
 	}
+}
+
+// name of an Event that tells of the object of that name. Other recorders may
+// make the same one.
+func (r *Recorder) name(of string, now time.Time) string {
+	r.lastName = max(now.UnixNano(), r.lastName+1)
+	base := of[:min(len(of), maxBase)]
+	return strings.TrimRight(base, ".-") + "." + strconv.FormatInt(r.lastName, 16)
 }
 
 func bounded(s string) string {
@@ -338,11 +344,12 @@ func (r *Recorder) Flush(ctx context.Context) bool {
 func (r *Recorder) write(ctx context.Context, rec *record) bool {
 	r.mu.Lock()
 	rec.queued = false
-	ev, stored := rec.event, rec.stored
+	ev, stored, tried := rec.event, rec.stored, rec.writeFailed > 0
 	r.mu.Unlock()
-	err := r.send(ctx, &ev, stored)
+	err := r.send(ctx, &ev, stored, tried)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	rec.event.Name = ev.Name
 	switch {
 	case err == nil:
 		rec.stored, rec.writeFailed = true, 0

@@ -225,3 +225,57 @@ func TestRefusedEventsAreNotRetried(t *testing.T) {
 		t.Error("a refused event is queued again")
 	}
 }
+
+// Two recorders tell of one object in the same nanosecond, as the controllers'
+// and the scheduler's do: both are heard.
+func TestSameMomentElsewhere(t *testing.T) {
+	r, w := recorder(t)
+	other, err := New(Config{Client: w, Component: "default-scheduler", Now: func() time.Time { return w.Now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, r := range []*Recorder{r, other} {
+			r.Emit(about("web", "R", "m"))
+			if !r.Flush(context.Background()) {
+				t.Error("an event has to be tried again")
+			}
+		}
+	}
+	all := events(w)
+	if len(all) != 2 || all[0].Source.Component == all[1].Source.Component || all[0].Count != 2 || all[1].Count != 2 {
+		t.Errorf("%+v, want one event of each, counted twice", all)
+	}
+}
+
+// The server has created the event, but its answer was lost: it is counted, not
+// told twice.
+func TestLostAnswer(t *testing.T) {
+	r, w := recorder(t)
+	lossy := &lossy{World: w}
+	r.client = lossy
+	r.Emit(about("web", "R", "m"))
+	if r.Flush(context.Background()) {
+		t.Error("the lost answer is taken for one")
+	}
+	r.Emit(about("web", "R", "m"))
+	r.Flush(context.Background())
+	if all := events(w); len(all) != 1 || all[0].Count != 2 {
+		t.Errorf("%+v, want one event, counted twice", all)
+	}
+}
+
+// lossy loses the answer of the first creation.
+type lossy struct {
+	*reconciletest.World
+	lost bool
+}
+
+func (l *lossy) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
+	o, err := l.World.Create(ctx, ref, obj)
+	if !l.lost {
+		l.lost = true
+		return nil, apierrors.NewInternalError(errors.New("away"))
+	}
+	return o, err
+}
