@@ -86,7 +86,7 @@ func (r *Runtime) panicked(ctl *controller, key Key, p any) {
 // report logs what ended a pass, unless it is in the course of things, and
 // returns what the next plan is told.
 func (r *Runtime) report(ctl *controller, it *item, err error) *Failure {
-	if quiet(err) {
+	if quiet(err) && !(apierrors.IsAlreadyExists(err) && it.failures >= takenTries) {
 		r.log.Debug("pass ended early", "controller", ctl.Name, "key", it.key.String(), "reason", err)
 		return nil
 	}
@@ -97,6 +97,10 @@ func (r *Runtime) report(ctl *controller, it *item, err error) *Failure {
 	}
 	return nil // a panic, which is logged where it happened
 }
+
+// takenTries is how often something may exist already before that is a failure:
+// what the view does not show yet is seen by then, so another object is in the way.
+const takenTries = 3
 
 // outrun: somebody else has changed what the plan looked at.
 func outrun(err error) bool { return errors.Is(err, errStale) || apierrors.IsConflict(err) }

@@ -281,6 +281,31 @@ func TestFailureReachesTheNextPlan(t *testing.T) {
 	}
 }
 
+// TestTakenNameIsToldInTheEnd: what exists already is most likely an own write
+// that the view does not show yet; if it stays, plan and log are told.
+func TestTakenNameIsToldInTheEnd(t *testing.T) {
+	var seen []*reconcile.Failure
+	c := copier(1)
+	inner := c.Plan
+	c.Plan = func(in reconcile.Input) plan.Result { seen = append(seen, in.Failure); return inner(in) }
+	f := setup(t, c)
+	f.Hook = func(plan.Verb, kinds.Ref, runtime.Object) error {
+		return apierrors.NewAlreadyExists(kinds.Secret.GroupResource(), "taken")
+	}
+	f.Put(kinds.ConfigMap, configMap("a"))
+	f.steps()
+	for len(seen) < 6 {
+		f.Now = f.runtime.NextDue()
+		f.steps()
+	}
+	if early := slices.IndexFunc(seen, func(g *reconcile.Failure) bool { return g != nil }); early != 4 || seen[4].Reason != metav1.StatusReasonAlreadyExists || seen[4].Verb != plan.Create {
+		t.Errorf("plans were told %v, want what is in the way from the fifth on", seen)
+	}
+	if n := strings.Count(f.log.String(), "already exists"); n != 3 || seen[5] == nil {
+		t.Errorf("logged %d times:\n%s", n, f.log.String())
+	}
+}
+
 // TestConflictsAreNoFailures: who was outrun tries again at once and owes
 // nothing to failures before or after, but not for ever.
 func TestConflictsAreNoFailures(t *testing.T) {
