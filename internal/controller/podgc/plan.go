@@ -32,7 +32,7 @@ type Leftover struct {
 func PlanLeftover(o Leftover) plan.Result {
 	var res plan.Result
 	for _, p := range o.Unbound {
-		if p.DeletionTimestamp == nil || len(res.Actions) >= maxPerPass {
+		if p.DeletionTimestamp == nil || over(p) || len(res.Actions) >= maxPerPass {
 			continue
 		}
 		if !ended(p) && len(p.Finalizers) > 0 {
@@ -40,11 +40,11 @@ func PlanLeftover(o Leftover) plan.Result {
 		}
 		res.Actions = append(res.Actions, remove(p))
 	}
-	excess := len(o.Finished) - o.Threshold
+	oldest := slices.DeleteFunc(slices.Clone(o.Finished), over)
+	excess := len(oldest) - o.Threshold
 	if o.Threshold <= 0 || excess <= 0 {
 		return res
 	}
-	oldest := slices.Clone(o.Finished)
 	slices.SortFunc(oldest, func(a, b *corev1.Pod) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
 	})
@@ -79,7 +79,7 @@ func PlanNode(o Node) plan.Result {
 	// The node and its pods reach us by different ways: ask whether it is gone.
 	absent := plan.Live{Want: plan.Absent, Ref: kinds.Ref{Kind: kinds.Node, Name: o.Name}}
 	var res plan.Result
-	for _, p := range o.Pods[:min(len(o.Pods), maxPerPass)] {
+	for _, p := range some(o.Pods) {
 		if !ended(p) {
 			res.Actions = append(res.Actions, fail(p, o.Now, "PodGC: node no longer exists", absent))
 		}
@@ -93,7 +93,7 @@ func outOfService(o Node) plan.Result {
 	if isReady(o.Node) || !slices.ContainsFunc(o.Node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }) {
 		return res
 	}
-	for _, p := range o.Pods[:min(len(o.Pods), maxPerPass)] {
+	for _, p := range some(o.Pods) {
 		if p.DeletionTimestamp == nil {
 			continue
 		}
@@ -109,6 +109,17 @@ func isReady(n *corev1.Node) bool {
 	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	})
+}
+
+// some pods of which there is something to be done.
+func some(pods []*corev1.Pod) []*corev1.Pod {
+	left := slices.DeleteFunc(slices.Clone(pods), over)
+	return left[:min(len(left), maxPerPass)]
+}
+
+// over: the pod has ended and is deleted, and only others' finalizers hold it.
+func over(p *corev1.Pod) bool {
+	return ended(p) && p.DeletionTimestamp != nil && p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
 }
 
 func ended(p *corev1.Pod) bool {

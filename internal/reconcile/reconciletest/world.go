@@ -43,6 +43,7 @@ type World struct {
 	uids    int
 	objects map[string]kinds.Object
 	queued  []view.Change
+	prompt  bool     // all kinds of the view are at the present revision
 	Writes  []string // "verb resource name[/sub]", in order
 }
 
@@ -166,6 +167,9 @@ func (w *World) publish(c view.Change) {
 		return
 	}
 	w.View.Apply(c)
+	if w.prompt {
+		w.View.ProgressAll(w.rev)
+	}
 }
 
 // hasSpecFinalizers: a namespace that still has some is not gone.
