@@ -9,6 +9,7 @@ package reconcile
 import (
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -73,10 +74,24 @@ type Controller struct {
 	// Plan decides. It must be pure.
 	Plan func(Input) plan.Result
 
+	// Metrics of its own, of which Passed counts what became of each plan; both
+	// are optional.
+	Metrics []prometheus.Collector
+	Passed  func(Pass)
+
 	// Resync plans every key again after this long without being woken; 0: never.
 	Resync time.Duration
 	// Workers that plan different keys at once; 0 means 1.
 	Workers int
+}
+
+// Pass is what became of a plan.
+type Pass struct {
+	Input
+	Result  plan.Result
+	Applied []*plan.Action // those that the server has accepted
+	Err     error          // what ended the pass early
+	Took    time.Duration
 }
 
 // Watch wakes keys when an object of Kind changes. c.Old or c.New may be nil.

@@ -46,13 +46,14 @@ func (r *Runtime) pass(ctx context.Context, it *item) {
 	begin := r.now()
 	ctl, s := it.ctl, r.view.Snapshot()
 	o := outcome{exists: ctl.For == nil || view.Get[kinds.Object](s, ctl.For, it.key.Namespace, it.key.Name) != nil}
-	res, err := r.plan(ctl, Input{View: s, Key: it.key, Now: begin, Suffix: r.suffix, Failure: it.failure})
+	in := Input{View: s, Key: it.key, Now: begin, Suffix: r.suffix, Failure: it.failure}
+	res, err := r.plan(ctl, in)
+	var applied []write
 	if err == nil {
 		o.after = res.After
 		for _, e := range res.Events {
 			ctl.events.Emit(e)
 		}
-		var applied []write
 		applied, err = r.execute.apply(ctx, ctl, res.Actions)
 		o.holds = holdsOf(r.view, applied)
 	}
@@ -61,7 +62,15 @@ func (r *Runtime) pass(ctx context.Context, it *item) {
 		o.failure = r.report(ctl, it, err)
 	}
 	r.metrics.passed(ctl.Name, err)
-	ctl.told.worked.Observe(r.now().Sub(begin).Seconds())
+	took := r.now().Sub(begin)
+	ctl.told.worked.Observe(took.Seconds())
+	if ctl.Passed != nil {
+		p := Pass{Input: in, Result: res, Err: err, Took: took}
+		for _, w := range applied {
+			p.Applied = append(p.Applied, w.action)
+		}
+		ctl.Passed(p)
+	}
 	r.mu.Lock()
 	r.finish(it, o)
 	r.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -137,6 +138,13 @@ func New(c Config) (*Runtime, error) {
 	}
 	r.execute = &executor{log: r.log, metrics: r.metrics, parallel: parallel}
 	for _, d := range c.Controllers {
+		for _, m := range d.Metrics {
+			if c.Metrics != nil {
+				if err := c.Metrics.Register(m); err != nil {
+					return nil, fmt.Errorf("cannot register the metrics of %s: %w", d.Name, err)
+				}
+			}
+		}
 		ctl := &controller{Controller: d, client: c.Client(d.Name), told: r.metrics.of(d.Name), items: map[Key]*item{}, events: discard{}}
 		if ctl.Workers == 0 {
 			ctl.Workers = 1

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	batchv1 "k8s.io/api/batch/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -19,14 +20,15 @@ const workers = 5
 
 // Controller makes the jobs of cron jobs. The view needs view.JobsByOwner.
 func Controller() reconcile.Controller {
-	m := &memory{schedules: map[reconcile.Key]schedule{}}
+	m, late := &memory{schedules: map[reconcile.Key]schedule{}}, newSkew()
 	return reconcile.Controller{
 		Name: "cronjob-controller", For: kinds.CronJob, Owns: []*kinds.Kind{kinds.Job}, Workers: workers,
 		Writes: []reconcile.Write{
 			{Kind: kinds.Job, Verbs: []plan.Verb{plan.Create, plan.Delete}},
 			{Kind: kinds.CronJob, Sub: "status", Verbs: []plan.Verb{plan.Update}},
 		},
-		Plan: reconcile.Pair(func(in reconcile.Input) (Observed, bool) { return observe(in, m) }, Plan),
+		Plan:    reconcile.Pair(func(in reconcile.Input) (Observed, bool) { return observe(in, m) }, Plan),
+		Metrics: []prometheus.Collector{late}, Passed: func(p reconcile.Pass) { noteLate(late, p) },
 	}
 }
 

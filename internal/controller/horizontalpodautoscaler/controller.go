@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -34,9 +35,10 @@ type Source interface {
 
 // Controller scales what autoscalers name, of any kind with a scale.
 func Controller(table *kinds.Table, source Source) reconcile.Controller {
-	s := &scaler{table: table, source: source, memories: map[reconcile.Key]Memory{}}
+	s := &scaler{table: table, source: source, memories: map[reconcile.Key]Memory{}, looks: map[reconcile.Key]*look{}, counts: newCounts()}
 	c := reconcile.Controller{
 		Name: "horizontal-pod-autoscaler", For: kinds.HorizontalPodAutoscaler, Reads: []*kinds.Kind{kinds.Pod}, Workers: workers, Plan: s.plan,
+		Metrics: s.counts.all(), Passed: s.passed,
 		Writes: []reconcile.Write{
 			{Kind: kinds.HorizontalPodAutoscaler, Sub: "status", Verbs: []plan.Verb{plan.Update}},
 			{Kind: kinds.Custom, Sub: "scale", Verbs: []plan.Verb{plan.Update}},
@@ -55,8 +57,11 @@ type scaler struct {
 	table  *kinds.Table
 	source Source
 
+	counts *counts
+
 	mu       sync.Mutex
 	memories map[reconcile.Key]Memory
+	looks    map[reconcile.Key]*look
 }
 
 func (s *scaler) plan(in reconcile.Input) plan.Result {
@@ -71,10 +76,15 @@ func (s *scaler) plan(in reconcile.Input) plan.Result {
 	if rest := m.Rests(h, in.Failure != nil, in.Now); rest > 0 {
 		return plan.Result{After: rest}
 	}
-	res, next := Plan(s.observe(in, h, m))
+	o, took := s.observe(in, h, m)
+	res, next := Plan(o)
+	l := &look{computed: next.Computed, took: took}
+	if o.Scale != nil {
+		l.from = o.Scale.Spec.Replicas
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.memories[in.Key] = next
+	s.memories[in.Key], s.looks[in.Key] = next, l
 	return res
 }
 
@@ -88,19 +98,19 @@ func (s *scaler) memory(key reconcile.Key, h *autoscalingv2.HorizontalPodAutosca
 	return Memory{}
 }
 
-func (s *scaler) observe(in reconcile.Input, h *autoscalingv2.HorizontalPodAutoscaler, m Memory) Observed {
-	o := Observed{Autoscaler: h, Memory: m, Failure: in.Failure, Now: in.Now}
+func (s *scaler) observe(in reconcile.Input, h *autoscalingv2.HorizontalPodAutoscaler, m Memory) (o Observed, took []time.Duration) {
+	o = Observed{Autoscaler: h, Memory: m, Failure: in.Failure, Now: in.Now}
 	if o.Target, o.ScaleErr = s.target(in.View, h); o.ScaleErr == nil {
 		if o.Scale, o.ScaleErr = s.source.Scale(o.Target); o.ScaleErr != nil {
 			o.Scale, o.ScaleErr = nil, scaleError(o.Target, o.ScaleErr)
 		}
 	}
 	if o.Scale == nil || !o.Wants() {
-		return o
+		return o, nil
 	}
 	selector, err := labels.Parse(o.Scale.Status.Selector)
 	if err != nil || o.Scale.Status.Selector == "" {
-		return o // the plan finds out, too
+		return o, nil // the plan finds out, too
 	}
 	for p := range view.List[*corev1.Pod](in.View, kinds.Pod, h.Namespace) {
 		if selector.Matches(labels.Set(p.Labels)) {
@@ -108,9 +118,9 @@ func (s *scaler) observe(in reconcile.Input, h *autoscalingv2.HorizontalPodAutos
 		}
 	}
 	if o.Rivals = s.rivals(in.Key, selector, o.Pods); len(o.Rivals) <= 1 {
-		o.Readings = s.read(h, selector)
+		o.Readings, took = s.read(h, selector)
 	}
-	return o
+	return o, took
 }
 
 // rivals are the autoscalers whose pods are among these, as far as it is known

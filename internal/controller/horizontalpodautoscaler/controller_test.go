@@ -219,7 +219,11 @@ func TestReadings(t *testing.T) {
 		"no external":        {queue, nil, "unable to fetch metrics from external metrics API"},
 	} {
 		s := &scaler{table: kinds.Builtin(), source: &answers{paths: c.paths}}
-		r := s.read(autoscaler(1, 9, c.m), labels.SelectorFromSet(labels.Set{"app": "web"}))[0]
+		all, took := s.read(autoscaler(1, 9, c.m), labels.SelectorFromSet(labels.Set{"app": "web"}))
+		r := all[0]
+		if len(took) != 1 {
+			t.Errorf("%s: took %v", name, took)
+		}
 		var out []string
 		for _, pod := range []string{"a", "b", "c"} {
 			if x, ok := r.Pods[pod]; ok {

@@ -66,6 +66,7 @@ type Memory struct {
 	Recommendations []Recommendation
 	Ups, Downs      []Change
 	Rescale         *Rescale
+	Computed        []Computed // by the last plan; for metrics alone
 }
 
 // Recommendation is what the metrics asked for at a moment.
@@ -120,7 +121,7 @@ func Plan(o Observed) (plan.Result, Memory) {
 		p.least = *m
 	}
 	ordered := p.memory.Rescale
-	p.memory.Rescale = nil
+	p.memory.Rescale, p.memory.Computed = nil, nil
 	switch {
 	case ordered != nil && o.Failure != nil && o.Failure.Kind == o.Target.Kind:
 		p.condition(autoscalingv2.AbleToScale, false, "FailedUpdateScale", "the HPA controller was unable to update the target scale: "+o.Failure.Message)
@@ -190,6 +191,11 @@ func (p *pass) decide() {
 		p.memory.Recommendations = []Recommendation{{p.replicas, p.Now}}
 	}
 	most := p.Autoscaler.Spec.MaxReplicas
+	if s, err := labels.Parse(p.Scale.Status.Selector); err == nil && p.Scale.Status.Selector != "" && p.replicas > 0 {
+		// Others have to know even if only the bounds count at the moment: else
+		// two with bounds of their own take turns for ever.
+		p.memory.Selector = s
+	}
 	switch {
 	case p.Wants():
 		p.byMetrics()
@@ -248,6 +254,7 @@ func (p *pass) compute() (most int32, name string, statuses []autoscalingv2.Metr
 	var why, because string
 	for i := range specs {
 		c, reason, err := p.metric(&specs[i], &p.Readings[i])
+		p.memory.Computed = append(p.memory.Computed, Computed{specs[i].Type, c.replicas, err != nil})
 		if err != nil {
 			p.warn(reason, err.Error())
 			if bad++; bad == 1 {

@@ -21,7 +21,7 @@ const workers = 5
 // or not, and in each namespace the empty name for tracked pods of no job. The
 // view needs view.PodsByOwner, view.PodOrphans and view.TrackedPods.
 func Controller() reconcile.Controller {
-	m := &memory{jobs: map[reconcile.Key]*streak{}}
+	m, c := &memory{jobs: map[reconcile.Key]*streak{}}, newCounts()
 	return reconcile.Controller{
 		Name: "job-controller", For: kinds.Job, Owns: []*kinds.Kind{kinds.Pod}, Workers: workers,
 		Watches: []reconcile.Watch{{Kind: kinds.Pod, Keys: concerned}, {Kind: kinds.Namespace, Keys: inEnding}},
@@ -29,7 +29,8 @@ func Controller() reconcile.Controller {
 			{Kind: kinds.Pod, Verbs: []plan.Verb{plan.Create, plan.Delete, plan.Patch}},
 			{Kind: kinds.Job, Sub: "status", Verbs: []plan.Verb{plan.Update}},
 		},
-		Plan: func(in reconcile.Input) plan.Result { return Plan(observe(in, m)) },
+		Plan:    func(in reconcile.Input) plan.Result { return Plan(observe(in, m)) },
+		Metrics: c.all(), Passed: c.passed,
 	}
 }
 
