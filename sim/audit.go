@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -26,6 +27,10 @@ type audit struct {
 	// owners that stand: not gone, and not waiting for their dependents' end.
 	standing map[types.UID]bool
 	sets     *setAudit
+	scales   *scaleAudit
+	crons    *cronAudit
+	// charged counts what quotas were charged with.
+	charged int
 	// waiting are pods for which room is being made.
 	waiting map[types.UID]*corev1.Pod
 	// preempted counts the pods that had to go for them.
@@ -44,8 +49,9 @@ type load struct {
 	pods        int
 }
 
-func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
+func newAudit(w *world) *audit {
+	return &audit{scales: &scaleAudit{world: w, changes: map[types.UID][]rescale{}, edited: map[types.UID]time.Time{}}, crons: &cronAudit{world: w, jobs: map[types.UID]*batchv1.Job{}},
+		on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -72,6 +78,9 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 	if err := a.sets.observe(k, before, after); err != nil {
 		a.fail("%w", err)
 	}
+	if err := a.crons.observe(before, after); err != nil {
+		a.fail("%w", err)
+	}
 	switch k {
 	case kinds.Pod:
 		var b, p *corev1.Pod
@@ -89,6 +98,13 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 	case kinds.Job:
 		if after != nil {
 			a.job(after.(*batchv1.Job))
+		}
+	case kinds.ResourceQuota:
+		a.charge(before, after, by)
+	case kinds.ReplicationController:
+		if after != nil {
+			rc := after.(*corev1.ReplicationController)
+			a.wanted[rc.UID] = max(a.wanted[rc.UID], *rc.Spec.Replicas)
 		}
 	case kinds.ReplicaSet:
 		if after != nil {
@@ -120,7 +136,7 @@ func (a *audit) pod(before, after *corev1.Pod) {
 		}
 	}
 	if after != nil && before == nil {
-		if ref := metav1.GetControllerOf(after); ref != nil && (ref.Kind == "ReplicaSet" || ref.Kind == "Job") && a.active[ref.UID] > int(a.wanted[ref.UID]) {
+		if ref := metav1.GetControllerOf(after); ref != nil && (ref.Kind == "ReplicaSet" || ref.Kind == "ReplicationController" || ref.Kind == "Job") && a.active[ref.UID] > int(a.wanted[ref.UID]) {
 			a.fail("%s %s/%s has %d pods, but never wanted more than %d", ref.Kind, after.Namespace, ref.Name, a.active[ref.UID], a.wanted[ref.UID])
 		}
 	}

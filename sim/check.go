@@ -58,7 +58,7 @@ func (w *world) converged() error {
 	if err != nil {
 		return err
 	}
-	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkDaemonSets, w.checkSlices, w.checkBudgets, w.checkJobs} {
+	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkDaemonSets, w.checkSlices, w.checkBudgets, w.checkJobs, w.checkSchedules, w.checkAutoscalers, w.checkQuotas, w.checkDrained} {
 		if err := check(t); err != nil {
 			return err
 		}
@@ -228,10 +228,10 @@ func (w *world) checkOwners(t truth) error {
 func (w *world) checkPods(t truth) error {
 	there := map[string]bool{}
 	for _, n := range all[*corev1.Node](t, kinds.Node) {
-		if len(n.Spec.Taints) > 0 || !nodeReady(n) {
+		if len(n.Spec.Taints) > 0 && !drained(n) || !nodeReady(n) {
 			return fmt.Errorf("node %s is back, but not ready: taints %v", n.Name, n.Spec.Taints)
 		}
-		there[n.Name] = true
+		there[n.Name] = !drained(n)
 	}
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
 		switch {
@@ -239,7 +239,7 @@ func (w *world) checkPods(t truth) error {
 		case p.Spec.NodeName == "":
 			for _, name := range slices.Sorted(maps.Keys(there)) {
 				l := w.audit.at(name)
-				if only := promised(p); only != "" && only != name {
+				if only := promised(p); only != "" && only != name || !there[name] {
 					continue
 				}
 				if l.room(requests(p)) {
@@ -273,13 +273,13 @@ func (w *world) checkSets(t truth) error {
 			pods[ref.UID]++
 		}
 	}
-	for _, rs := range all[*appsv1.ReplicaSet](t, kinds.ReplicaSet) {
-		n := pods[rs.UID]
-		if n != *rs.Spec.Replicas {
-			return fmt.Errorf("replica set %s/%s has %d pods, wants %d", rs.Namespace, rs.Name, n, *rs.Spec.Replicas)
+	for _, s := range sets(t) {
+		n := pods[s.GetUID()]
+		if n != s.wanted && !(n < s.wanted && w.limited(s.GetNamespace())) {
+			return fmt.Errorf("%s %s/%s has %d pods, wants %d", s.kind, s.GetNamespace(), s.GetName(), n, s.wanted)
 		}
-		if rs.Status.Replicas != n || rs.Status.ObservedGeneration != rs.Generation {
-			return fmt.Errorf("replica set %s/%s has %d pods, its status says %d (generation %d of %d)", rs.Namespace, rs.Name, n, rs.Status.Replicas, rs.Status.ObservedGeneration, rs.Generation)
+		if s.has != n || s.seen != s.GetGeneration() {
+			return fmt.Errorf("%s %s/%s has %d pods, its status says %d (generation %d of %d)", s.kind, s.GetNamespace(), s.GetName(), n, s.has, s.seen, s.GetGeneration())
 		}
 	}
 	return nil
@@ -293,7 +293,7 @@ func (w *world) checkDeployments(t truth) error {
 		if d.Status.ObservedGeneration != d.Generation {
 			return fmt.Errorf("deployment %s/%s: status of generation %d, there is %d", d.Namespace, d.Name, d.Status.ObservedGeneration, d.Generation)
 		}
-		if d.Spec.Paused || stuck {
+		if d.Spec.Paused || stuck || w.limited(d.Namespace) {
 			continue
 		}
 		s, n := d.Status, *d.Spec.Replicas

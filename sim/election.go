@@ -54,7 +54,7 @@ func (p *process) stand() {
 	t := pace()
 	e, err := leader.New(leader.Config{
 		Lease: types.NamespacedName{Namespace: metav1.NamespaceSystem, Name: p.name}, Identity: p.String(), View: p.view,
-		Client:   &unreliable{process: p, inner: p.world.server.client("system:kube-controller-manager")},
+		Client:   &unreliable{process: p, inner: p.world.server.client(manager)},
 		Revision: revision, Timing: &t, Now: p.world.clock, Log: p.world.log,
 	})
 	if err != nil {

@@ -27,7 +27,7 @@ const failsOneIn = 4
 // actOnJobs does one thing with jobs or their schedules.
 func (u *users) actOnJobs(ns string) (what, name string, err error) {
 	name = u.pick("one", "two")
-	ref := kinds.Ref{Kind: kinds.Job, Namespace: ns, Name: name}
+	ref, cron := kinds.Ref{Kind: kinds.Job, Namespace: ns, Name: name}, kinds.Ref{Kind: kinds.CronJob, Namespace: ns, Name: "cron"}
 	switch u.rng.IntN(10) {
 	case 0, 1, 2:
 		return "create job", name, u.create(kinds.Job, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: u.jobSpec()})
@@ -38,15 +38,14 @@ func (u *users) actOnJobs(ns string) (what, name string, err error) {
 	case 6:
 		n := u.rng.IntN(4)
 		return fmt.Sprintf("parallelism %d", n), name, u.patch(ref, fmt.Sprintf(`{"spec":{"parallelism":%d}}`, n))
-	case 7:
-		return "delete cron job", "cron", u.remove(kinds.Ref{Kind: kinds.CronJob, Namespace: ns, Name: "cron"}, u.policy())
-	case 8:
-		return "resume cron job", "cron", u.patch(kinds.Ref{Kind: kinds.CronJob, Namespace: ns, Name: "cron"}, `{"spec":{"suspend":false}}`)
 	}
-	c := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "cron"}, Spec: batchv1.CronJobSpec{Schedule: "* * * * *"}}
-	c.Spec.ConcurrencyPolicy = []batchv1.ConcurrencyPolicy{batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent}[u.rng.IntN(3)]
-	c.Spec.JobTemplate.Spec = u.jobSpec()
-	return "create cron job", "cron", u.create(kinds.CronJob, c)
+	switch {
+	case !u.there(cron):
+		return "create cron job", cron.Name, u.create(kinds.CronJob, u.cronJob(ns))
+	case u.rng.IntN(4) == 0:
+		return "delete cron job", cron.Name, u.remove(cron, u.policy())
+	}
+	return "resume cron job", cron.Name, u.patch(cron, `{"spec":{"suspend":false}}`)
 }
 
 // jobSpec of any kind. Its limits are low, so that it ends soon.
@@ -158,10 +157,8 @@ func (w *world) checkJobs(t truth) error {
 		}
 	}
 	for _, j := range all[*batchv1.Job](t, kinds.Job) {
-		over := slices.ContainsFunc(j.Status.Conditions, func(c batchv1.JobCondition) bool {
-			return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
-		})
-		s, n := j.Status, active[j.UID]
+		over := jobEnd(j) != nil
+		s, n, stuck := j.Status, active[j.UID], stuck || w.limited(j.Namespace)
 		switch {
 		case !over && *j.Spec.Suspend:
 			if n > 0 || s.Active > 0 {

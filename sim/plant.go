@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -14,6 +16,8 @@ import (
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/leader"
+	"knarr.dev/knarr/internal/plan"
+	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/store"
 )
 
@@ -65,6 +69,21 @@ var planted = map[string]func(*process){
 			p.gate = func(_ *leader.Elector, c client.Client) client.Client { return c }
 		}
 	},
+	"autoscaler-forgets": func(p *process) {
+		if p.name == scaler {
+			p.declare = forgetting(p.declare)
+		}
+	},
+	"autoscaler-flaps": func(p *process) {
+		if p.name == scaler {
+			p.change = hasty
+		}
+	},
+	"cronjob-ignores-its-jobs": func(p *process) {
+		if p.name == "cronjob-controller" {
+			p.change = ownerless
+		}
+	},
 	"watch-drops-event": nil, // in plantInWatch
 }
 
@@ -106,6 +125,40 @@ func inverted(o kinds.Object) kinds.Object {
 	p = p.DeepCopy()
 	*p.Spec.Priority = -*p.Spec.Priority
 	return p
+}
+
+// hasty shows autoscalers as if they were to scale down at once.
+func hasty(o kinds.Object) kinds.Object {
+	h, ok := o.(*autoscalingv2.HorizontalPodAutoscaler)
+	if !ok {
+		return o
+	}
+	h = h.DeepCopy()
+	at := &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: new(int32), Policies: []autoscalingv2.HPAScalingPolicy{{Type: autoscalingv2.PodsScalingPolicy, Value: 10, PeriodSeconds: 15}}}
+	h.Spec.Behavior = &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: at, ScaleDown: at}
+	return h
+}
+
+// ownerless shows jobs as nobody's.
+func ownerless(o kinds.Object) kinds.Object {
+	j, ok := o.(*batchv1.Job)
+	if !ok {
+		return o
+	}
+	j = j.DeepCopy()
+	j.OwnerReferences = nil
+	return j
+}
+
+// forgetting declares controllers that remember nothing from one plan to the next.
+func forgetting(declare func() []reconcile.Controller) func() []reconcile.Controller {
+	return func() []reconcile.Controller {
+		cs := slices.Clone(declare())
+		for i := range cs {
+			cs[i].Plan = func(in reconcile.Input) plan.Result { return declare()[i].Plan(in) }
+		}
+		return cs
+	}
 }
 
 // forgetful says that it has deleted, and has not.

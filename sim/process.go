@@ -26,6 +26,7 @@ import (
 	"knarr.dev/knarr/internal/controller/endpointslice"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
+	"knarr.dev/knarr/internal/controller/horizontalpodautoscaler"
 	"knarr.dev/knarr/internal/controller/ipaddress"
 	"knarr.dev/knarr/internal/controller/job"
 	"knarr.dev/knarr/internal/controller/namespace"
@@ -49,6 +50,7 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/leader"
+	"knarr.dev/knarr/internal/plan"
 	"knarr.dev/knarr/internal/reconcile"
 	"knarr.dev/knarr/internal/scheduler"
 	"knarr.dev/knarr/internal/view"
@@ -71,6 +73,8 @@ type process struct {
 	node   bool // a hollow node, which may be lost
 	lost   bool
 	make   func(p *process, rng *rand.Rand) (runner, error)
+	// declare its controllers, anew for each life, since some remember things.
+	declare func() []reconcile.Controller
 	// change alters what the process sees, answer what its writes return;
 	// both are plants.
 	change func(kinds.Object) kinds.Object
@@ -126,7 +130,7 @@ func (w *world) controllers() []reconcile.Controller {
 	}
 	return []reconcile.Controller{
 		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(), statefulset.Controller(), daemonset.Controller(), disruption.Controller(w.table),
-		job.Controller(), cronjob.Controller(), ttlafterfinished.Controller(),
+		job.Controller(), cronjob.Controller(), ttlafterfinished.Controller(), horizontalpodautoscaler.Controller(w.table, w.loads),
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
 		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
@@ -143,15 +147,14 @@ func (w *world) controllers() []reconcile.Controller {
 	}
 }
 
-// controllerProcess runs controllers in a process of their own; declare makes
-// them anew for each life, since some remember things.
+// controllerProcess runs controllers in a process of their own.
 func controllerProcess(w *world, name, user string, groups []string, declare func() []reconcile.Controller) *process {
 	return &process{
-		world: w, name: name, user: user, groups: groups, kinds: reconcile.Kinds(declare()),
+		world: w, name: name, user: user, groups: groups, kinds: reconcile.Kinds(declare()), declare: declare,
 		make: func(p *process, rng *rand.Rand) (runner, error) {
 			r, err := reconcile.New(reconcile.Config{
-				Controllers: declare(), View: p.view, Client: func(string) client.Client { return p.client },
-				Events: func(string) reconcile.Emitter { return p.recorder }, Log: w.log, Now: w.clock, Rand: rng,
+				Controllers: p.watched(p.declare()), View: p.view, Client: func(string) client.Client { return p.client },
+				Events: func(name string) reconcile.Emitter { return p.recorder.As(name) }, Log: w.log, Now: w.clock, Rand: rng,
 				// Time jumps here while deliveries wait, further than any watch
 				// is late: the way out of a view that hangs must not be taken.
 				HoldLimit: 1000 * time.Hour,
@@ -159,6 +162,23 @@ func controllerProcess(w *world, name, user string, groups []string, declare fun
 			return &reconciling{p, r, rng}, err
 		},
 	}
+}
+
+// watched controllers may not panic, which the runtime would contain.
+func (p *process) watched(cs []reconcile.Controller) []reconcile.Controller {
+	cs = slices.Clone(cs)
+	for i, c := range cs {
+		cs[i].Plan = func(in reconcile.Input) plan.Result {
+			defer func() {
+				if r := recover(); r != nil {
+					p.world.audit.fail("%s panics over %s: %v", p, in.Key, r)
+					panic(r)
+				}
+			}()
+			return c.Plan(in)
+		}
+	}
+	return cs
 }
 
 // start begins a new life with an empty view and queue.
@@ -174,7 +194,8 @@ func (p *process) start() {
 	if p.wrap != nil {
 		p.client = p.wrap(p.client)
 	}
-	recorder, err := event.New(event.Config{Client: p.client, Component: p.name, Now: p.world.clock, Log: p.world.log})
+	recorder, err := event.New(event.Config{Client: telling{&unreliable{process: p, inner: p.world.server.client(p.teller(), p.groups...)}, p},
+		Component: p.name, Now: p.world.clock, Log: p.world.log})
 	if err != nil {
 		panic(err) // the configuration is constant
 	}

@@ -28,25 +28,32 @@ func (u *users) actOnSets(ns string) (string, error) {
 	sts := kinds.Ref{Kind: kinds.StatefulSet, Namespace: ns, Name: ring}
 	ds := kinds.Ref{Kind: kinds.DaemonSet, Namespace: ns, Name: agent}
 	image := fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"demo:v%d"}]}}}}`, u.rng.IntN(4))
-	switch u.rng.IntN(10) {
-	case 0, 1:
-		return "create stateful set", u.create(kinds.StatefulSet, u.statefulSet(ns))
-	case 2:
-		n := u.rng.IntN(5)
-		return fmt.Sprintf("scale stateful set to %d", n), u.patch(sts, fmt.Sprintf(`{"spec":{"replicas":%d}}`, n))
-	case 3:
-		return "set image of stateful set", u.patch(sts, image)
-	case 4:
-		n := u.rng.IntN(3)
-		return fmt.Sprintf("partition stateful set at %d", n), u.patch(sts, fmt.Sprintf(`{"spec":{"updateStrategy":{"rollingUpdate":{"partition":%d}}}}`, n))
-	case 5:
-		return "delete stateful set", u.remove(sts, u.policy())
-	case 6, 7:
-		return "create daemon set", u.create(kinds.DaemonSet, u.daemonSet(ns))
-	case 8:
+	if u.rng.IntN(5) < 2 {
+		switch {
+		case !u.there(ds):
+			return "create daemon set", u.create(kinds.DaemonSet, u.daemonSet(ns))
+		case u.rng.IntN(6) == 0:
+			return "delete daemon set", u.remove(ds, u.policy())
+		}
 		return "set image of daemon set", u.patch(ds, image)
 	}
-	return "delete daemon set", u.remove(ds, u.policy())
+	if !u.there(sts) {
+		return "create stateful set", u.create(kinds.StatefulSet, u.statefulSet(ns))
+	}
+	switch u.rng.IntN(9) {
+	case 0, 1:
+		n := u.rng.IntN(5)
+		return fmt.Sprintf("scale stateful set to %d", n), u.patch(sts, fmt.Sprintf(`{"spec":{"replicas":%d}}`, n))
+	case 2:
+		n := u.rng.IntN(3)
+		return fmt.Sprintf("partition stateful set at %d", n), u.patch(sts, fmt.Sprintf(`{"spec":{"updateStrategy":{"rollingUpdate":{"partition":%d}}}}`, n))
+	case 3:
+		n := 1 + u.rng.IntN(3)
+		return fmt.Sprintf("let %d of stateful set be away", n), u.patch(sts, fmt.Sprintf(`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":%d}}}}`, n))
+	case 4:
+		return "delete stateful set", u.remove(sts, u.policy())
+	}
+	return "set image of stateful set", u.patch(sts, image) // which at times is the one before
 }
 
 func (u *users) statefulSet(ns string) *appsv1.StatefulSet {
@@ -89,7 +96,7 @@ func (u *users) relieveSets(limit int64) (total int64) {
 	}
 	for s := range view.List[*appsv1.StatefulSet](u.tap.Snapshot(), kinds.StatefulSet, "") {
 		each := s.Spec.Template.Spec.Containers[0].Resources.Requests.Cpu().MilliValue()
-		n := int64(*s.Spec.Replicas)
+		n := u.most(kinds.StatefulSet, s)
 		if total += n * each; total > limit {
 			total -= n * each
 			u.note("scale", u.patch(kinds.RefTo(kinds.StatefulSet, s), `{"spec":{"replicas":0}}`))
@@ -125,7 +132,7 @@ func (w *world) checkStatefulSets(t truth) error {
 		if s.Status.ObservedGeneration != s.Generation {
 			return fmt.Errorf("stateful set %s/%s: status of generation %d, there is %d", s.Namespace, s.Name, s.Status.ObservedGeneration, s.Generation)
 		}
-		if stuck || slices.ContainsFunc(all[*corev1.Pod](t, kinds.Pod), func(p *corev1.Pod) bool {
+		if stuck || w.limited(s.Namespace) || slices.ContainsFunc(all[*corev1.Pod](t, kinds.Pod), func(p *corev1.Pod) bool {
 			return p.Namespace == s.Namespace && strings.HasPrefix(p.Name, s.Name+"-") && !metav1.IsControlledBy(p, s)
 		}) {
 			continue
@@ -159,7 +166,7 @@ func (w *world) checkDaemonSets(t truth) error {
 		if s.Status.ObservedGeneration != s.Generation {
 			return fmt.Errorf("daemon set %s/%s: status of generation %d, there is %d", s.Namespace, s.Name, s.Status.ObservedGeneration, s.Generation)
 		}
-		if stuck {
+		if stuck || w.limited(s.Namespace) {
 			continue
 		}
 		on := map[string]int{}
@@ -168,7 +175,7 @@ func (w *world) checkDaemonSets(t truth) error {
 		}
 		want := int32(0)
 		for _, n := range all[*corev1.Node](t, kinds.Node) {
-			if only := s.Spec.Template.Spec.NodeSelector[corev1.LabelHostname]; only != "" && only != n.Name {
+			if only := s.Spec.Template.Spec.NodeSelector[corev1.LabelHostname]; only != "" && only != n.Name || drained(n) {
 				continue
 			}
 			if want++; on[n.Name] != 1 {

@@ -25,7 +25,7 @@ func history(t *testing.T, c config) (string, error) {
 func TestInvariantsHold(t *testing.T) {
 	var mu sync.Mutex
 	writes := map[string]int{}
-	preempted := 0
+	preempted, scaled, charged := 0, 0, 0
 	t.Run("seeds", func(t *testing.T) {
 		for seed := range uint64(4) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestInvariantsHold(t *testing.T) {
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				preempted += w.audit.preempted
+				preempted, scaled, charged = preempted+w.audit.preempted, scaled+w.audit.scales.count, charged+w.audit.charged
 				for k, n := range w.writes {
 					writes[k] += n
 				}
@@ -47,10 +47,10 @@ func TestInvariantsHold(t *testing.T) {
 		}
 	})
 	// Invariants hold easily where nothing happens.
-	if preempted == 0 {
-		t.Error("no pod was preempted")
+	if preempted == 0 || scaled < 20 || charged == 0 {
+		t.Errorf("%d pods were preempted, autoscalers scaled %d times, quotas were charged %d times", preempted, scaled, charged)
 	}
-	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "statefulsets.apps": 30, "daemonsets.apps": 30, "controllerrevisions.apps": 15, "jobs.batch": 60, "cronjobs.batch": 10, "nodes": 20, "events": 20} {
+	for k, least := range map[string]int{"pods": 400, "deployments.apps": 150, "endpointslices.discovery.k8s.io": 20, "configmaps": 20, "statefulsets.apps": 30, "daemonsets.apps": 30, "controllerrevisions.apps": 50, "jobs.batch": 60, "cronjobs.batch": 10, "horizontalpodautoscalers.autoscaling": 40, "replicationcontrollers": 20, "resourcequotas": 20, "nodes": 20, "events": 20} {
 		if writes[k] < least {
 			t.Errorf("%d writes of %s, expected at least %d", writes[k], k, least)
 		}
@@ -74,6 +74,9 @@ func TestPlantsAreFound(t *testing.T) {
 		"gc-trusts-its-view":            "stands",
 		"namespace-trusts-its-view":     "in a namespace that is gone",
 		"daemonset-ignores-its-writes":  "makes a second pod on",
+		"autoscaler-forgets":            "", // what it forgets first differs
+		"autoscaler-flaps":              "it flaps",
+		"cronjob-ignores-its-jobs":      "which its schedule forbids",
 		"replicaset-ignores-its-writes": "never wanted more than",
 		"replicaset-leads-too-early":    "never wanted more than",
 		"replicaset-outlives-its-term":  "holds the lease",

@@ -30,9 +30,13 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(130); {
-	case n >= 118:
+	switch n := u.rng.IntN(200); {
+	case n >= 188:
 		what, app, err = u.actOnJobs(ns)
+	case n >= 172:
+		what, app, err = u.actOnLimits(ns)
+	case n >= 136:
+		what, app, err = u.actOnAutoscalers(ns)
 	case n < 19:
 		what, err = "create deployment", u.create(kinds.Deployment, u.deployment(ns, app))
 	case n < 32:
@@ -69,7 +73,7 @@ func (u *users) act() {
 	case n < 100:
 		app = fmt.Sprintf("n%d", u.rng.IntN(nodes))
 		what, err = "delete node", u.remove(kinds.Ref{Kind: kinds.Node, Name: app}, "")
-	default:
+	default: // n < 136
 		app = "sets"
 		what, err = u.actOnSets(ns)
 	}
@@ -91,8 +95,7 @@ func (u *users) disturbPod(ns, app string) (string, error) {
 	case 2:
 		return "create a pod that a set adopts", u.create(kinds.Pod, u.pod(ns, app))
 	case 3:
-		_, err := u.admin.Create(u.ctx, ref.WithSub("eviction"), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}})
-		return "evict pod", err
+		return "evict pod", u.evict(ns, name)
 	}
 	return "delete pod", u.remove(ref, "")
 }
@@ -169,12 +172,23 @@ func (u *users) relieve() {
 	}
 	for d := range view.List[*appsv1.Deployment](u.tap.Snapshot(), kinds.Deployment, "") {
 		each := d.Spec.Template.Spec.Containers[0].Resources.Requests.Cpu().MilliValue()
-		n := int64(*d.Spec.Replicas)
+		n := u.most(kinds.Deployment, d)
 		if total += n * each; total > limit {
 			total -= n * each
 			u.note("scale", u.patch(kinds.RefTo(kinds.Deployment, d), `{"spec":{"replicas":0}}`))
 		}
 	}
+}
+
+// most replicas that there may be of what is scaled.
+func (u *users) most(k *kinds.Kind, o kinds.Object) int64 {
+	n := *replicasOf(o)
+	for _, h := range autoscalers(u.tap.Snapshot(), k, o) {
+		if n > 0 {
+			n = max(n, h.Spec.MaxReplicas)
+		}
+	}
+	return int64(n)
 }
 
 func (u *users) note(what string, err error) { u.tell("user: %s to relieve: %v", what, err) }

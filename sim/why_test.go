@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
-	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/why"
 )
@@ -45,31 +44,8 @@ func newFaulty(t *testing.T) *faulty {
 		}
 	}
 	f := &faulty{w}
-	f.record(t)
 	f.pass(t, time.Second) // nodes, default accounts
 	return f
-}
-
-// record has events written as a server does: those of controllers by the
-// controller manager, and no two at one moment, which is what their names are
-// made of.
-func (f *faulty) record(t *testing.T) {
-	t.Helper()
-	told := time.Duration(0)
-	for _, p := range f.processes {
-		name := p.user
-		if strings.HasPrefix(name, "system:serviceaccount:") {
-			name = "system:kube-controller-manager"
-		}
-		var err error
-		p.recorder, err = event.New(event.Config{Client: f.server.client(name, p.groups...), Component: p.name, Log: f.log, Now: func() time.Time {
-			told++
-			return f.now.Add(told)
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // pass lets time pass, and all happen that is due.

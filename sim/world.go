@@ -62,6 +62,7 @@ type world struct {
 	audit     *audit
 	checker   *checker
 	users     *users
+	loads     *loads
 	quiet     bool     // no faults
 	hung      bool     // some process hangs before a write
 	acting    *process // whose turn it is; nil: a user's
@@ -92,7 +93,7 @@ func newWorld(c config) (*world, error) {
 			w.kinds = append(w.kinds, k)
 		}
 	}
-	w.audit = newAudit()
+	w.audit, w.loads = newAudit(w), &loads{w, map[string]int64{}}
 	var err error
 	if w.cache, err = cache.New(cache.Config{Store: w.store, Kinds: w.kinds, Decoded: w.kinds, Log: c.log, Now: w.clock}); err != nil {
 		return nil, err
@@ -158,9 +159,9 @@ func (w *world) tell(format string, args ...any) {
 // chaos is one step: one of all that can happen.
 func (w *world) chaos() {
 	switch n := w.rng.IntN(1000); {
-	case n < 540:
+	case n < 500:
 		w.work()
-	case n < 840:
+	case n < 790:
 		w.deliver()
 	case n < 910:
 		w.users.act()
@@ -265,6 +266,12 @@ func (w *world) settle() error {
 	}
 	defer w.leaveOne()()
 	w.users.stopSchedules()
+	if w.rng.IntN(2) == 0 {
+		w.users.unlimit()
+	}
+	if w.rng.IntN(2) == 0 {
+		w.users.note("untaint", w.users.untaint())
+	}
 	if w.rng.IntN(3) > 0 {
 		w.users.relieve()
 	}
@@ -297,7 +304,7 @@ func (w *world) idle() error {
 	}
 	for k, n := range w.writes {
 		quiet := k == kinds.Lease.String() || k == kinds.Event.String() || k == kinds.Node.String()
-		if n != before[k] && !quiet && !w.waiting() {
+		if n != before[k] && !quiet && !w.waiting() && !w.limited("") { // else something may still time out
 			return fmt.Errorf("%d writes of %s in two idle minutes", n-before[k], k)
 		}
 	}
@@ -363,6 +370,9 @@ func (w *world) record(e store.Event) {
 	}
 	w.audit.lead(k, obj, w.acting)
 	w.audit.observe(k, prev, obj, by)
+	if err := w.audit.scales.observe(k, prev, obj, w.acting); err != nil {
+		w.audit.fail("%w", err)
+	}
 }
 
 // revision in a resourceVersion.
