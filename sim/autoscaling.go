@@ -33,8 +33,9 @@ const (
 	cooling = 5 * time.Minute
 	// slowly is the period in which an autoscaler that goes slowly takes one.
 	slowly = time.Minute
-	// steady is how far from what is wanted a load may be: upstream's default.
-	steady = 0.1
+	// steady is how far from what is wanted a load may be: upstream's default, and
+	// what sums of fractions are off by.
+	steady = 0.1 + 1e-9
 )
 
 // loads are what the apps of each namespace have to do, which their pods share.
@@ -151,6 +152,21 @@ func (u *users) autoscaler(ns, name, app string) *autoscalingv2.HorizontalPodAut
 		h.Spec.Behavior = &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &window}}
 	}
 	return h
+}
+
+// stopRivals of which none knows, since what they scale has no pods by which they
+// would find each other; they take turns with it, as upstream's.
+func (u *users) stopRivals() {
+	for h := range view.List[*autoscalingv2.HorizontalPodAutoscaler](u.tap.Snapshot(), kinds.HorizontalPodAutoscaler, "") {
+		selector := labels.SelectorFromSet(labels.Set{"app": h.Spec.ScaleTargetRef.Name})
+		known := false
+		for p := range view.List[*corev1.Pod](u.tap.Snapshot(), kinds.Pod, h.Namespace) {
+			known = known || selector.Matches(labels.Set(p.Labels))
+		}
+		if h.Name == "rival" && !known {
+			u.note("delete a second autoscaler", u.remove(kinds.RefTo(kinds.HorizontalPodAutoscaler, h), ""))
+		}
+	}
 }
 
 // replicasOf what can be scaled; nil if it cannot.

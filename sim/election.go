@@ -195,7 +195,7 @@ type hanging struct {
 
 func (h hanging) pause() {
 	w := h.process.world
-	if w.quiet || w.hung || w.rng.IntN(100) > 0 || slices.ContainsFunc(w.processes, func(q *process) bool { return q.name == h.process.name && q.lost }) {
+	if w.quiet || w.hung || w.rng.IntN(50) > 0 || slices.ContainsFunc(w.processes, func(q *process) bool { return q.name == h.process.name && q.lost }) {
 		return
 	}
 	w.hung, h.process.lost = true, true

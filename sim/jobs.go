@@ -177,7 +177,7 @@ func (w *world) checkJobs(t truth) error {
 
 // holdsCount: the last failed pod of an index bears how often that failed, and
 // stays until the next one takes that over, which a job that stands still does
-// not make.
+// not make, nor one that a quota does not let.
 func (t truth) holdsCount(o kinds.Object) bool {
 	if !slices.Contains(o.GetFinalizers(), batchv1.JobTrackingFinalizer) {
 		return false
@@ -185,7 +185,8 @@ func (t truth) holdsCount(o kinds.Object) bool {
 	for _, j := range t[kinds.Job] {
 		j := j.(*batchv1.Job)
 		if metav1.IsControlledBy(o, j) {
-			return j.Spec.BackoffLimitPerIndex != nil && (*j.Spec.Parallelism == 0 || *j.Spec.Suspend) && j.DeletionTimestamp == nil
+			limited := slices.ContainsFunc(t[kinds.ResourceQuota], func(q kinds.Object) bool { return q.GetNamespace() == j.Namespace })
+			return j.Spec.BackoffLimitPerIndex != nil && (*j.Spec.Parallelism == 0 || *j.Spec.Suspend || limited) && j.DeletionTimestamp == nil
 		}
 	}
 	return false

@@ -266,6 +266,7 @@ func (w *world) settle() error {
 	}
 	defer w.leaveOne()()
 	w.users.stopSchedules()
+	w.users.stopRivals()
 	if w.rng.IntN(2) == 0 {
 		w.users.unlimit()
 	}
