@@ -50,7 +50,7 @@ type load struct {
 }
 
 func newAudit(w *world) *audit {
-	return &audit{scales: &scaleAudit{world: w, changes: map[types.UID][]rescale{}, edited: map[types.UID]time.Time{}}, crons: &cronAudit{world: w, jobs: map[types.UID]*batchv1.Job{}},
+	return &audit{scales: &scaleAudit{world: w, changes: map[types.UID][]rescale{}, blurred: map[types.UID]time.Time{}}, crons: &cronAudit{world: w, jobs: map[types.UID]*batchv1.Job{}},
 		on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
 }
 

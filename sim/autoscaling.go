@@ -205,7 +205,7 @@ type rescale struct {
 type scaleAudit struct {
 	world   *world
 	changes map[types.UID][]rescale // by what is scaled
-	edited  map[types.UID]time.Time // when somebody else has changed that
+	blurred map[types.UID]time.Time // when one has changed it by a spec that was over
 	count   int
 }
 
@@ -213,21 +213,17 @@ func (a *scaleAudit) observe(k *kinds.Kind, before, after kinds.Object, by *proc
 	if after == nil || replicasOf(after) == nil {
 		if before != nil {
 			delete(a.changes, before.GetUID())
-			delete(a.edited, before.GetUID())
+			delete(a.blurred, before.GetUID())
 		}
 		return nil
 	}
 	uid, to := after.GetUID(), *replicasOf(after)
-	if before == nil || *replicasOf(before) != to && (by == nil || by.name != scaler) {
-		a.edited[uid] = a.world.now
+	if before == nil || *replicasOf(before) == to || by == nil || by.name != scaler {
 		return nil
 	}
 	from := *replicasOf(before)
-	if from == to {
-		return nil
-	}
 	a.count++
-	c := rescale{at: a.world.now, from: from, to: to, by: by.runner, fresh: a.world.now.Sub(a.edited[uid]) > cooling}
+	c := rescale{at: a.world.now, from: from, to: to, by: by.runner}
 	what := fmt.Sprintf("the autoscaler takes %s %s/%s from %d to %d", k, after.GetNamespace(), after.GetName(), from, to)
 	seen := autoscalers(by.view.Snapshot(), k, after)
 	if from == 0 {
@@ -241,37 +237,38 @@ func (a *scaleAudit) observe(k *kinds.Kind, before, after kinds.Object, by *proc
 	// What it has to keep to is what the server says, if it knows that already.
 	h := view.Get[*autoscalingv2.HorizontalPodAutoscaler](a.world.tap.Snapshot(), kinds.HorizontalPodAutoscaler, after.GetNamespace(), seen[0].Name)
 	if len(seen) > 1 || h == nil || h.UID != seen[0].UID || h.Generation != seen[0].Generation {
-		delete(a.changes, uid)
+		a.blurred[uid] = a.world.now
 		return nil
 	}
 	c.of, c.version = h.UID, h.Generation
 	// So much load that it asks for no less, whatever is tolerated.
-	c.fresh = c.fresh || h.Spec.Metrics[0].External != nil && a.world.loads.of[after.GetNamespace()+"/"+after.GetName()] >= each*int64(to)
+	c.fresh = h.Spec.Metrics[0].External != nil && a.world.loads.of[after.GetNamespace()+"/"+after.GetName()] >= each*int64(to)
 	a.changes[uid] = append(slices.DeleteFunc(a.changes[uid], func(old rescale) bool {
-		return old.by != c.by || old.of != c.of || old.version != c.version || c.at.Sub(old.at) > cooling
+		return old.by != c.by || old.of != c.of || c.at.Sub(old.at) > cooling
 	}), c)
 	if to > from || from > h.Spec.MaxReplicas {
 		return nil
 	}
-	return a.down(what, h, a.changes[uid])
+	return a.down(what, h, a.changes[uid], a.world.now.Sub(a.blurred[uid]) < slowly)
 }
 
-// down judges the last change, which takes replicas away.
-func (a *scaleAudit) down(what string, h *autoscalingv2.HorizontalPodAutoscaler, changes []rescale) error {
+// down judges the last change, which takes replicas away. blurred: there are
+// others of late that are not known well enough.
+func (a *scaleAudit) down(what string, h *autoscalingv2.HorizontalPodAutoscaler, changes []rescale, blurred bool) error {
 	window, now := cooling, changes[len(changes)-1]
 	if b := h.Spec.Behavior; b != nil && b.ScaleDown != nil && b.ScaleDown.StabilizationWindowSeconds != nil {
 		window = time.Duration(*b.ScaleDown.StabilizationWindowSeconds) * time.Second
 	}
 	sum := int32(0)
 	for _, c := range changes {
-		if c.to > c.from && c.to > now.to && c.fresh && now.at.Sub(c.at) < window {
+		if c.to > c.from && c.to > now.to && c.fresh && c.version == now.version && now.at.Sub(c.at) < window {
 			return fmt.Errorf("%s, %v after it went up to %d: it flaps", what, now.at.Sub(c.at), c.to)
 		}
 		if now.at.Sub(c.at) < slowly {
 			sum += c.to - c.from
 		}
 	}
-	if window == 0 && sum < -1 {
+	if window == 0 && sum < -1 && !blurred {
 		return fmt.Errorf("%s, which makes %d in %v: it flaps", what, sum, slowly)
 	}
 	return nil

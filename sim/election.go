@@ -20,6 +20,9 @@ import (
 // do something twice take part, for a second process takes steps from the others.
 var replicated = []string{"replicaset-controller", "daemon-set-controller", "job-controller", "scheduler"}
 
+// seldom: it hangs before one write in so many.
+const seldom = 50
+
 // pace of the elections. It is slower than real ones, as time passes in leaps
 // here, and idle clusters are watched for minutes.
 func pace() leader.Timing {
@@ -35,6 +38,7 @@ func (p *process) elect() *process {
 	if !slices.Contains(p.kinds, kinds.Lease) {
 		p.kinds = append(slices.Clone(p.kinds), kinds.Lease)
 	}
+	p.hangs = seldom
 	q := *p
 	q.replica = 1
 	return &q
@@ -195,7 +199,7 @@ type hanging struct {
 
 func (h hanging) pause() {
 	w := h.process.world
-	if w.quiet || w.hung || w.rng.IntN(50) > 0 || slices.ContainsFunc(w.processes, func(q *process) bool { return q.name == h.process.name && q.lost }) {
+	if w.quiet || w.hung || w.rng.IntN(h.process.hangs) > 0 || slices.ContainsFunc(w.processes, func(q *process) bool { return q.name == h.process.name && q.lost }) {
 		return
 	}
 	w.hung, h.process.lost = true, true

@@ -21,77 +21,73 @@ import (
 	"knarr.dev/knarr/internal/store"
 )
 
+// often enough for what comes out only when a process hangs.
+const often = 5
+
+// plant is a bug in one component.
+type plant struct {
+	in string
+	do func(*process)
+}
+
 // planted are bugs that a run can be given, to see that it finds them. None is
 // in the code that is simulated: they sit between it and its world.
-var planted = map[string]func(*process){
-	"scheduler-ignores-allocations": func(p *process) {
-		if p.name == "scheduler" {
-			p.change = roomy
-		}
-	},
-	"scheduler-inverts-priorities": func(p *process) {
-		if p.name == "scheduler" {
-			p.change = inverted
-		}
-	},
-	"gc-forgets": func(p *process) {
-		if p.name == collector {
-			p.wrap = func(c client.Client) client.Client { return forgetful{c} }
-		}
-	},
-	"replicaset-ignores-its-writes": func(p *process) {
-		if p.name == "replicaset-controller" {
-			p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
-		}
-	},
-	"daemonset-ignores-its-writes": func(p *process) {
-		if p.name == "daemon-set-controller" {
-			p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
-		}
-	},
-	"gc-trusts-its-view": func(p *process) {
-		if p.name == collector {
-			p.wrap = func(c client.Client) client.Client { return blind{c} }
-		}
-	},
-	"namespace-trusts-its-view": func(p *process) {
-		if p.name == "namespace-controller" {
-			p.wrap = func(c client.Client) client.Client { return blind{c} }
-		}
-	},
-	"replicaset-leads-too-early": func(p *process) {
-		if p.name == "replicaset-controller" {
-			p.revision = func(context.Context) (int64, error) { return 1, nil }
-		}
-	},
-	"replicaset-outlives-its-term": func(p *process) {
-		if p.name == "replicaset-controller" {
-			p.gate = func(_ *leader.Elector, c client.Client) client.Client { return c }
-		}
-	},
-	"autoscaler-forgets": func(p *process) {
-		if p.name == scaler {
-			p.declare = forgetting(p.declare)
-		}
-	},
-	"autoscaler-flaps": func(p *process) {
-		if p.name == scaler {
-			p.change = hasty
-		}
-	},
-	"cronjob-ignores-its-jobs": func(p *process) {
-		if p.name == "cronjob-controller" {
-			p.change = ownerless
-		}
-	},
-	"watch-drops-event": nil, // in plantInWatch
+var planted = map[string]plant{
+	"scheduler-ignores-allocations": {"scheduler", func(p *process) {
+		p.change = roomy
+	}},
+	"scheduler-inverts-priorities": {"scheduler", func(p *process) {
+		p.change = inverted
+	}},
+	"gc-forgets": {collector, func(p *process) {
+		p.wrap = func(c client.Client) client.Client { return forgetful{c} }
+	}},
+	"replicaset-ignores-its-writes": {"replicaset-controller", func(p *process) {
+		p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
+	}},
+	"daemonset-ignores-its-writes": {"daemon-set-controller", func(p *process) {
+		p.wrap = func(c client.Client) client.Client { return amnesiac{c} }
+	}},
+	"gc-trusts-its-view": {collector, func(p *process) {
+		p.wrap = func(c client.Client) client.Client { return blind{c} }
+	}},
+	"namespace-trusts-its-view": {"namespace-controller", func(p *process) {
+		p.wrap = func(c client.Client) client.Client { return blind{c} }
+	}},
+	"replicaset-leads-too-early": {"replicaset-controller", func(p *process) {
+		p.revision = func(context.Context) (int64, error) { return 1, nil }
+	}},
+	"replicaset-outlives-its-term": {"replicaset-controller", func(p *process) {
+		p.gate = func(_ *leader.Elector, c client.Client) client.Client { return c }
+		p.hangs = often
+	}},
+	"autoscaler-forgets": {scaler, func(p *process) {
+		p.declare = forgetting(p.declare)
+	}},
+	"autoscaler-flaps": {scaler, func(p *process) {
+		p.change = hasty
+	}},
+	"cronjob-ignores-its-jobs": {"cronjob-controller", func(p *process) {
+		p.change = ownerless
+	}},
+	"watch-drops-event": {}, // in plantInWatch
 }
 
 func plants() []string { return slices.Sorted(maps.Keys(planted)) }
 
+// favoured is the component with a bug. It gets more turns than others, or the bug
+// would have to wait for them.
+func (w *world) favoured() bool {
+	in := planted[w.plant].in
+	if in == "" || w.quiet || w.rng.IntN(3) > 0 {
+		return false
+	}
+	return slices.ContainsFunc(w.processes, func(p *process) bool { return p.name == in && p.work() })
+}
+
 func (w *world) plantInProcess(p *process) {
-	if plant := planted[w.plant]; plant != nil {
-		plant(p)
+	if x := planted[w.plant]; x.do != nil && x.in == p.name {
+		x.do(p)
 	}
 }
 

@@ -82,6 +82,7 @@ type process struct {
 
 	elected bool // it has a replica, and one of the two leads
 	replica int
+	hangs   int // before one write in so many, if it is elected
 	// revision and gate are the elector's, but for plants.
 	revision func(context.Context) (int64, error)
 	gate     func(*leader.Elector, client.Client) client.Client

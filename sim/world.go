@@ -180,6 +180,9 @@ func (w *world) chaos() {
 
 // work lets one process do one thing, any that has something to do.
 func (w *world) work() bool {
+	if w.favoured() {
+		return true
+	}
 	for _, i := range w.rng.Perm(len(w.processes)) {
 		if w.processes[i].work() {
 			return true
