@@ -47,7 +47,7 @@ func change(w *reconciletest.World, opts ...setOption) {
 		o(s)
 	}
 	s.Generation++
-	s.Annotations[appsv1.DeprecatedTemplateGeneration] = fmt.Sprint(s.Generation)
+	s.Annotations[appsv1.DeprecatedTemplateGeneration] = fmt.Sprint(8 + s.Generation) // as in set, and never one that has been
 	w.Put(kinds.DaemonSet, s)
 }
 
