@@ -33,6 +33,9 @@ const (
 	dialTimeout = 10 * time.Second
 	// probeTimeout bounds the look at one endpoint.
 	probeTimeout = 5 * time.Second
+	// othersWait is how much longer than the first endpoint others may take to say
+	// how they are.
+	othersWait = time.Second
 	// opTimeout bounds one request to an external etcd, so that whoever asks
 	// while it is away is told so: less than a request of a client may take.
 	opTimeout = 10 * time.Second
@@ -73,16 +76,43 @@ func (s *Store) greet(ctx context.Context, cfg Config) error {
 	if _, err := s.Revision(ask); err != nil {
 		return refused(cfg, err)
 	}
-	var last error
-	for _, endpoint := range s.client.Endpoints() {
-		st, err := s.client.Status(ask, endpoint)
-		if err != nil {
-			last = err
-			continue
-		}
-		return checkVersion(st.Version)
+	answers, err := s.statuses(ask)
+	if err != nil {
+		return fmt.Errorf("etcd at %v does not say its version: %w", cfg.Endpoints, err)
 	}
-	return fmt.Errorf("etcd at %v does not say its version: %w", cfg.Endpoints, last)
+	for _, st := range answers {
+		if err := checkVersion(st.Version); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statuses of the endpoints that answer: some may be away, but not all.
+func (s *Store) statuses(ctx context.Context) ([]*clientv3.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	endpoints := s.client.Endpoints()
+	all, errs := make([]*clientv3.StatusResponse, len(endpoints)), make([]error, len(endpoints))
+	var wg sync.WaitGroup
+	for i, endpoint := range endpoints {
+		wg.Go(func() {
+			if all[i], errs[i] = s.client.Status(ctx, endpoint); errs[i] == nil {
+				time.AfterFunc(othersWait, cancel)
+			}
+		})
+	}
+	wg.Wait()
+	var out []*clientv3.StatusResponse
+	for i, err := range errs {
+		if err == nil {
+			out = append(out, all[i])
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.Join(errs...)
+	}
+	return out, nil
 }
 
 func checkVersion(version string) error {

@@ -351,7 +351,10 @@ func TestLock(t *testing.T) {
 func TestLeavesOneOut(t *testing.T) {
 	var out bytes.Buffer
 	e := etcdtest.Start(t, nil)
-	open(t, Config{Endpoints: []string{e.Endpoint, "http://127.0.0.1:1"}, Log: slog.New(slog.NewTextHandler(&out, nil))})
+	s := open(t, Config{Endpoints: []string{"http://127.0.0.1:1", e.Endpoint}, Log: slog.New(slog.NewTextHandler(&out, nil))})
+	if size, err := s.Size(t.Context()); err != nil || size == 0 {
+		t.Errorf("size %d: %v", size, err)
+	}
 	if !strings.Contains(out.String(), "left out until it can be used") {
 		t.Errorf("the log says %q", out.String())
 	}

@@ -130,14 +130,12 @@ func (s *Store) Size(ctx context.Context) (int64, error) {
 	if s.server != nil {
 		return s.server.Server.Backend().Size(), nil
 	}
+	answers, err := s.statuses(ctx)
+	if err != nil {
+		return 0, err
+	}
 	var size int64
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	for _, endpoint := range s.client.Endpoints() {
-		st, err := s.client.Status(ctx, endpoint)
-		if err != nil {
-			return 0, err
-		}
+	for _, st := range answers {
 		size = max(size, st.DbSize)
 	}
 	return size, nil
