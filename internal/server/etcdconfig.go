@@ -19,10 +19,12 @@ import (
 // servers may use it. Empty: there is none. Paths may be relative to the working
 // directory.
 type EtcdConfig struct {
-	Endpoints     []string // URLs, https, or http on loopback
-	CA, Cert, Key string   // PEM files; without CA, the system's authorities
+	Endpoints []string `json:"endpoints"`    // URLs, https, or http on loopback
+	CA        string   `json:"ca,omitempty"` // PEM file, and so on; default: the system's authorities
+	Cert      string   `json:"cert,omitempty"`
+	Key       string   `json:"key,omitempty"`
 	// Prefix of the objects' keys; default /registry.
-	Prefix string
+	Prefix string `json:"prefix"`
 	// ClusterKey opens what the servers have in common (docs/adr/0005), in the
 	// form of sealed.Key; empty: that of the last start. The first server makes one.
 	ClusterKey string `json:"-"`

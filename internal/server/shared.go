@@ -67,7 +67,7 @@ func openShared(ctx context.Context, c *Config, db store.Store) (*share, error) 
 		kv, err = s.first(ctx, made)
 	}
 	if err == nil && !known && !made {
-		return nil, fmt.Errorf("this etcd holds a cluster: give the key of its servers with --cluster-key-file (on any of them it is %s)", s.keyFile())
+		return nil, errors.New("this etcd holds a cluster: give the key of its servers with --cluster-key-file (it is server/cluster.key in the data directory of any of them)")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot set up what the servers share: %w", err)
@@ -92,7 +92,7 @@ func (s *share) open(kv store.KV) (files map[string][]byte, err error) {
 	files, err = s.key.Open(s.place, kv.Value)
 	switch {
 	case errors.Is(err, sealed.ErrKey):
-		return nil, fmt.Errorf("the cluster key is not that of this etcd's cluster: give the file of one of its servers with --cluster-key-file (there it is %s)", s.keyFile())
+		return nil, errors.New("the cluster key is not that of this etcd's cluster: give the file of one of its servers with --cluster-key-file (there it is server/cluster.key in the data directory)")
 	case err != nil:
 		return nil, fmt.Errorf("what the servers share, at %s in etcd: %w", s.place, err)
 	}
