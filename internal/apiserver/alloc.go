@@ -18,7 +18,8 @@ import (
 // by an IPAddress object of its name, see addresses.go. Which ports are in use
 // is read from the services themselves; only requests in flight, and those whose
 // result the cache has not seen yet, are remembered, so nothing has to be
-// repaired. It serves one apiserver.
+// repaired. That is known to one apiserver only: of several over one store, one at
+// a time gives ports, see ports.go.
 type allocator struct {
 	cidr  netip.Prefix
 	ports [2]int
@@ -42,6 +43,7 @@ type reservation struct {
 	taken   []nodePort
 	rev     int64 // revision at which it was stored; 0: not yet
 	address *networkingv1.IPAddress
+	unlock  func() // nil: nothing is locked yet
 }
 
 func newAllocator(c Config) *allocator {
@@ -56,15 +58,23 @@ func (a *allocator) assign(c *call, s *Server, k *kinds.Kind, obj, old kinds.Obj
 		return nil, nil
 	}
 	before, _ := old.(*corev1.Service)
-	r, err := a.try(c, s, svc, before)
-	if err == nil {
-		return r, nil
-	}
-	// What seems to be taken may have been given back a moment ago.
-	if err := s.fresh(c.ctx, "", ""); err != nil {
+	unlock, err := s.lockPorts(c, svc, before)
+	if err != nil {
 		return nil, err
 	}
-	return a.try(c, s, svc, before)
+	r, err := a.try(c, s, svc, before)
+	if err != nil {
+		// What seems to be taken may have been given back a moment ago.
+		if err = s.fresh(c.ctx, "", ""); err == nil {
+			r, err = a.try(c, s, svc, before)
+		}
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	r.unlock = unlock
+	return r, nil
 }
 
 // try takes the ports first: they cost nothing to give back.
@@ -101,8 +111,9 @@ func (r *reservation) settle(rev int64) {
 	}
 	a := r.server.alloc
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	r.rev = rev
+	a.mu.Unlock()
+	r.unlock()
 }
 
 // drop gives back what was not stored.
@@ -114,6 +125,9 @@ func (r *reservation) drop() {
 	a.mu.Lock()
 	delete(a.inFlight, r)
 	a.mu.Unlock()
+	if r.unlock != nil {
+		r.unlock()
+	}
 	if r.address != nil {
 		r.server.releaseAddress(r.address)
 		r.address = nil

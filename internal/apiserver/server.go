@@ -106,6 +106,10 @@ type Config struct {
 
 	ServiceCIDR netip.Prefix
 	NodePorts   [2]int // first and last; zero: 30000 to 32767
+	// LockPorts makes this server the only one that gives node ports, until
+	// unlock is called; held ends when that is no longer sure. nil: it is the
+	// only server.
+	LockPorts func(ctx context.Context) (held context.Context, unlock func(), err error)
 
 	// Seats are shared by the requests that are being answered, by priority and
 	// fairness. 0: 600.

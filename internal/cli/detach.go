@@ -140,6 +140,9 @@ func (o *startOptions) startChild(ctx context.Context) error {
 		cmd.Args = withoutToken(cmd.Args)
 		cmd.Env = append(cmd.Env, "KNARR_TOKEN="+o.cfg.JoinToken)
 	}
+	if o.cfg.Etcd.ClusterKey != "" {
+		cmd.Env = append(cmd.Env, clusterKeyEnv+"="+o.cfg.Etcd.ClusterKey)
+	}
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

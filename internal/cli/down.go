@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,6 +65,9 @@ func uninstallCommand() *cobra.Command {
 				return err
 			}
 			fmt.Printf("removed %s and all links, routes, rules, mounts and cgroups of this node\n", in.DataDir)
+			if in.Etcd != nil {
+				fmt.Printf("the cluster's objects and keys stay in etcd (%s), below %s and /knarr.dev/\n", strings.Join(in.Etcd.Endpoints, ", "), in.Etcd.Prefix)
+			}
 			if !in.Server {
 				fmt.Printf("the cluster still knows the node: `kubectl delete node %s` there\n", in.NodeName)
 			}

@@ -23,6 +23,7 @@ type startOptions struct {
 	demo     bool
 
 	token, tokenFile string
+	clusterKeyFile   string
 }
 
 func upCommand() *cobra.Command {
@@ -119,6 +120,13 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f.StringVar(&o.cfg.AdmissionConfig, "admission-control-config-file", "", "file of an AdmissionConfiguration: defaults and exemptions of PodSecurity")
 	f.StringVar(&o.cfg.SchedulerConfig, "scheduler-config", "", "file of a KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders (default: upstream's default profile)")
 	f.StringVar(&o.cfg.EncryptionConfig, "encryption-provider-config", "", "EncryptionConfiguration file (default: Secrets are encrypted with a generated key)")
+	e := &o.cfg.Etcd
+	f.StringSliceVar(&e.Endpoints, "etcd-endpoints", nil, "URLs of an etcd that others run, for several servers (default: an etcd of its own)")
+	f.StringVar(&e.CA, "etcd-ca-file", "", "authorities of that etcd's certificates, PEM (default: the machine's)")
+	f.StringVar(&e.Cert, "etcd-cert-file", "", "client certificate for that etcd, PEM")
+	f.StringVar(&e.Key, "etcd-key-file", "", "its key, PEM")
+	f.StringVar(&e.Prefix, "etcd-prefix", "", "what the keys of the cluster's objects begin with there (default /registry)")
+	f.StringVar(&o.clusterKeyFile, "cluster-key-file", "", "file of the key that the servers over one etcd share, or KNARR_CLUSTER_KEY in the environment (default: that of the last start; the first server makes one)")
 	f.IntVar(&o.cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", 0, "see --max-requests-inflight (default 200)")
 }
 
@@ -151,6 +159,9 @@ func (o *startOptions) run(ctx context.Context) error {
 		return err
 	} else if _, err := os.Stat(o.cfg.ImagesDir); err != nil {
 		return fmt.Errorf("--images: %w", err)
+	}
+	if err := o.readClusterKey(); err != nil {
+		return err
 	}
 	if o.demo && !o.detach {
 		return errors.New("--demo goes with --detach: it deploys once the cluster is up")

@@ -104,17 +104,26 @@ func (s *control) wireTokens() error {
 	}
 	s.access.tokens, err = authn.NewTokens(authn.TokensConfig{
 		Keys: keys, Issuers: c.Issuers, KeysURI: uri, Audiences: c.Audiences, View: s.view, Fresh: s.fresh, Used: s.tokenUsed})
-	s.access.run = append(s.access.run, func(ctx context.Context) error { return filewatch.Run(ctx, s.rotate(keys), file) })
+	s.access.run = append(s.access.run, func(ctx context.Context) error { return filewatch.Run(ctx, s.rotate(ctx, keys), file) })
+	if s.share != nil {
+		s.access.run = append(s.access.run, s.share.follow)
+	}
 	return err
 }
 
-// rotate takes the keys of the file when they are others than before.
-func (s *control) rotate(have *authn.Keys) func() {
+// rotate takes the keys of the file when they are others than before. Of several
+// servers none signs with a key that is not known to all of them.
+func (s *control) rotate(ctx context.Context, have *authn.Keys) func() {
 	return func() {
 		var keys *authn.Keys
 		opened, err := pki.ReadSigningKeys(s.cfg.signingKeys())
 		if err == nil {
 			keys, err = authn.NewKeys(opened...)
+		}
+		if err == nil && s.share != nil && !keys.Same(have) {
+			if err = s.share.publishFile(ctx, signingFile); err != nil {
+				err = fmt.Errorf("they cannot be told to the other servers, write the file again once etcd answers: %w", err)
+			}
 		}
 		switch {
 		case err != nil:

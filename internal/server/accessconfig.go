@@ -58,7 +58,7 @@ func (c *AccessConfig) complete(domain string) error {
 		return fmt.Errorf("--requestheader-allowed-names goes with --requestheader-client-ca-file")
 	}
 	if len(c.Issuers) == 0 {
-		c.Issuers = []string{"https://kubernetes.default.svc." + domain}
+		c.Issuers = []string{defaultIssuer(domain)}
 	}
 	for i, iss := range c.Issuers {
 		// As OpenID Connect Discovery 1.0, 3 wants it.

@@ -36,7 +36,9 @@ func publishNetworks(ctx context.Context, api client.Client, c *Config) error {
 	}
 	have, err := api.Get(ctx, ref)
 	if apierrors.IsNotFound(err) {
-		_, err = api.Create(ctx, ref, want)
+		if _, err = api.Create(ctx, ref, want); apierrors.IsAlreadyExists(err) {
+			return nil // another server was faster, and says the same
+		}
 		return err
 	}
 	if err != nil {
@@ -45,7 +47,9 @@ func publishNetworks(ctx context.Context, api client.Client, c *Config) error {
 	if cm, ok := have.(*corev1.ConfigMap); ok && maps.Equal(cm.Data, want.Data) {
 		return nil
 	}
-	_, err = api.Update(ctx, ref, want)
+	if _, err = api.Update(ctx, ref, want); apierrors.IsConflict(err) {
+		return nil
+	}
 	return err
 }
 

@@ -68,6 +68,13 @@ type Config struct {
 	// Secrets are encrypted with a generated key.
 	EncryptionConfig string
 
+	// Etcd that others run, for several servers.
+	Etcd EtcdConfig
+	// asked are the networks that were said, and not by default; agreed: they are
+	// those of all servers.
+	asked  map[string]string
+	agreed bool
+
 	// Join: where an agent without a server of its own finds the cluster.
 	JoinServer string // https://host:port
 	JoinToken  string // knarr1.<CA hash>.<id>.<secret>; only needed the first time
@@ -123,6 +130,15 @@ func (c *Config) Complete() error {
 	defaultTo(&c.MaxMutatingRequestsInFlight, 200)
 	if c.MaxRequestsInFlight < 0 || c.MaxMutatingRequestsInFlight < 0 {
 		return errors.New("--max-requests-inflight and --max-mutating-requests-inflight cannot be negative")
+	}
+	if err := c.Etcd.complete(); err != nil {
+		return err
+	}
+	if c.Etcd.external() {
+		c.asked = map[string]string{}
+		for key, value := range c.networks() {
+			c.asked[key] = *value
+		}
 	}
 	if err := c.completeNetworks(); err != nil {
 		return err
@@ -182,6 +198,9 @@ func (c *Config) inherit() error {
 	if !c.Server {
 		defaultTo(&c.JoinServer, in.APIURL)
 		return nil
+	}
+	if err := c.inheritEtcd(in); err != nil {
+		return err
 	}
 	defaultTo(&c.ClusterCIDR, in.ClusterCIDR)
 	defaultTo(&c.ServiceCIDR, in.ServiceCIDR)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +45,23 @@ func TestComplete(t *testing.T) {
 		{name: "relative data dir", cfg: Config{DataDir: "x"}, want: "absolute"},
 		{name: "bad name", cfg: Config{NodeName: "a_b", NodeIP: "192.0.2.1"}, want: "--node-name"},
 		{name: "bad address", cfg: Config{NodeName: "n1", NodeIP: "nope"}, want: "node address"},
+		{name: "etcd without TLS", cfg: etcdAt("http://192.0.2.9:2379", nil), want: "plain http"},
+		{name: "etcd without TLS by name", cfg: etcdAt("http://localhost:2379", nil), want: "plain http"},
+		{name: "etcd on loopback", cfg: etcdAt("http://127.0.0.1:2379", nil)},
+		{name: "etcd over TLS", cfg: etcdAt("https://etcd.example.com:2379", nil)},
+		{name: "etcd without port", cfg: etcdAt("https://etcd.example.com", nil), want: "https://HOST:2379"},
+		{name: "etcd with a password", cfg: etcdAt("https://u:hunter2@etcd.example.com:2379", nil), want: "https://HOST:2379"},
+		{name: "etcd of both kinds", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.Endpoints = append(c.Endpoints, "http://127.0.0.1:1") }), want: "partly http"},
+		{name: "etcd twice", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.Endpoints = append(c.Endpoints, "https://a:1") }), want: "twice"},
+		{name: "certificate without key", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.Cert = "/x" }), want: "go together"},
+		{name: "certificate over http", cfg: etcdAt("http://127.0.0.1:1", func(c *EtcdConfig) { c.CA = "/x" }), want: "are for https"},
+		{name: "no certificate", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.CA = "/nonexistent" }), want: "--etcd-ca-file: stat"},
+		{name: "authority of nothing", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.CA = "/dev/null" }), want: "holds no PEM certificate"},
+		{name: "etcd prefix", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.Prefix = "/x/" }), want: "--etcd-prefix"},
+		{name: "etcd prefix of ours", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.Prefix = "/knarr.dev/x" }), want: "choose another"},
+		{name: "cluster key", cfg: etcdAt("https://a:1", func(c *EtcdConfig) { c.ClusterKey = "hunter2" }), want: "--cluster-key-file: a cluster key is 64"},
+		{name: "etcd flags without etcd", cfg: Config{Etcd: EtcdConfig{CA: "/x"}}, want: "--etcd-ca-file goes with --etcd-endpoints"},
+		{name: "cluster key without etcd", cfg: Config{Etcd: EtcdConfig{ClusterKey: "x"}}, want: "--cluster-key-file goes with --etcd-endpoints"},
 		{name: "overlap", cfg: Config{NodeName: "n1", NodeIP: "192.0.2.1", ClusterCIDR: "10.96.0.0/15"}, want: "overlap"},
 		{name: "node in pod range", cfg: Config{NodeName: "n1", NodeIP: "10.244.3.4"}, want: "--cluster-cidr"},
 		{name: "service range too small", cfg: Config{NodeName: "n1", NodeIP: "192.0.2.1", ServiceCIDR: "10.96.0.0/28"}, want: "12 to 24"},
@@ -219,5 +237,53 @@ func TestRealPath(t *testing.T) {
 	}
 	if got, want := RealPath(filepath.Join(dir, "link", "not", "yet")), filepath.Join(dir, "real", "not", "yet"); got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func etcdAt(endpoint string, edit func(*EtcdConfig)) Config {
+	c := EtcdConfig{Endpoints: []string{endpoint}}
+	if edit != nil {
+		edit(&c)
+	}
+	return Config{Etcd: c}
+}
+
+// TestInheritEtcd: where the objects are is not changed by leaving a flag away.
+func TestInheritEtcd(t *testing.T) {
+	start := func(dir string, e EtcdConfig) (*Config, error) {
+		c := &Config{Server: true, DataDir: dir, NodeName: "n1", NodeIP: "192.0.2.1", Etcd: e}
+		return c, c.Complete()
+	}
+	outside := EtcdConfig{Endpoints: []string{"https://a:1"}, Prefix: "/mine", ClusterKey: strings.Repeat("0123456789abcdef", 3) + "fedcba9876543210"}
+	dir := t.TempDir()
+	c, err := start(dir, outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeInstance(c, "v"); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "instance.json"))
+	if err != nil || strings.Contains(string(data), "0123456789abcdef") || strings.Contains(string(data), "10.96") {
+		t.Errorf("the note says %s (%v)", data, err)
+	}
+	if c, err = start(dir, EtcdConfig{}); err != nil || !reflect.DeepEqual(c.Etcd.Endpoints, outside.Endpoints) || c.Etcd.Prefix != "/mine" {
+		t.Errorf("%+v %v", c.Etcd, err)
+	}
+	if c, err = start(dir, EtcdConfig{Endpoints: []string{"https://b:1"}}); err != nil || c.Etcd.Endpoints[0] != "https://b:1" {
+		t.Errorf("%+v %v", c.Etcd, err)
+	}
+	if _, err = start(dir, EtcdConfig{Prefix: "/other"}); err == nil || !strings.Contains(err.Error(), "cannot be changed") {
+		t.Errorf("another prefix: %v", err)
+	}
+	inside := t.TempDir()
+	if c, err = start(inside, EtcdConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(writeInstance(c, "v"), os.MkdirAll(c.Dir("server", "etcd"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = start(inside, outside); err == nil || !strings.Contains(err.Error(), "restore a snapshot") {
+		t.Errorf("an etcd of its own is left: %v", err)
 	}
 }

@@ -43,6 +43,7 @@ import (
 	"knarr.dev/knarr/internal/store/etcd"
 	"knarr.dev/knarr/internal/store/transform"
 	"knarr.dev/knarr/internal/tracing"
+	"knarr.dev/knarr/internal/version"
 	"knarr.dev/knarr/internal/view"
 	"knarr.dev/knarr/internal/webhook"
 )
@@ -63,6 +64,7 @@ type control struct {
 	aggregate *aggregate.Aggregator
 	custom    *custom.Registrar
 	etcd      *etcd.Store
+	share     *share      // what several servers have in common; nil: this is the only one
 	store     store.Store // etcd, with Secrets encrypted on their way
 	cache     *cache.Cache
 	metrics   *prometheus.Registry // of the whole control plane
@@ -77,6 +79,7 @@ type control struct {
 	spans      *tracing.Provider // nil: there are none
 	api        *apiserver.Server
 	usage      *usage.Sampler
+	seen       seenServers // of several
 	// loops declares the controllers anew: some remember things, which must not
 	// outlive a term.
 	loops    func() ([]reconcile.Controller, error)
@@ -87,26 +90,65 @@ type control struct {
 // the store.
 func newControl(ctx context.Context, c *Config) (_ *control, err error) {
 	s := &control{cfg: c, log: c.Log, table: kinds.Builtin(), metrics: prometheus.NewRegistry()}
-	if s.authority, err = pki.OpenAuthority(c.Dir("server", "pki"), "ca", "knarr-ca", time.Now()); err != nil {
-		return nil, err
-	}
-	if s.front, err = pki.OpenAuthority(c.Dir("server", "pki"), "front-proxy-ca", "knarr-front-proxy-ca", time.Now()); err != nil {
-		return nil, err
-	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if s.etcd != nil {
+			err = errors.Join(err, s.etcd.Close())
+		}
+		if s.listener != nil {
+			err = errors.Join(err, s.listener.Close())
+		}
+	}()
 	if c.plane != nil {
 		s.listener = c.plane.listener
-	} else if s.listener, err = net.Listen("tcp", fmt.Sprintf(":%d", c.APIPort)); err != nil {
-		return nil, fmt.Errorf("cannot listen on the API port: %w", err)
 	}
-	c.Progress("starting etcd")
-	s.etcd, err = etcd.Open(ctx, etcd.Config{Dir: c.Dir("server", "etcd"), SocketDir: c.RunDir(), Log: s.log})
+	if c.Etcd.external() { // which has the keys too
+		if err := s.openExternal(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if s.authority, err = pki.OpenAuthority(c.Dir("server", "pki"), "ca", authorities()["ca"], time.Now()); err != nil {
+		return nil, err
+	}
+	if s.front, err = pki.OpenAuthority(c.Dir("server", "pki"), "front-proxy-ca", authorities()["front-proxy-ca"], time.Now()); err != nil {
+		return nil, err
+	}
+	if s.listener == nil {
+		if s.listener, err = net.Listen("tcp", fmt.Sprintf(":%d", c.APIPort)); err != nil {
+			s.listener = nil
+			return nil, fmt.Errorf("cannot listen on the API port: %w", err)
+		}
+	}
+	if s.etcd == nil {
+		c.Progress("starting etcd")
+		if s.etcd, err = s.openStore(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.wire(ctx)
+}
+
+// openStore starts or dials etcd.
+func (s *control) openStore(ctx context.Context) (*etcd.Store, error) {
+	conf, err := s.cfg.etcdStore()
 	if err != nil {
-		return nil, errors.Join(err, s.listener.Close())
+		return nil, err
 	}
-	if err := s.wire(ctx); err != nil {
-		return nil, errors.Join(err, s.listener.Close(), s.etcd.Close())
+	return etcd.Open(ctx, conf)
+}
+
+// openExternal connects to the etcd of several servers and becomes one of them.
+func (s *control) openExternal(ctx context.Context) (err error) {
+	s.cfg.Progress("connecting to etcd")
+	if s.etcd, err = s.openStore(ctx); err != nil {
+		return err
 	}
-	return s, nil
+	if s.share, err = openShared(ctx, s.cfg, s.etcd); err != nil || s.cfg.plane != nil {
+		return err
+	}
+	return writeInstance(s.cfg, version.GitVersion) // with the cluster's networks
 }
 
 // wire builds the components; nothing runs yet.
@@ -135,7 +177,7 @@ func (s *control) wire(ctx context.Context) (err error) {
 		return err
 	}
 	s.loops = func() ([]reconcile.Controller, error) {
-		loops, err := controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log), scaling{ctx, s})
+		loops, err := controllers(s.cfg, s.table, s.authority, s.authz, pki.RequestSigner{Authority: s.authority, Now: time.Now}, policyTypes(s.table, s.docs, s.log), scaling{ctx, s}, s.servers())
 		return append(loops, s.accessLoops()...), err
 	}
 	return s.wireAPI()
@@ -146,6 +188,11 @@ func (s *control) fresh(ctx context.Context, k *kinds.Kind) error {
 	rev, err := s.store.Revision(ctx)
 	if err != nil {
 		return err
+	}
+	if s.share != nil { // others write too, and what is no object: that has to be asked for
+		if err := s.cache.WaitRev(ctx, rev); err != nil {
+			return err
+		}
 	}
 	return s.view.WaitRev(ctx, k, rev)
 }
@@ -188,7 +235,7 @@ func (s *control) wireAPI() error {
 		Measured: s.usage,
 		Extra:    extra, Public: map[string]http.Handler{"/cacerts": caHandler(s.authority)},
 		KubeletTLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.authority.Pool(), GetClientCertificate: toKubelet.GetClientCertificate},
-		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), Log: s.log,
+		ServiceCIDR: netip.MustParsePrefix(s.cfg.ServiceCIDR), LockPorts: s.lockPorts(), Log: s.log,
 		Metrics: s.metrics, Gatherers: map[string]prometheus.Gatherer{"resources": resources},
 		Seats: s.cfg.MaxRequestsInFlight + s.cfg.MaxMutatingRequestsInFlight,
 		Ready: s.checks(), Commands: map[string]apiserver.Command{rotationPath: s.rotateKey},
@@ -325,6 +372,11 @@ func (s *control) run(ctx context.Context, ready chan<- struct{}) error {
 		}
 		if err := s.writeKubeconfig(); err != nil {
 			return err
+		}
+		if s.share != nil {
+			if err := s.register(ctx, g); err != nil {
+				return err
+			}
 		}
 		close(ready)
 		return nil

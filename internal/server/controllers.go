@@ -52,7 +52,7 @@ import (
 )
 
 // controllers of a server, each one line.
-func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer, types expression.Types, scaling horizontalpodautoscaler.Source) ([]reconcile.Controller, error) {
+func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz *authz.Authorizer, signer csr.Signer, types expression.Types, scaling horizontalpodautoscaler.Source, servers servers) ([]reconcile.Controller, error) {
 	approve, err := csr.Controller(csr.Config{Authorizer: authz, Signer: signer})
 	if err != nil {
 		return nil, err
@@ -61,9 +61,8 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 	if err != nil {
 		return nil, err
 	}
-	self := netip.MustParseAddr(c.NodeIP)
 	api, err := kubernetesservice.Controller(kubernetesservice.Config{
-		IP: netip.MustParseAddr(c.ServiceIP()), Port: int32(c.APIPort), Servers: func() []netip.Addr { return []netip.Addr{self} }})
+		IP: netip.MustParseAddr(c.ServiceIP()), Port: int32(c.APIPort), Servers: servers.live, Again: servers.again})
 	if err != nil {
 		return nil, err
 	}

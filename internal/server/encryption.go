@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -75,6 +76,9 @@ const rotationPath = "/encryption/rotation"
 
 // rotateKey answers there.
 func (s *control) rotateKey(ctx context.Context, q url.Values) (any, error) {
+	if s.share != nil && s.encryption == nil {
+		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "encryption"}, "rotation", errSharedKey)
+	}
 	ctx, cancel := context.WithTimeout(ctx, rotationTime)
 	defer cancel()
 	out, err := s.rotator.Rotate(ctx, q.Get("new") == "true")
@@ -88,6 +92,10 @@ func (s *control) rotateKey(ctx context.Context, q url.Values) (any, error) {
 	s.log.Info("encryption key rotation", "key", out.Key, "new", out.New, "rewritten", out.Rewritten, "dropped", out.Dropped, "done", out.Done)
 	return out, nil
 }
+
+// errSharedKey: another server would not know the new key at once, and could not
+// read what is written with it.
+var errSharedKey = errors.New("servers over an external etcd share the generated key, which cannot be changed while they run: give all of them an --encryption-provider-config with a new key, first to read and then to write with")
 
 // rotationTime is less than a request may take, so that there is an answer.
 const rotationTime = 40 * time.Second
@@ -131,6 +139,9 @@ func DiscardStopped(ctx context.Context, in *Instance, keys []string, log *slog.
 // stopped opens the store of a server that does not run, as long as do takes;
 // path is that of the key file.
 func stopped(ctx context.Context, in *Instance, log *slog.Logger, do func(db *etcd.Store, path string) error) error {
+	if in.Etcd != nil {
+		return fmt.Errorf("the cluster lies in an external etcd (%s), which other servers may be using: start this one and ask it", strings.Join(in.Etcd.Endpoints, ", "))
+	}
 	c := &Config{DataDir: in.DataDir, Log: log}
 	lock, err := lockInstance(c.DataDir)
 	if err != nil {

@@ -37,6 +37,8 @@ type Instance struct {
 	ClusterDNS      string `json:"clusterDNS,omitempty"`
 	ClusterDomain   string `json:"clusterDomain,omitempty"`
 	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
+	// Etcd that others run and the cluster lies in; nil: the server runs one.
+	Etcd *EtcdConfig `json:"etcd,omitempty"`
 }
 
 // ErrNotInstalled: there is no knarr with that data directory.
@@ -115,6 +117,12 @@ func writeInstance(c *Config, version string) error {
 		APIURL: c.APIURL(), APIPort: c.APIPort, KubeletPort: c.KubeletPort,
 		ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
 		RuntimeEndpoint: c.RuntimeEndpoint}
+	if c.Etcd.external() {
+		in.Etcd = &c.Etcd // the cluster key is left out
+		if !c.agreed {    // the networks are the cluster's, which are not known yet
+			in.ClusterCIDR, in.ServiceCIDR, in.ClusterDNS, in.ClusterDomain = "", "", "", ""
+		}
+	}
 	if !c.Server {
 		in.APIURL = c.JoinServer
 	}

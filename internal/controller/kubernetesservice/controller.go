@@ -28,6 +28,8 @@ type Config struct {
 	// must be quick; none leaves the endpoints as they are.
 	Servers func() []netip.Addr
 	Port    int32 // of the API servers
+	// Again is how soon to ask for the servers anew; 0: they hardly change.
+	Again time.Duration
 }
 
 // Controller keeps the service and its endpoints.
@@ -47,12 +49,14 @@ func Controller(c Config) (reconcile.Controller, error) {
 		},
 		Resync: resync,
 		Plan: func(in reconcile.Input) plan.Result {
-			return Plan(Observed{
+			res := Plan(Observed{
 				IP: c.IP, Servers: c.Servers(), Port: c.Port,
 				Service:   view.Get[*corev1.Service](in.View, kinds.Service, metav1.NamespaceDefault, Name),
 				Slice:     view.Get[*discoveryv1.EndpointSlice](in.View, kinds.EndpointSlice, metav1.NamespaceDefault, Name),
 				Endpoints: view.Get[*corev1.Endpoints](in.View, kinds.Endpoints, metav1.NamespaceDefault, Name),
 			})
+			res.After = c.Again
+			return res
 		},
 	}, nil
 }

@@ -5,7 +5,6 @@ package etcd
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -14,7 +13,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
 )
 
 // Config of an embedded etcd, or of an external one if Endpoints is set.
@@ -26,8 +24,11 @@ type Config struct {
 	// Compaction keeps this much history; 0: 5 min, as upstream.
 	Compaction time.Duration
 
+	// Endpoints of an external one: URLs, all of them http or all https.
 	Endpoints []string
-	TLS       *tls.Config
+	TLS       *tls.Config // for https
+	// Root is what its keys begin with instead of DefaultRoot; empty: with that.
+	Root string
 
 	Log *slog.Logger
 }
@@ -37,6 +38,7 @@ type Store struct {
 	client   *clientv3.Client
 	server   *embed.Etcd // nil for an external one
 	dir      string      // the embedded one's data
+	root     string      // instead of DefaultRoot; empty: there is no difference
 	diskFull atomic.Bool
 	sockets  *os.File // the directory, open while its sockets are in use
 	log      *slog.Logger
@@ -45,13 +47,14 @@ type Store struct {
 	stop     context.CancelFunc
 	done     chan struct{}
 	closing  chan struct{}
+	locking  locking
+	highest  highest
 	open     sync.RWMutex // held for reading while the database is read directly
 	asks     askSet
 }
 
 const (
 	defaultQuota = 8 << 30
-	dialTimeout  = 10 * time.Second
 	startTimeout = 2 * time.Minute
 )
 
@@ -80,22 +83,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	loop, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go s.watchSpace(loop)
+	if s.server == nil {
+		go s.compactEvery(loop, cfg.Compaction)
+	}
 	return s, nil
-}
-
-func (s *Store) dial(ctx context.Context, cfg Config) (err error) {
-	s.client, err = clientv3.New(clientv3.Config{Context: context.WithoutCancel(ctx), Endpoints: cfg.Endpoints, TLS: cfg.TLS,
-		DialTimeout: dialTimeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second, Logger: zap.New(bridge{log: cfg.Log})})
-	if err != nil {
-		return fmt.Errorf("cannot reach etcd at %v: %w", cfg.Endpoints, err)
-	}
-	ask, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	if _, err = s.Revision(ask); err != nil {
-		_ = s.client.Close()
-		return fmt.Errorf("etcd at %v does not answer: %w", cfg.Endpoints, err)
-	}
-	return nil
 }
 
 // Close ends an embedded etcd, or the connection, and everything that still
@@ -110,6 +101,7 @@ func (s *Store) Close() error {
 	s.open.Lock() // for good: nobody reads any more
 	s.stop()
 	<-s.done
+	s.locking.end()
 	err := s.client.Close()
 	if s.server != nil {
 		s.server.Close()

@@ -21,6 +21,9 @@ var harmless = map[string]string{
 	// Said again and again while a log of what came before a crash is replayed.
 	"failed to publish local member to cluster through raft": "too many requests",
 
+	// Of an external one: whoever asked gets the error.
+	"retrying of unary invoker failed": "",
+
 	"setting up serving from embedded etcd failed.": "",
 	"stopping insecure grpc server due to error":    "",
 	"stopped insecure grpc server due to error":     "",

@@ -17,21 +17,24 @@ const pageSize = 1000
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
-	resp, err := s.client.Get(ctx, key)
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.outer(key))
 	if err != nil {
 		return store.KV{}, s.translate(err)
 	}
 	if len(resp.Kvs) == 0 {
 		return store.KV{}, store.ErrNotFound
 	}
-	return kv(resp.Kvs[0]), nil
+	return s.inner(kv(resp.Kvs[0])), nil
 }
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (store.Page, error) {
-	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	from := s.outer(prefix)
+	end := clientv3.GetPrefixRangeEnd(from)
 	if o.After >= prefix {
-		from = o.After + "\x00" // also for an empty prefix: etcd has no empty keys
+		from = s.outer(o.After) + "\x00" // also for an empty prefix: etcd has no empty keys
 	}
 	page := store.Page{Rev: o.Rev}
 	for {
@@ -39,7 +42,7 @@ func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (s
 		if o.Limit > 0 {
 			limit = min(limit, o.Limit-len(page.KVs))
 		}
-		resp, err := s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)), clientv3.WithRev(page.Rev))
+		resp, err := s.page(ctx, from, end, limit, page.Rev)
 		if err != nil {
 			return store.Page{}, s.translate(err)
 		}
@@ -47,14 +50,20 @@ func (s *Store) List(ctx context.Context, prefix string, o store.ListOptions) (s
 			page.Rev = resp.Header.Revision
 		}
 		for _, k := range resp.Kvs {
-			page.KVs = append(page.KVs, kv(k))
+			page.KVs = append(page.KVs, s.inner(kv(k)))
 		}
 		page.More = resp.More
 		if !resp.More || o.Limit > 0 && len(page.KVs) >= o.Limit {
 			return page, nil
 		}
-		from = page.KVs[len(page.KVs)-1].Key + "\x00"
+		from = s.outer(page.KVs[len(page.KVs)-1].Key) + "\x00"
 	}
+}
+
+func (s *Store) page(ctx context.Context, from, end string, limit int, rev int64) (*clientv3.GetResponse, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)), clientv3.WithRev(rev))
 }
 
 // Put implements store.Store.
@@ -65,13 +74,13 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, expect int64)
 	if err := s.DiskRoom(); err != nil {
 		return 0, err
 	}
-	return s.write(ctx, key, expect, clientv3.OpPut(key, string(value)))
+	return s.write(ctx, key, expect, clientv3.OpPut(s.outer(key), string(value)))
 }
 
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, key string, expect int64) (int64, error) {
 	if expect != 0 {
-		return s.write(ctx, key, expect, clientv3.OpDelete(key))
+		return s.write(ctx, key, expect, clientv3.OpDelete(s.outer(key)))
 	}
 	// A transaction would succeed and delete nothing.
 	current, err := s.Get(ctx, key)
@@ -84,10 +93,12 @@ func (s *Store) Delete(ctx context.Context, key string, expect int64) (int64, er
 // write is one transaction: the change if the key is at the expected revision,
 // else the value that stands.
 func (s *Store) write(ctx context.Context, key string, expect int64, op clientv3.Op) (int64, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
 	resp, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(key), "=", expect)).
+		If(clientv3.Compare(clientv3.ModRevision(s.outer(key)), "=", expect)).
 		Then(op).
-		Else(clientv3.OpGet(key)).Commit()
+		Else(clientv3.OpGet(s.outer(key))).Commit()
 	if err != nil {
 		return 0, s.translate(err)
 	}
@@ -96,7 +107,7 @@ func (s *Store) write(ctx context.Context, key string, expect int64, op clientv3
 	}
 	current := store.KV{Key: key}
 	if got := resp.Responses[0].GetResponseRange(); len(got.Kvs) > 0 {
-		current = kv(got.Kvs[0])
+		current = s.inner(kv(got.Kvs[0]))
 	}
 	return 0, &store.Conflict{Current: current}
 }
@@ -110,9 +121,16 @@ func (s *Store) Revision(ctx context.Context) (int64, error) {
 		}
 		return s.server.Server.KV().Rev(), nil
 	}
-	resp, err := s.client.Get(ctx, "\x00", clientv3.WithCountOnly())
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	// Of our own keys, which is all that a user of etcd's may be allowed to read.
+	before := s.highest.seen()
+	resp, err := s.client.Get(ctx, s.outer(DefaultRoot+"/"), clientv3.WithCountOnly())
 	if err != nil {
 		return 0, s.translate(err)
+	}
+	if s.highest.see(resp.Header.Revision); resp.Header.Revision < before {
+		s.highest.rewind(resp.Header.Revision)
 	}
 	return resp.Header.Revision, nil
 }
@@ -120,6 +138,8 @@ func (s *Store) Revision(ctx context.Context) (int64, error) {
 // Compact forgets the history before rev: ErrCompacted if it is forgotten
 // already.
 func (s *Store) Compact(ctx context.Context, rev int64) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
 	_, err := s.client.Compact(ctx, rev)
 	return s.translate(err)
 }

@@ -92,8 +92,15 @@ func (s *Store) shrink() error {
 	return nil
 }
 
-// makeRoom compacts and defragments, and lifts the alarm if that helped.
+// errForeign: whoever runs an external etcd has to see to its size.
+var errForeign = errors.New("compact and defragment the external etcd and disarm its alarm (etcdctl), or raise its quota")
+
+// makeRoom compacts and defragments, and lifts the alarm if that helped. An
+// external etcd, which may serve others too, is left alone.
 func (s *Store) makeRoom(ctx context.Context) error {
+	if s.server == nil {
+		return errForeign
+	}
 	rev, err := s.Revision(ctx)
 	if err != nil {
 		return err
@@ -101,10 +108,12 @@ func (s *Store) makeRoom(ctx context.Context) error {
 	if _, err := s.client.Compact(ctx, rev, clientv3.WithCompactPhysical()); err != nil && !errors.Is(s.translate(err), store.ErrCompacted) {
 		return err
 	}
-	size, err := s.defragment(ctx)
-	if err != nil {
+	// The in-process client does not know how to, so the server is asked itself.
+	b := s.server.Server.Backend()
+	if err := b.Defrag(); err != nil {
 		return err
 	}
+	size := b.Size()
 	if size >= s.quota {
 		return fmt.Errorf("%d bytes are in use", size)
 	}
@@ -115,34 +124,18 @@ func (s *Store) makeRoom(ctx context.Context) error {
 	return err
 }
 
-// defragment returns the size that remains. The in-process client does not
-// know how, so an embedded server is asked itself.
-func (s *Store) defragment(ctx context.Context) (int64, error) {
-	if s.server != nil {
-		b := s.server.Server.Backend()
-		err := b.Defrag()
-		return b.Size(), err
-	}
-	for _, endpoint := range s.client.Endpoints() {
-		if _, err := s.client.Defragment(ctx, endpoint); err != nil {
-			return 0, err
-		}
-	}
-	return s.Size(ctx)
-}
-
 // Size is what the database takes of the disk, in bytes; of several servers,
 // the largest.
 func (s *Store) Size(ctx context.Context) (int64, error) {
 	if s.server != nil {
 		return s.server.Server.Backend().Size(), nil
 	}
+	answers, err := s.statuses(ctx)
+	if err != nil {
+		return 0, err
+	}
 	var size int64
-	for _, endpoint := range s.client.Endpoints() {
-		st, err := s.client.Status(ctx, endpoint)
-		if err != nil {
-			return 0, err
-		}
+	for _, st := range answers {
 		size = max(size, st.DbSize)
 	}
 	return size, nil

@@ -25,7 +25,9 @@ const (
 
 var (
 	errWatchEnded = errors.New("etcd: the watch ended")
-	errClosed     = errors.New("etcd: the store is closed")
+	// errRewound: etcd has been restored; whoever watches has to look anew.
+	errRewound = errors.New("etcd: it is at an older revision than it was")
+	errClosed  = errors.New("etcd: the store is closed")
 )
 
 // recvError is an error of the receiver, which ends the watch.
@@ -68,7 +70,7 @@ func (s *Store) watch(ctx context.Context, prefix string, after int64, prev bool
 			return ours.error
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, store.ErrCompacted):
+		case errors.Is(err, store.ErrCompacted), errors.Is(err, errRewound):
 			return err
 		}
 		if after > before {
@@ -200,12 +202,15 @@ func (s *Store) watchClient(ctx context.Context, prefix string, from int64, prev
 	if prev {
 		opts = append(opts, clientv3.WithPrevKV())
 	}
-	events := s.client.Watch(clientv3.WithRequireLeader(ctx), prefix, opts...)
+	events := s.client.Watch(clientv3.WithRequireLeader(ctx), s.outer(prefix), opts...)
+	rewound := s.highest.rewound()
 	for {
 		var resp clientv3.WatchResponse
 		var ok bool
 		select {
 		case resp, ok = <-events:
+		case <-rewound:
+			return errRewound
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closing:
@@ -217,9 +222,10 @@ func (s *Store) watchClient(ctx context.Context, prefix string, from int64, prev
 		if !ok {
 			return errWatchEnded
 		}
+		s.highest.see(resp.Header.Revision)
 		b := store.Batch{Rev: resp.Header.Revision}
 		for _, e := range resp.Events {
-			b.Events = append(b.Events, event((*mvccpb.Event)(e)))
+			b.Events = append(b.Events, s.innerEvent(event((*mvccpb.Event)(e))))
 			b.Rev = e.Kv.ModRevision
 		}
 		if err := deliver(b); err != nil {
