@@ -45,6 +45,7 @@ import (
 	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/ttlafterfinished"
 	"knarr.dev/knarr/internal/controller/vacprotection"
+	"knarr.dev/knarr/internal/controller/volumebinder"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
@@ -137,7 +138,7 @@ func (w *world) controllers() []reconcile.Controller {
 			},
 			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
 		}),
-		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(),
+		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(), volumebinder.Claims(), volumebinder.Volumes(),
 		servicecidr.Default("10.96.0.0/16"), servicecidr.Controller(), ipaddress.Controller(),
 		trustbundle.Controller(func() []byte { return []byte(anchor) }), podcertificate.Controller(),
 	}

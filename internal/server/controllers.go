@@ -44,6 +44,7 @@ import (
 	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/ttlafterfinished"
 	"knarr.dev/knarr/internal/controller/vacprotection"
+	"knarr.dev/knarr/internal/controller/volumebinder"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/reconcile"
@@ -83,6 +84,8 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		podgc.Controller(podgc.Config{}),
 		pvcprotection.Controller(),
 		pvprotection.Controller(),
+		volumebinder.Claims(),
+		volumebinder.Volumes(),
 		resourcequota.Controller(table),
 		vacprotection.Controller(),
 		deployment.Controller(),
