@@ -24,6 +24,7 @@ import (
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/ephemeralvolume"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/ipaddress"
@@ -130,7 +131,7 @@ func (w *world) controllers() []reconcile.Controller {
 		job.Controller(), cronjob.Controller(), ttlafterfinished.Controller(),
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
-		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
+		endpointslice.Controller(), endpoints.Controller(), ephemeralvolume.Controller(), clusterroleaggregation.Controller(),
 		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam, flowcontrol.Controller(),
 		policystatus.Controller(expression.Types{
 			Kind: func(schema.GroupVersionResource) (schema.GroupVersionKind, bool) {

@@ -20,6 +20,7 @@ import (
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/ephemeralvolume"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/horizontalpodautoscaler"
@@ -100,6 +101,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		horizontalpodautoscaler.Controller(table, scaling),
 		endpointslice.Controller(),
 		endpoints.Controller(),
+		ephemeralvolume.Controller(),
 		flowcontrol.Controller(),
 		policystatus.Controller(types),
 		servicecidr.Default(netip.MustParsePrefix(c.ServiceCIDR).Masked().String()),
