@@ -2,7 +2,6 @@ package ephemeralvolume
 
 import (
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -12,13 +11,10 @@ import (
 	"knarr.dev/knarr/internal/view"
 )
 
-// again is how often it is told anew that somebody else has a claim's name.
-const again = 10 * time.Minute
-
 // Controller makes claims. The view needs view.PodsByClaim.
 func Controller() reconcile.Controller {
 	return reconcile.Controller{
-		Name: "ephemeral-volume-controller", Reporter: "ephemeral_volume", For: kinds.Pod, Resync: again,
+		Name: "ephemeral-volume-controller", Reporter: "ephemeral_volume", For: kinds.Pod,
 		Watches: []reconcile.Watch{{Kind: kinds.PersistentVolumeClaim, Keys: users}},
 		Writes:  []reconcile.Write{{Kind: kinds.PersistentVolumeClaim, Verbs: []plan.Verb{plan.Create}}},
 		Plan:    reconcile.Pair(observe, Plan),

@@ -4,6 +4,7 @@ package ephemeralvolume
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,9 @@ import (
 	"knarr.dev/knarr/internal/plan"
 	"knarr.dev/knarr/internal/view"
 )
+
+// again is how often it is told anew that somebody else has a claim's name.
+const again = 10 * time.Minute
 
 // Observed is what a plan depends on.
 type Observed struct {
@@ -37,6 +41,7 @@ func Plan(o Observed) (out plan.Result) {
 		case have == nil:
 			out.Actions = append(out.Actions, o.create(name, v))
 		case !metav1.IsControlledBy(have, pod):
+			out.After = again
 			out.Events = append(out.Events, *o.failed(v, fmt.Sprintf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", have.Namespace, have.Name, pod.Namespace, pod.Name)))
 			return out
 		}

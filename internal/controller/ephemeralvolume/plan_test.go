@@ -58,6 +58,9 @@ func describe(res plan.Result) string {
 	for _, a := range res.Actions {
 		out = append(out, fmt.Sprintf("%s %s", a.Verb, a.Ref.Name))
 	}
+	if (res.After > 0) != (len(res.Events) > 0) {
+		out = append(out, "after "+res.After.String())
+	}
 	for _, e := range res.Events {
 		out = append(out, e.Reason+" "+e.Message)
 	}
