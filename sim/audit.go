@@ -26,6 +26,7 @@ type audit struct {
 	// owners that stand: not gone, and not waiting for their dependents' end.
 	standing map[types.UID]bool
 	sets     *setAudit
+	volumes  *volumeAudit
 	// waiting are pods for which room is being made.
 	waiting map[types.UID]*corev1.Pod
 	// preempted counts the pods that had to go for them.
@@ -45,7 +46,7 @@ type load struct {
 }
 
 func newAudit() *audit {
-	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
+	return &audit{on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), volumes: &volumeAudit{owners: map[string]types.UID{}}, freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -70,6 +71,9 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 		a.standing[after.GetUID()] = after.GetDeletionTimestamp() == nil || !slices.Contains(after.GetFinalizers(), metav1.FinalizerDeleteDependents)
 	}
 	if err := a.sets.observe(k, before, after); err != nil {
+		a.fail("%w", err)
+	}
+	if err := a.volumes.observe(before, after); err != nil {
 		a.fail("%w", err)
 	}
 	switch k {

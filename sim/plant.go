@@ -65,6 +65,11 @@ var planted = map[string]func(*process){
 			p.gate = func(_ *leader.Elector, c client.Client) client.Client { return c }
 		}
 	},
+	"binder-ignores-revisions": func(p *process) {
+		if p.name == "persistent-volume-binder" {
+			p.wrap = func(c client.Client) client.Client { return forceful{c} }
+		}
+	},
 	"watch-drops-event": nil, // in plantInWatch
 }
 
@@ -124,6 +129,15 @@ func (b blind) Get(_ context.Context, ref kinds.Ref) (runtime.Object, error) {
 
 func (b blind) List(_ context.Context, k *kinds.Kind, _ string, _ metav1.ListOptions) (runtime.Object, error) {
 	return k.NewList(), nil
+}
+
+// forceful writes over what others have written meanwhile.
+type forceful struct{ client.Client }
+
+func (f forceful) Update(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
+	o := obj.DeepCopyObject().(kinds.Object)
+	o.SetResourceVersion("")
+	return f.Client.Update(ctx, ref, o)
 }
 
 // amnesiac hides the revisions of its writes, so that the runtime does not

@@ -30,7 +30,10 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(130); {
+	switch n := u.rng.IntN(145); {
+	case n >= 130:
+		app = "volumes"
+		what, err = u.actOnVolumes(ns)
 	case n >= 118:
 		what, app, err = u.actOnJobs(ns)
 	case n < 19:

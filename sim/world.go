@@ -265,6 +265,7 @@ func (w *world) settle() error {
 	}
 	defer w.leaveOne()()
 	w.users.stopSchedules()
+	w.users.relieveVolumes()
 	if w.rng.IntN(3) > 0 {
 		w.users.relieve()
 	}
