@@ -58,7 +58,7 @@ func (w *world) converged() error {
 	if err != nil {
 		return err
 	}
-	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkDaemonSets, w.checkSlices, w.checkBudgets, w.checkJobs, w.checkSchedules, w.checkAutoscalers, w.checkQuotas, w.checkDrained} {
+	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkVolumes, w.checkDaemonSets, w.checkSlices, w.checkBudgets, w.checkJobs, w.checkSchedules, w.checkAutoscalers, w.checkQuotas, w.checkDrained} {
 		if err := check(t); err != nil {
 			return err
 		}
@@ -208,6 +208,9 @@ func (w *world) checkOwners(t truth) error {
 	}
 	for _, k := range w.kinds {
 		for _, o := range t[k] {
+			if o.GetDeletionTimestamp() != nil && (t.held(o) || t.heldVolume(o)) {
+				continue
+			}
 			if o.GetDeletionTimestamp() != nil && !t.holdsCount(o) {
 				return fmt.Errorf("%s %s/%s does not go away: finalizers %v", k, o.GetNamespace(), o.GetName(), o.GetFinalizers())
 			}

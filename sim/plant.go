@@ -70,6 +70,9 @@ var planted = map[string]plant{
 	"cronjob-ignores-its-jobs": {"cronjob-controller", func(p *process) {
 		p.change = ownerless
 	}},
+	"binder-ignores-revisions": {"persistent-volume-binder", func(p *process) {
+		p.wrap = func(c client.Client) client.Client { return forceful{c} }
+	}},
 	"watch-drops-event": {}, // in plantInWatch
 }
 
@@ -173,6 +176,15 @@ func (b blind) Get(_ context.Context, ref kinds.Ref) (runtime.Object, error) {
 
 func (b blind) List(_ context.Context, k *kinds.Kind, _ string, _ metav1.ListOptions) (runtime.Object, error) {
 	return k.NewList(), nil
+}
+
+// forceful writes over what others have written meanwhile.
+type forceful struct{ client.Client }
+
+func (f forceful) Update(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
+	o := obj.DeepCopyObject().(kinds.Object)
+	o.SetResourceVersion("")
+	return f.Client.Update(ctx, ref, o)
 }
 
 // amnesiac hides the revisions of its writes, so that the runtime does not

@@ -24,6 +24,7 @@ import (
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/ephemeralvolume"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/horizontalpodautoscaler"
@@ -46,6 +47,7 @@ import (
 	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/ttlafterfinished"
 	"knarr.dev/knarr/internal/controller/vacprotection"
+	"knarr.dev/knarr/internal/controller/volumebinder"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
@@ -134,7 +136,7 @@ func (w *world) controllers() []reconcile.Controller {
 		job.Controller(), cronjob.Controller(), ttlafterfinished.Controller(), horizontalpodautoscaler.Controller(w.table, w.loads),
 		garbagecollector.Controller(w.table), namespace.Controller(w.table),
 		serviceaccount.Controller(), rootca.Controller(rootca.Config{Bundle: func() []byte { return []byte("a certificate") }}),
-		endpointslice.Controller(), endpoints.Controller(), clusterroleaggregation.Controller(),
+		endpointslice.Controller(), endpoints.Controller(), ephemeralvolume.Controller(), clusterroleaggregation.Controller(),
 		nodelifecycle.Controller(nodelifecycle.Config{}), podgc.Controller(podgc.Config{}), ipam, flowcontrol.Controller(),
 		policystatus.Controller(expression.Types{
 			Kind: func(schema.GroupVersionResource) (schema.GroupVersionKind, bool) {
@@ -142,7 +144,7 @@ func (w *world) controllers() []reconcile.Controller {
 			},
 			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
 		}),
-		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(),
+		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(), volumebinder.Claims(), volumebinder.Volumes(),
 		servicecidr.Default("10.96.0.0/16"), servicecidr.Controller(), ipaddress.Controller(),
 		trustbundle.Controller(func() []byte { return []byte(anchor) }), podcertificate.Controller(),
 	}

@@ -63,6 +63,9 @@ func (u *users) statefulSet(ns string) *appsv1.StatefulSet {
 	if u.rng.IntN(3) == 0 {
 		s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
 	}
+	if ns != "b" { // always or never: pods that a set adopts get no claims any more
+		u.claims(s)
+	}
 	if n := intstr.FromInt32(int32(1 + u.rng.IntN(2))); u.rng.IntN(2) == 0 {
 		s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &n}
 	}

@@ -30,7 +30,10 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(200); {
+	switch n := u.rng.IntN(215); {
+	case n >= 200:
+		app = "volumes"
+		what, err = u.actOnVolumes(ns)
 	case n >= 188:
 		what, app, err = u.actOnJobs(ns)
 	case n >= 172:

@@ -276,6 +276,7 @@ func (w *world) settle() error {
 	if w.rng.IntN(2) == 0 {
 		w.users.note("untaint", w.users.untaint())
 	}
+	w.users.relieveVolumes()
 	if w.rng.IntN(3) > 0 {
 		w.users.relieve()
 	}

@@ -175,15 +175,7 @@ func valueOr[T ~string](p *T, otherwise T) string {
 func storageClassListColumns(list iter.Seq[Object]) []Column {
 	var first Object
 	for o := range list {
-		if !defaultClass(o) {
-			continue
-		}
-		if first == nil {
-			first = o
-			continue
-		}
-		a, b := o.GetCreationTimestamp(), first.GetCreationTimestamp()
-		if a.After(b.Time) || a.Equal(&b) && o.GetName() < first.GetName() {
+		if IsDefaultStorageClass(o) && (first == nil || before(o, first)) {
 			first = o
 		}
 	}
@@ -200,10 +192,36 @@ func storageClassListColumns(list iter.Seq[Object]) []Column {
 	return columns([]Column{marked}, storageClassColumns[1:])
 }
 
-// defaultClass by annotation, under its old name too.
-func defaultClass(o Object) bool {
+// before: of two default classes, the first is the one that counts.
+func before(x, y Object) bool {
+	a, b := x.GetCreationTimestamp(), y.GetCreationTimestamp()
+	return a.After(b.Time) || a.Equal(&b) && x.GetName() < y.GetName()
+}
+
+// IsDefaultStorageClass says whether a class is marked as the default by
+// annotation, under its old name too.
+func IsDefaultStorageClass(o Object) bool {
 	a := o.GetAnnotations()
 	return a["storageclass.kubernetes.io/is-default-class"] == "true" || a["storageclass.beta.kubernetes.io/is-default-class"] == "true"
+}
+
+// DefaultStorageClass is the one that claims get which ask for none; nil: there
+// is none.
+func DefaultStorageClass(list iter.Seq[*storagev1.StorageClass]) (class *storagev1.StorageClass) {
+	for c := range list {
+		if IsDefaultStorageClass(c) && (class == nil || before(c, class)) {
+			class = c
+		}
+	}
+	return class
+}
+
+// VolumeClass is the storage class that a volume is of, which may be none.
+func VolumeClass(v *corev1.PersistentVolume) string {
+	if class, ok := v.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+		return class
+	}
+	return v.Spec.StorageClassName
 }
 
 // ClaimClass is the storage class that a claim asks for, which may be none; ok

@@ -20,6 +20,7 @@ import (
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
+	"knarr.dev/knarr/internal/controller/ephemeralvolume"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/garbagecollector"
 	"knarr.dev/knarr/internal/controller/horizontalpodautoscaler"
@@ -44,6 +45,7 @@ import (
 	"knarr.dev/knarr/internal/controller/trustbundle"
 	"knarr.dev/knarr/internal/controller/ttlafterfinished"
 	"knarr.dev/knarr/internal/controller/vacprotection"
+	"knarr.dev/knarr/internal/controller/volumebinder"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kinds/expression"
 	"knarr.dev/knarr/internal/reconcile"
@@ -82,6 +84,8 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		podgc.Controller(podgc.Config{}),
 		pvcprotection.Controller(),
 		pvprotection.Controller(),
+		volumebinder.Claims(),
+		volumebinder.Volumes(),
 		resourcequota.Controller(table),
 		vacprotection.Controller(),
 		deployment.Controller(),
@@ -96,6 +100,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		horizontalpodautoscaler.Controller(table, scaling),
 		endpointslice.Controller(),
 		endpoints.Controller(),
+		ephemeralvolume.Controller(),
 		flowcontrol.Controller(),
 		policystatus.Controller(types),
 		servicecidr.Default(netip.MustParsePrefix(c.ServiceCIDR).Masked().String()),

@@ -65,6 +65,39 @@ var (
 		}
 		return keys
 	}}
+	// UnboundClaims files claims that have no volume yet under the class that
+	// they ask for; "" of none.
+	UnboundClaims = &Index{Kind: kinds.PersistentVolumeClaim, Keys: func(o kinds.Object) []string {
+		c := o.(*corev1.PersistentVolumeClaim)
+		if c.Spec.VolumeName != "" {
+			return nil
+		}
+		class, _ := kinds.ClaimClass(c)
+		return []string{class}
+	}}
+	// ClaimsByVolume files claims under the volume that they name.
+	ClaimsByVolume = &Index{Kind: kinds.PersistentVolumeClaim, Keys: func(o kinds.Object) []string {
+		if name := o.(*corev1.PersistentVolumeClaim).Spec.VolumeName; name != "" {
+			return []string{name}
+		}
+		return nil
+	}}
+	// VolumesByClaim files volumes under namespace/name of the claim that they
+	// name.
+	VolumesByClaim = &Index{Kind: kinds.PersistentVolume, Keys: func(o kinds.Object) []string {
+		if ref := o.(*corev1.PersistentVolume).Spec.ClaimRef; ref != nil {
+			return []string{ref.Namespace + "/" + ref.Name}
+		}
+		return nil
+	}}
+	// FreeVolumes files volumes that anybody may claim under their class.
+	FreeVolumes = &Index{Kind: kinds.PersistentVolume, Keys: func(o kinds.Object) []string {
+		v := o.(*corev1.PersistentVolume)
+		if v.Spec.ClaimRef != nil || v.Status.Phase != corev1.VolumeAvailable {
+			return nil
+		}
+		return []string{kinds.VolumeClass(v)}
+	}}
 	// TrackedPods files pods that no job has counted yet under namespace/job.
 	TrackedPods = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
 		var keys []string
@@ -142,6 +175,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, TrackedPods, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, UnboundClaims, ClaimsByVolume, VolumesByClaim, FreeVolumes, TrackedPods, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }

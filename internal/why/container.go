@@ -68,6 +68,9 @@ func (l *look) setUp(p *corev1.Pod) *finding {
 	if e.Reason != "FailedCreatePodSandBox" {
 		f = about(kinds.Pod, p, "its volumes cannot be set up: %s", e.Message).since(began(e))
 	}
+	if open := l.openClaim(p, f.What); open != nil {
+		return open.since(began(e))
+	}
 	switch {
 	case strings.Contains(e.Message, "runtime handler") && p.Spec.RuntimeClassName != nil:
 		return f.because(on(kinds.RuntimeClass, "", *p.Spec.RuntimeClassName, "its handler is not one that the runtime of node %s has", p.Spec.NodeName).

@@ -79,8 +79,8 @@ func (l *look) cluster() *view.Snapshot {
 	return v.Snapshot()
 }
 
-// aboutClaim matches what schedulers say when volumes are in the way.
-var aboutClaim = regexp.MustCompile(`(?i)persistentvolumeclaim|persistent volume|volume node affinity`)
+// aboutClaim matches what schedulers and kubelets say when volumes are in the way.
+var aboutClaim = regexp.MustCompile(`(?i)persistentvolumeclaim|persistent volume|volume node affinity|error processing PVC`)
 
 // openClaim is the pod's claim because of which it has no node.
 func (l *look) openClaim(p *corev1.Pod, said string) *finding {

@@ -43,7 +43,7 @@ func (l *look) claim(c *corev1.PersistentVolumeClaim) *finding {
 		return f.because(missing(kinds.StorageClass, "", *c.Spec.StorageClassName, "create it, or name another in the claim; or make a PersistentVolume that names it"))
 	}
 	e := l.told(c, "ProvisioningFailed", "FailedBinding", "WaitForFirstConsumer", "WaitForPodScheduled", "ExternalProvisioning", "VolumeMismatch")
-	if e != nil && e.Type == corev1.EventTypeWarning {
+	if e != nil && e.Type == corev1.EventTypeWarning && (class == nil || class.Provisioner != noProvisioner) {
 		f.What = fmt.Sprintf("no volume is made for it: %s", e.Message)
 		return f.since(began(e))
 	}

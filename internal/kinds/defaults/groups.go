@@ -61,7 +61,9 @@ func StatefulSet(sts *appsv1.StatefulSet) {
 	or(&spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
 	or(&spec.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
 	for i := range spec.VolumeClaimTemplates {
-		PersistentVolumeClaim(&spec.VolumeClaimTemplates[i])
+		t := &spec.VolumeClaimTemplates[i]
+		t.APIVersion, t.Kind = "v1", "PersistentVolumeClaim" // so that naming them is no change of an immutable field
+		PersistentVolumeClaim(t)
 	}
 }
 

@@ -1,6 +1,9 @@
 package validate
 
 import (
+	"fmt"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -170,4 +173,48 @@ func (e *errors) dataSource(p *field.Path, spec *corev1.PersistentVolumeClaimSpe
 	case !same(src.APIGroup, ref.APIGroup) || src.Kind != ref.Kind || src.Name != ref.Name:
 		e.invalid(p, p.Child("dataSource").String(), "must match dataSourceRef")
 	}
+}
+
+// claimTemplate is what the claim of an ephemeral volume is made of. Of its
+// metadata only labels and annotations are used.
+func (e *errors) claimTemplate(p *field.Path, t *corev1.PersistentVolumeClaimTemplate) {
+	if t == nil {
+		e.required(p)
+		return
+	}
+	m, at := &t.ObjectMeta, p.Child("metadata")
+	e.annotations(at.Child("annotations"), m.Annotations)
+	e.labels(at.Child("labels"), m.Labels)
+	for _, f := range []struct {
+		name string // as upstream spells it
+		set  bool
+	}{
+		{"name", m.Name != ""}, {"generateName", m.GenerateName != ""}, {"namespace", m.Namespace != ""}, {"selfLink", m.SelfLink != ""},
+		{"uID", m.UID != ""}, {"resourceVersion", m.ResourceVersion != ""}, {"generation", m.Generation != 0},
+		{"creationTimestamp", !m.CreationTimestamp.IsZero()}, {"deletionTimestamp", m.DeletionTimestamp != nil},
+		{"deletionGracePeriodSeconds", m.DeletionGracePeriodSeconds != nil}, {"ownerReferences", m.OwnerReferences != nil},
+		{"finalizers", m.Finalizers != nil}, {"managedFields", m.ManagedFields != nil},
+	} {
+		if f.set {
+			e.forbid(at.Child(f.name), "cannot be set")
+		}
+	}
+	e.claim(p.Child("spec"), &t.Spec)
+}
+
+// madeClaim: the claim that is made for an ephemeral volume gets its name from
+// pod and volume.
+func (s *podScope) madeClaim(p *field.Path, volume string) {
+	if s.podName == "" || volume == "" {
+		return
+	}
+	name := s.podName + "-" + volume
+	for _, msg := range subdomain(name, false) {
+		s.invalid(p, volume, fmt.Sprintf("PVC name %q: %v", name, msg))
+	}
+}
+
+// makes reports whether a claim of the name is made for one of the pod's volumes.
+func (s *podScope) makes(claim string) bool {
+	return s.podName != "" && slices.ContainsFunc(s.spec.Volumes, func(v corev1.Volume) bool { return v.Ephemeral != nil && s.podName+"-"+v.Name == claim })
 }

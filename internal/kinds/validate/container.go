@@ -14,6 +14,7 @@ type podScope struct {
 	*errors
 	spec    *corev1.PodSpec
 	isPod   bool // a pod, not the template of one
+	podName string
 	volumes map[string]*corev1.VolumeSource
 	names   map[string]bool // of all containers, made when first asked for
 }

@@ -23,6 +23,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -51,7 +52,10 @@ func TestDeployment(t *testing.T) {
 		{"deadline of pods", func(d *deployment) { d.Spec.Template.Spec.ActiveDeadlineSeconds = ptr(int64(1)) }, []string{"spec.template.spec.activeDeadlineSeconds Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported"}},
 		{"claim in template", func(d *deployment) {
 			d.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}
-		}, []string{"spec.template.spec.volumes[0].persistentVolumeClaim Forbidden: not supported by this version"}},
+		}, nil},
+		{"driver in template", func(d *deployment) {
+			d.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}}}
+		}, []string{"spec.template.spec.volumes[0].csi Forbidden: not supported by this version"}},
 		{"strategy", func(d *deployment) { d.Spec.Strategy = appsv1.DeploymentStrategy{Type: "Swap"} }, []string{`spec.strategy.type NotSupported: "Recreate", "RollingUpdate"`}},
 		{"recreate in steps", func(d *deployment) { d.Spec.Strategy.Type = "Recreate" }, []string{"spec.strategy.rollingUpdate Forbidden: may not be specified when strategy `type` is 'Recreate'"}},
 		{"no step", func(d *deployment) {
@@ -115,13 +119,29 @@ func TestOtherSets(t *testing.T) {
 		{"on delete in steps", func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.Type = "OnDelete" }, []string{"spec.updateStrategy.rollingUpdate Invalid: only allowed for updateStrategy 'RollingUpdate'"}},
 		{"partition", func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = ptr(int32(-1)) }, []string{"spec.updateStrategy.rollingUpdate.partition Invalid"}},
 		{"claims", func(s *appsv1.StatefulSet) {
-			s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
+			s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{claimNamed("data")}
 			s.Spec.Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-		}, []string{"spec.volumeClaimTemplates Forbidden: not supported by this version"}},
+		}, nil},
+		{"claims in the place of volumes", func(s *appsv1.StatefulSet) {
+			s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{claimNamed("data")}
+			s.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}}}
+		}, nil},
+		{"claims of nothing", func(s *appsv1.StatefulSet) {
+			s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
+		}, []string{"spec.volumeClaimTemplates[0].spec.accessModes Required: at least 1 access mode is required", "spec.volumeClaimTemplates[0].spec.resources[storage] Required"}},
+		{"mounts of no claim", func(s *appsv1.StatefulSet) {
+			s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{claimNamed("data")}
+			s.Spec.Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "other", MountPath: "/data"}}
+		}, []string{"spec.template.spec.containers[0].volumeMounts[0].name NotFound"}},
+		{"keeping", func(s *appsv1.StatefulSet) { s.Spec.PersistentVolumeClaimRetentionPolicy.WhenScaled = "Keep" },
+			[]string{`spec.persistentVolumeClaimRetentionPolicy.whenScaled NotSupported: "Delete", "Retain"`}},
 	})
 	updates(t, sts, defaults.StatefulSet, StatefulSetUpdate, []change[*appsv1.StatefulSet]{
 		{"scale", func(s *appsv1.StatefulSet) { s.Spec.Replicas = ptr(int32(3)) }, nil},
 		{"service", func(s *appsv1.StatefulSet) { s.Spec.ServiceName = "t" }, []string{"spec.serviceName Invalid: field is immutable"}},
+		{"claims", func(s *appsv1.StatefulSet) {
+			s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{claimNamed("data")}
+		}, []string{"spec.volumeClaimTemplates Invalid: field is immutable"}},
 		{"the rest", func(s *appsv1.StatefulSet) {
 			s.Spec.PodManagementPolicy, s.Spec.RevisionHistoryLimit = appsv1.ParallelPodManagement, ptr[int32](-1)
 			s.Spec.Selector.MatchLabels["app"], s.Spec.Template.Labels["app"] = "other", "other"
@@ -448,4 +468,11 @@ func TestReviews(t *testing.T) {
 	compare(t, TokenRequest(&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr(int64(10))}}), []string{"spec.expirationSeconds Invalid: may not specify a duration less than 10 minutes"})
 	compare(t, Binding(&corev1.Binding{Target: corev1.ObjectReference{Kind: "Pod"}}), []string{`target.kind NotSupported: "Node", "<empty>"`, "target.name Required"})
 	compare(t, Scale(&autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: -1}}), []string{"spec.replicas Invalid: must be greater than or equal to 0"})
+}
+
+func claimNamed(name string) corev1.PersistentVolumeClaim {
+	c := corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+	c.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+	return c
 }

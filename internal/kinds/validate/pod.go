@@ -33,7 +33,7 @@ func Pod(pod *corev1.Pod) field.ErrorList {
 // podRules are the rules of every write to a pod's spec. What stands has been
 // judged when it was written.
 func podRules(pod *corev1.Pod, e *errors, stands bool) *podScope {
-	s := &podScope{errors: e, spec: &pod.Spec, isPod: true}
+	s := &podScope{errors: e, spec: &pod.Spec, isPod: true, podName: pod.Name}
 	s.podAnnotations(metaPath.Child("annotations"), &pod.ObjectMeta)
 	if !stands {
 		s.podSpec(specPath)

@@ -192,8 +192,27 @@ func TestPodVolumes(t *testing.T) {
 		{"host path", vol(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/a/../b", Type: ptr(corev1.HostPathType("Pipe"))}}),
 			[]string{at + ".hostPath.path Invalid: must not contain '..'", at + ".hostPath.type NotSupported"}},
 		{"git repo", vol(corev1.VolumeSource{GitRepo: &corev1.GitRepoVolumeSource{Repository: "r"}}), []string{at + ".gitRepo Forbidden: CVE-2024-10220"}},
-		{"claim", vol(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}),
-			[]string{at + ".persistentVolumeClaim Forbidden: persistentVolumeClaim volumes are not supported by this version"}},
+		{"claim", vol(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}), nil},
+		{"claim of no name", vol(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}), []string{at + ".persistentVolumeClaim.claimName Required"}},
+		{"claim and more", vol(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}),
+			[]string{at + ".persistentVolumeClaim Forbidden: may not specify more than 1 volume type"}},
+		{"ephemeral", vol(ephemeralSource(func(*corev1.PersistentVolumeClaimTemplate) {})), nil},
+		{"ephemeral of nothing", vol(corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}), []string{at + ".ephemeral.volumeClaimTemplate Required"}},
+		{"ephemeral with a name", vol(ephemeralSource(func(c *corev1.PersistentVolumeClaimTemplate) { c.Name, c.Finalizers = "x", []string{"a/b"} })),
+			[]string{at + ".ephemeral.volumeClaimTemplate.metadata.name Forbidden: cannot be set", at + ".ephemeral.volumeClaimTemplate.metadata.finalizers Forbidden: cannot be set"}},
+		{"ephemeral of no size", vol(ephemeralSource(func(c *corev1.PersistentVolumeClaimTemplate) { c.Spec.Resources.Requests = nil })),
+			[]string{at + ".ephemeral.volumeClaimTemplate.spec.resources[storage] Required"}},
+		{"ephemeral for any way", vol(ephemeralSource(func(c *corev1.PersistentVolumeClaimTemplate) { c.Spec.AccessModes = nil })),
+			[]string{at + ".ephemeral.volumeClaimTemplate.spec.accessModes Required: at least 1 access mode is required"}},
+		{"ephemeral's claim by name", func(p *corev1.Pod) {
+			vol(ephemeralSource(func(*corev1.PersistentVolumeClaimTemplate) {}))(p)
+			made := p.Name + "-" + p.Spec.Volumes[0].Name
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "other", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: made}}})
+		}, []string{"spec.volumes[1].persistentVolumeClaim.claimName Invalid: must not reference a PVC that gets created for an ephemeral volume"}},
+		{"ephemeral with a long name", func(p *corev1.Pod) {
+			vol(ephemeralSource(func(*corev1.PersistentVolumeClaimTemplate) {}))(p)
+			p.Name = strings.Repeat("a", 253)
+		}, []string{at + ".name Invalid: PVC name"}},
 		{"csi", vol(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}), []string{at + ".csi Forbidden: not supported by this version"}},
 		{"image", vol(corev1.VolumeSource{Image: &corev1.ImageVolumeSource{}}), []string{at + ".image Forbidden"}},
 		{"secret mode", vol(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultMode: ptr(int32(0o1000))}}),
@@ -266,4 +285,11 @@ func TestPodResources(t *testing.T) {
 		{"odd huge pages", res(quantities("hugepages-2Mi", "3Mi", "cpu", "1"), nil), []string{at + ".limits[hugepages-2Mi] Invalid: is not positive integer multiple of"}},
 		{"claims", func(p *corev1.Pod) { first(p).Resources.Claims = []corev1.ResourceClaim{{Name: "c"}} }, []string{at + ".claims Forbidden: dynamic resource allocation is not supported"}},
 	})
+}
+
+func ephemeralSource(change func(*corev1.PersistentVolumeClaimTemplate)) corev1.VolumeSource {
+	t := &corev1.PersistentVolumeClaimTemplate{Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}}}
+	t.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+	change(t)
+	return corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: t}}
 }

@@ -13,6 +13,9 @@ import (
 func StatefulSet(sts *appsv1.StatefulSet) field.ErrorList {
 	e := meta(&sts.ObjectMeta, true, label)
 	e.statefulSet(&sts.Spec)
+	for i := range sts.Spec.VolumeClaimTemplates { // later they cannot change
+		e.claim(specPath.Child("volumeClaimTemplates").Index(i).Child("spec"), &sts.Spec.VolumeClaimTemplates[i].Spec)
+	}
 	if name := sts.Spec.ServiceName; name != "" { // later it cannot change
 		e.dnsLabel(specPath.Child("serviceName"), name)
 	}
@@ -57,28 +60,29 @@ func (e *errors) statefulSet(spec *appsv1.StatefulSetSpec) {
 	e.longRunningTemplate(specPath.Child("template"), &spec.Template, "StatefulSet")
 }
 
-// statefulTemplate may mount the volumes that its claims will make. Those are
-// no volumes of the template yet, so it is judged with stand-ins for them.
+// statefulTemplate may mount the volumes of its claims, which take the place of
+// the template's own of those names.
 func (e *errors) statefulTemplate(spec *appsv1.StatefulSetSpec) {
 	t := spec.Template
 	t.Spec.Subdomain, t.Spec.Hostname = "", "" // the controller gives each pod its own
-	if n := len(spec.VolumeClaimTemplates); n > 0 {
-		own := make(map[string]bool, len(t.Spec.Volumes))
-		for i := range t.Spec.Volumes {
-			own[t.Spec.Volumes[i].Name] = true
-		}
-		t.Spec.Volumes = t.Spec.Volumes[:len(t.Spec.Volumes):len(t.Spec.Volumes)]
+	if len(spec.VolumeClaimTemplates) > 0 {
+		var volumes []corev1.Volume
+		claimed := make(map[string]bool, len(spec.VolumeClaimTemplates))
 		for i := range spec.VolumeClaimTemplates {
 			name := spec.VolumeClaimTemplates[i].Name
-			if own[name] {
+			if claimed[name] {
 				continue
 			}
-			own[name] = true
-			t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{
-				Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
-			})
+			claimed[name] = true
+			volumes = append(volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}})
 		}
-		e.forbid(specPath.Child("volumeClaimTemplates"), "persistentVolumeClaim volumes are "+notYet)
+		for i := range t.Spec.Volumes {
+			if !claimed[t.Spec.Volumes[i].Name] {
+				volumes = append(volumes, t.Spec.Volumes[i])
+			}
+		}
+		t.Spec.Volumes = volumes
 	}
 	e.template(specPath.Child("template"), &t)
 }

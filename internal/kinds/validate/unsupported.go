@@ -51,8 +51,6 @@ var otherVolumes = []struct {
 	set  func(*corev1.VolumeSource) bool
 }{
 	{"gitRepo", func(v *corev1.VolumeSource) bool { return v.GitRepo != nil }},
-	{"persistentVolumeClaim", func(v *corev1.VolumeSource) bool { return v.PersistentVolumeClaim != nil }},
-	{"ephemeral", func(v *corev1.VolumeSource) bool { return v.Ephemeral != nil }},
 	{"image", func(v *corev1.VolumeSource) bool { return v.Image != nil }},
 	{"csi", func(v *corev1.VolumeSource) bool { return v.CSI != nil }},
 	{"nfs", func(v *corev1.VolumeSource) bool { return v.NFS != nil }},

@@ -43,6 +43,14 @@ var volumeSources = []struct {
 		s.keys(p.Child("items"), v.ConfigMap.Items)
 	}},
 	{"projected", func(v *corev1.VolumeSource) bool { return v.Projected != nil }, (*podScope).projected},
+	{"persistentVolumeClaim", func(v *corev1.VolumeSource) bool { return v.PersistentVolumeClaim != nil }, func(s *podScope, p *field.Path, v *corev1.VolumeSource) {
+		if v.PersistentVolumeClaim.ClaimName == "" {
+			s.required(p.Child("claimName"))
+		}
+	}},
+	{"ephemeral", func(v *corev1.VolumeSource) bool { return v.Ephemeral != nil }, func(s *podScope, p *field.Path, v *corev1.VolumeSource) {
+		s.claimTemplate(p.Child("volumeClaimTemplate"), v.Ephemeral.VolumeClaimTemplate)
+	}},
 }
 
 // volumeList fills s.volumes with the volumes that containers may mount.
@@ -53,6 +61,9 @@ func (s *podScope) volumeList(p *field.Path) {
 		v, at := &s.spec.Volumes[i], p.Index(i)
 		before := len(s.list)
 		s.volumeSource(at, &v.VolumeSource)
+		if v.Ephemeral != nil {
+			s.madeClaim(at.Child("name"), v.Name)
+		}
 		if v.Name == "" {
 			s.required(at.Child("name"))
 		} else {
@@ -61,6 +72,9 @@ func (s *podScope) volumeList(p *field.Path) {
 		unique(s.errors, names, at.Child("name"), v.Name, v.Name)
 		if len(s.list) == before {
 			s.volumes[v.Name] = &v.VolumeSource
+		}
+		if c := v.PersistentVolumeClaim; c != nil && s.makes(c.ClaimName) {
+			s.invalid(at.Child("persistentVolumeClaim", "claimName"), c.ClaimName, "must not reference a PVC that gets created for an ephemeral volume")
 		}
 	}
 }

@@ -10,8 +10,8 @@ import (
 const oldClass = "deprecated since v1.8; use \"storageClassName\" attribute instead"
 
 // PersistentVolume warns of what is on its way out.
-func PersistentVolume(pv, old *corev1.PersistentVolume) []string {
-	l := list(inert("PersistentVolume", old == nil))
+func PersistentVolume(pv, _ *corev1.PersistentVolume) []string {
+	var l list
 	if _, ok := pv.Annotations[corev1.BetaStorageClassAnnotation]; ok {
 		l.addf("metadata.annotations[%s]: %s", corev1.BetaStorageClassAnnotation, oldClass)
 	}
@@ -52,26 +52,31 @@ func (l *list) oldLabel(p *field.Path, key string) {
 	}
 }
 
-// PersistentVolumeClaim is not bound yet; nobody can have half a byte.
-func PersistentVolumeClaim(pvc, old *corev1.PersistentVolumeClaim) []string {
-	l := list(inert("PersistentVolumeClaim", old == nil))
+// PersistentVolumeClaim may not be for half a byte.
+func PersistentVolumeClaim(pvc, _ *corev1.PersistentVolumeClaim) []string {
+	var l list
 	if _, ok := pvc.Annotations[corev1.BetaStorageClassAnnotation]; ok {
 		l.addf("metadata.annotations[%s]: %s", corev1.BetaStorageClassAnnotation, oldClass)
 	}
-	for _, r := range []struct {
-		name string
-		list corev1.ResourceList
-	}{{"requests", pvc.Spec.Resources.Requests}, {"limits", pvc.Spec.Resources.Limits}} {
-		if q := r.list[corev1.ResourceStorage]; q.MilliValue()%1000 != 0 {
-			l.addf("%s: fractional byte value %q is invalid, must be an integer", field.NewPath("spec", "resources", r.name).Key("storage"), q.String())
-		}
-	}
+	l.claim(field.NewPath("spec"), &pvc.Spec)
 	return l
 }
 
-// StorageClass is not provisioned for yet.
-func StorageClass(sc, old *storagev1.StorageClass) []string {
-	l := list(inert("StorageClass", old == nil))
+// claim, or what one is made of: nobody can have half a byte.
+func (l *list) claim(p *field.Path, spec *corev1.PersistentVolumeClaimSpec) {
+	for _, r := range []struct {
+		name string
+		list corev1.ResourceList
+	}{{"requests", spec.Resources.Requests}, {"limits", spec.Resources.Limits}} {
+		if q := r.list[corev1.ResourceStorage]; q.MilliValue()%1000 != 0 {
+			l.addf("%s: fractional byte value %q is invalid, must be an integer", p.Child("resources", r.name).Key("storage"), q.String())
+		}
+	}
+}
+
+// StorageClass may name places as they were called once.
+func StorageClass(sc, _ *storagev1.StorageClass) []string {
+	var l list
 	for i, t := range sc.AllowedTopologies {
 		for j, r := range t.MatchLabelExpressions {
 			if why, ok := oldNodeLabels[r.Key]; ok {

@@ -64,9 +64,16 @@ func ReplicaSet(rs, _ *appsv1.ReplicaSet) []string { return template(&rs.Spec.Te
 // DaemonSet looks at the template.
 func DaemonSet(ds, _ *appsv1.DaemonSet) []string { return template(&ds.Spec.Template) }
 
-// StatefulSet looks at the template.
-func StatefulSet(sts, _ *appsv1.StatefulSet) []string {
+// StatefulSet looks at the templates of pods and claims.
+func StatefulSet(sts, old *appsv1.StatefulSet) []string {
 	l := list(template(&sts.Spec.Template))
+	for i := range sts.Spec.VolumeClaimTemplates {
+		at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+		if old != nil {
+			at = at.Child("Spec") // as upstream has it
+		}
+		l.claim(at, &sts.Spec.VolumeClaimTemplates[i].Spec)
+	}
 	if n := sts.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
 		l.addf("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
 	}
@@ -122,6 +129,11 @@ func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[stri
 	for key := range spec.NodeSelector {
 		if why, ok := oldNodeLabels[key]; ok {
 			l.addf("%s: %s", at("spec", "nodeSelector").Key(key), why)
+		}
+	}
+	for i := range spec.Volumes {
+		if e := spec.Volumes[i].Ephemeral; e != nil && e.VolumeClaimTemplate != nil {
+			l.claim(at("spec", "volumes").Index(i).Child("ephemeral", "volumeClaimTemplate", "spec"), &e.VolumeClaimTemplate.Spec)
 		}
 	}
 	containers := func(name string, list []corev1.Container) {

@@ -66,13 +66,20 @@ func TestStorage(t *testing.T) {
 			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelFailureDomainBetaZone}},
 		}}}},
 	}}
-	only(t, PersistentVolume(pv, nil), "does not act on them yet", "Recycle reclaim policy is deprecated",
+	only(t, PersistentVolume(pv, nil), "Recycle reclaim policy is deprecated",
 		`spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].key: failure-domain.beta.kubernetes.io/zone is deprecated since v1.17; use "topology.kubernetes.io/zone" instead`,
 		"spec.rbd: deprecated in v1.28, non-functional in v1.31+")
 	pvc := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{Resources: corev1.VolumeResourceRequirements{
 		Requests: corev1.ResourceList{"storage": resource.MustParse("0.5")}, Limits: corev1.ResourceList{"storage": resource.MustParse("1Gi")},
 	}}}
-	only(t, PersistentVolumeClaim(pvc, pvc), `spec.resources.requests[storage]: fractional byte value "500m" is invalid, must be an integer`)
+	only(t, PersistentVolumeClaim(pvc, nil), `spec.resources.requests[storage]: fractional byte value "500m" is invalid, must be an integer`)
+	sts := &appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{VolumeClaimTemplates: []corev1.PersistentVolumeClaim{*pvc}}}
+	only(t, StatefulSet(sts, nil), "spec.volumeClaimTemplates[0].resources.requests[storage]: fractional byte value")
+	only(t, StatefulSet(sts, sts), "spec.volumeClaimTemplates[0].Spec.resources.requests[storage]: fractional byte value")
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+		VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: pvc.Spec}}}}}}}
+	only(t, Pod(pod, nil), "spec.volumes[0].ephemeral.volumeClaimTemplate.spec.resources.requests[storage]: fractional byte value")
+	only(t, StorageClass(&storagev1.StorageClass{}, nil))
 	driver := &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{}}}}
 	only(t, CSIDriver(driver, &storagev1.CSIDriver{}), "spec.serviceAccountTokenInSecrets is unset")
 	only(t, CSIDriver(driver, driver))

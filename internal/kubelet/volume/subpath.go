@@ -12,12 +12,12 @@ import (
 )
 
 // ReadOnly reports whether a volume's source cannot be written through its
-// mount: what shows API objects never can.
+// mount: what shows API objects never can, a claim's only if the pod wants that.
 func ReadOnly(pod *corev1.Pod, name string) bool {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.Name == name {
-			return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
+			return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 		}
 	}
 	return false
@@ -38,6 +38,9 @@ func (p *Pods) Resolve(pod *corev1.Pod, m *corev1.VolumeMount, expand func(strin
 		return "", nil, fmt.Errorf("volume %q not found", m.Name)
 	}
 	root := p.Path(pod, v)
+	if root == "" {
+		return "", nil, fmt.Errorf("volume %q: %w", m.Name, errNotPrepared)
+	}
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
 		sub = expand(m.SubPathExpr)

@@ -1,5 +1,5 @@
 // Package volume lays out a pod's directory on the node: emptyDir, configMap,
-// secret, projected, downwardAPI and hostPath volumes. Files that come from
+// secret, projected, downwardAPI and hostPath volumes, and those behind claims. Files that come from
 // the API are replaced all at once through a ..data link, so that a container
 // never sees half of an update.
 package volume
@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ type Source interface {
 	// one source of one volume. An error says that there are none yet, or never
 	// will be.
 	Certificate(ctx context.Context, pod *corev1.Pod, volume string, source int, c *corev1.PodCertificateProjection) (key, chain []byte, err error)
+	// PersistentVolume is what the claim of one of the pod's volumes is bound to.
+	// An error says in full why it cannot be had, or not on this node.
+	PersistentVolume(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (*corev1.PersistentVolume, error)
 }
 
 // Pods is the directory of all pods on a node.
@@ -48,6 +52,9 @@ type Pods struct {
 	Source Source
 	// Allocatable answers resourceFieldRefs to limits that are not set.
 	Allocatable func() corev1.ResourceList
+
+	mu     sync.Mutex
+	claims map[usage]persistent // what is mounted of volumes behind claims
 }
 
 // Dir of one pod.
@@ -70,10 +77,14 @@ func plugin(v *corev1.Volume) string {
 	return ""
 }
 
-// Path on the node of one of the pod's volumes.
+// Path on the node of one of the pod's volumes; of one behind a claim once it
+// has been set up.
 func (p *Pods) Path(pod *corev1.Pod, v *corev1.Volume) string {
-	if v.HostPath != nil {
+	switch {
+	case v.HostPath != nil:
 		return v.HostPath.Path
+	case isClaim(v):
+		return p.claimed(pod, v)
 	}
 	return filepath.Join(p.Dir(string(pod.UID)), "volumes", plugin(v), v.Name)
 }
@@ -85,7 +96,11 @@ func (p *Pods) Setup(ctx context.Context, pod *corev1.Pod) error {
 	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if err := p.setup(ctx, pod, v); err != nil {
+		if isClaim(v) {
+			if err := p.claim(ctx, pod, v); err != nil {
+				return err
+			}
+		} else if err := p.setup(ctx, pod, v); err != nil {
 			return fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
 		}
 	}
@@ -113,6 +128,12 @@ func (p *Pods) Check(ctx context.Context, pod *corev1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.HostPath != nil || v.EmptyDir != nil {
+			continue
+		}
+		if isClaim(v) {
+			if _, err := p.Source.PersistentVolume(ctx, pod, v); err != nil {
+				return err
+			}
 			continue
 		}
 		if _, _, err := p.files(ctx, pod, v); err != nil {
@@ -292,6 +313,7 @@ func hostPath(h *corev1.HostPathVolumeSource) error {
 // pod's directory can be hit: mounts are read from the kernel and links are
 // not followed.
 func (p *Pods) Teardown(uid string) error {
+	p.forget(uid)
 	dir := p.Dir(uid)
 	if uid == "" || filepath.Dir(dir) != filepath.Clean(p.Root) {
 		return fmt.Errorf("%q is not a pod's UID", uid)
