@@ -12,6 +12,8 @@ import (
 // decision about one pod.
 type decision struct {
 	node *node
+	// wanted has to be bound or made for the pod first; nil: nothing.
+	wanted *outcome
 	// Otherwise: why, for the user, what preemption says, and what would help;
 	// and the filters that refused nodes, a bit each in the order of filters().
 	why        string
@@ -129,7 +131,7 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 	}
 	// Others had to go for it: that node first, whatever the scores say.
 	if n := c.nominees[p.obj.UID]; n != nil && n.obj != nil && d.refuses(cy, n) < 0 && d.outside.agrees(cy, n) {
-		return decision{node: n}
+		return decision{node: n, wanted: cy.wantedVolumes(n)}
 	}
 	began := time.Now()
 	d.search(cy, cy.targets())
@@ -154,13 +156,13 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 		return dec
 	case 1:
 		d.tell("Filter", "Success", began)
-		return decision{node: d.feasible[0]}
+		return decision{node: d.feasible[0], wanted: cy.wantedVolumes(d.feasible[0])}
 	}
 	d.tell("Filter", "Success", began)
 	began = time.Now()
 	best := d.pick(cy)
 	d.tell("Score", "Success", began)
-	return decision{node: best}
+	return decision{node: best, wanted: cy.wantedVolumes(best)}
 }
 
 // tell how long a part of the decision took; it decides nothing, so it may

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -152,14 +153,24 @@ func variants() []*rules {
 
 func agree(t *rapid.T, decisions, remembered *int) {
 	c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
-	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}}
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}, naiveStorage: newNaiveStorage()}
+	take := func(o kinds.Object, gone bool) {
+		c.take(o, gone)
+		w.take(o, gone)
+	}
+	for _, o := range naiveClasses() {
+		take(o, false)
+	}
 	deciders := make([]*decider, len(variants()))
 	for i, r := range variants() {
 		deciders[i] = deciderBy(r, nil, nil)
 	}
 	var templates []*corev1.Pod
 	for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
-		switch rapid.IntRange(0, 9).Draw(t, "step") {
+		switch rapid.IntRange(0, 13).Draw(t, "step") {
+		case 10, 11:
+			w.disturb(t, take)
+			continue
 		case 0, 1:
 			n := drawNode(t, fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "node")))
 			c.setNode(n)
@@ -181,7 +192,7 @@ func agree(t *rapid.T, decisions, remembered *int) {
 		name := fmt.Sprintf("p%d", i)
 		var p *corev1.Pod
 		if len(templates) < 2 || rapid.IntRange(0, 9).Draw(t, "new template") == 0 {
-			p = drawPod(t, name)
+			p = drawMounts(t, drawPod(t, name))
 			templates = append(templates, p)
 		} else {
 			p = rapid.SampledFrom(templates).Draw(t, "template").DeepCopy()
@@ -213,8 +224,80 @@ func agree(t *rapid.T, decisions, remembered *int) {
 		case dec.node != nil:
 			p.Spec.NodeName = dec.node.name
 			c.place(placed(p), p.Spec.NodeName)
+			if dec.wanted != nil {
+				w.promise(t, p, dec.wanted, c, take)
+			}
 			w.pods = append(w.pods, p)
 		}
+	}
+}
+
+// disturb storage: things come, change and go, but not what is in use.
+func (w *naive) disturb(t *rapid.T, take func(kinds.Object, bool)) {
+	switch rapid.IntRange(0, 4).Draw(t, "claims") {
+	case 0, 1:
+		if c := drawClaim(t, fmt.Sprint("c", rapid.IntRange(0, 4).Draw(t, "claim"))); w.claims[keyOf(c)] == nil {
+			take(c, false)
+		}
+	case 2:
+		names := slices.Sorted(maps.Keys(w.claims)) // bound, whoever did it
+		if len(names) == 0 {
+			return
+		}
+		c := w.claims[rapid.SampledFrom(names).Draw(t, "bound")]
+		name := fmt.Sprint("v", rapid.IntRange(0, 4).Draw(t, "to"))
+		if v := w.pvs[name]; c.Status.Phase != corev1.ClaimBound && c.Annotations[selectedNode] == "" && v != nil && v.Spec.ClaimRef == nil {
+			c, v = bindTo(c, v)
+			take(c, false)
+			take(v, false)
+		}
+	default:
+		o := drawStorage(t)
+		if v, ok := o.(*corev1.PersistentVolume); ok && w.pvs[v.Name] != nil && w.pvs[v.Name].Spec.ClaimRef != nil {
+			return
+		}
+		take(o, rapid.IntRange(0, 4).Draw(t, "goes") == 0)
+	}
+}
+
+// promise what a decision wants, after a look at whether it can be had, and
+// let it come true at once, or not.
+func (w *naive) promise(t *rapid.T, p *corev1.Pod, o *outcome, c *cluster, take func(kinds.Object, bool)) {
+	n, seen := w.nodes[p.Spec.NodeName], map[string]bool{}
+	for _, m := range o.matches {
+		if seen[m.volume.Name] || !w.serves(w.pvs[m.volume.Name], w.claims[keyOf(m.claim)], n) {
+			t.Fatalf("pod %s cannot have %s for %s on %s", p.Name, m.volume.Name, m.claim.Name, n.Name)
+		}
+		seen[m.volume.Name] = true
+	}
+	for _, m := range o.makings {
+		if !w.makes(w.classes[*m.claim.Spec.StorageClassName], m.claim, n) {
+			t.Fatalf("no volume can be made for %s on %s", m.claim.Name, n.Name)
+		}
+	}
+	at := rapid.Bool().Draw(t, "at once")
+	for _, m := range o.matches {
+		if at {
+			claim, v := bindTo(m.claim, m.volume)
+			take(claim, false)
+			take(v, false)
+			continue
+		}
+		v := promised(m.volume, m.claim)
+		c.promiseVolume(v)
+		w.pvs[v.Name] = v
+	}
+	for _, m := range o.makings {
+		if at {
+			claim, v := bindTo(m.claim, madeFor(m.claim, n.Labels[hostname]))
+			take(v, false)
+			take(claim, false)
+			continue
+		}
+		claim := m.claim.DeepCopy()
+		forNode(n.Name)(claim)
+		c.promiseClaim(claim)
+		w.claims[keyOf(claim)] = claim
 	}
 }
 
