@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -290,4 +291,126 @@ func madeFor(c *corev1.PersistentVolumeClaim, node string) *corev1.PersistentVol
 	v := disk("made-"+c.Name, *c.Spec.StorageClassName, size.String(), node)
 	v.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: "d", VolumeHandle: "made-" + c.Name}
 	return v
+}
+
+// bindClaims does what the binder of claims and the makers of volumes do, as
+// far as how says: "bind", "wait" or "give up". It reports whether it did any.
+func (a *api) bindClaims(how func(claim string) string) (did bool) {
+	for _, o := range a.Objects(kinds.PersistentVolumeClaim) {
+		c := o.(*corev1.PersistentVolumeClaim)
+		if c.Spec.VolumeName != "" {
+			continue
+		}
+		var v *corev1.PersistentVolume
+		for _, o := range a.Objects(kinds.PersistentVolume) {
+			if pv := o.(*corev1.PersistentVolume); pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID == c.UID {
+				v = pv
+			}
+		}
+		node := c.Annotations[selectedNode]
+		if v == nil && node == "" {
+			continue
+		}
+		switch how(c.Name) {
+		case "bind":
+			if v == nil {
+				v = madeFor(c, node)
+			}
+			bound, volume := bindTo(c, v)
+			a.put(volume, bound)
+			did = true
+		case "give up":
+			if v == nil {
+				c = c.DeepCopy()
+				delete(c.Annotations, selectedNode)
+				a.put(c)
+				did = true
+			}
+		}
+	}
+	return did
+}
+
+// volumesInOrder: a pod has a node only once it has its volumes, they can be
+// reached there, and no two claims have the same one.
+func (a *api) volumesInOrder() error {
+	w, of := a.naive(), map[string]string{}
+	for name, c := range w.claims {
+		if v := c.Spec.VolumeName; v != "" && of[v] != "" {
+			return fmt.Errorf("%s and %s have the same volume", name, of[v])
+		} else if v != "" {
+			of[v] = name
+		}
+	}
+	for _, p := range w.pods {
+		for _, name := range naiveClaims(p) {
+			c := w.claims[name]
+			if c == nil || c.Status.Phase != corev1.ClaimBound {
+				return fmt.Errorf("pod %s is bound before its claim %s", p.Name, name)
+			}
+			if n := w.nodes[p.Spec.NodeName]; n != nil && !w.reached(w.pvs[c.Spec.VolumeName], n) {
+				return fmt.Errorf("pod %s cannot reach its claim %s", p.Name, name)
+			}
+		}
+	}
+	return nil
+}
+
+// As TestDecisionsAgreeWithNaiveCheck, of pods whose volumes alone decide, and
+// so much closer to what there is of them.
+func TestVolumesAgreeWithNaiveCheck(t *testing.T) {
+	fit, refused := 0, 0
+	for range 10 {
+		rapid.Check(t, func(t *rapid.T) {
+			c := world()
+			w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil}, naiveStorage: newNaiveStorage()}
+			take := func(o kinds.Object, gone bool) {
+				c.take(o, gone)
+				w.take(o, gone)
+			}
+			for _, o := range naiveClasses() {
+				take(o, false)
+			}
+			for i := range 2 {
+				n := aNode(fmt.Sprint("n", i), zone(zones[i]))
+				c.setNode(n)
+				w.nodes[n.Name] = n
+			}
+			for i := range 5 {
+				take(drawClaim(t, fmt.Sprint("c", i)), false)
+			}
+			d := newDecider(rand.New(rand.NewPCG(1, 1)))
+			for i := range rapid.IntRange(1, 25).Draw(t, "steps") {
+				if rapid.IntRange(0, 2).Draw(t, "changes") > 0 {
+					w.disturb(t, take)
+					continue
+				}
+				p := aPod(fmt.Sprint("p", i), mounts(fmt.Sprint("c", rapid.IntRange(0, 2).Draw(t, "claim"))))
+				if rapid.Bool().Draw(t, "more") {
+					mounts(fmt.Sprint("c", rapid.IntRange(1, 4).Draw(t, "another")))(p)
+				}
+				feasible := w.feasible(p)
+				dec := d.decide(c, pending(p))
+				switch {
+				case dec.node == nil && len(feasible) > 0:
+					t.Fatalf("pod %s fits on %v, the scheduler says: %s", p.Name, feasible, dec.why)
+				case dec.node == nil:
+					refused++
+					continue
+				case !slices.Contains(feasible, dec.node.name):
+					t.Fatalf("pod %s was given %s, feasible are %v", p.Name, dec.node.name, feasible)
+				}
+				fit++
+				p.Spec.NodeName = dec.node.name
+				c.place(placed(p), p.Spec.NodeName)
+				if dec.wanted != nil {
+					w.promise(t, p, dec.wanted, c, take)
+				}
+				w.pods = append(w.pods, p)
+			}
+		})
+	}
+	if !t.Failed() && (fit < 500 || refused < 500) {
+		t.Errorf("%d pods fitted, %d did not: one of both is hardly tried", fit, refused)
+	}
 }

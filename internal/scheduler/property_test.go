@@ -343,7 +343,12 @@ func (a *api) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) (ru
 }
 
 func (a *api) naive() *naive {
-	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{}}
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{}, naiveStorage: newNaiveStorage()}
+	for _, k := range []*kinds.Kind{kinds.PersistentVolumeClaim, kinds.PersistentVolume, kinds.StorageClass, kinds.CSINode, kinds.CSIStorageCapacity, kinds.VolumeAttachment} {
+		for _, o := range a.Objects(k) {
+			w.take(o, false)
+		}
+	}
 	for _, o := range a.Objects(kinds.Node) {
 		w.nodes[o.GetName()] = o.(*corev1.Node)
 	}
@@ -396,6 +401,9 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for _, o := range naiveClasses() {
+			a.put(o)
+		}
 		ctx := context.Background()
 		preempted := a.preempting()
 		capacity := map[string]*corev1.Node{} // nodes keep their size, so that overfull means a wrong decision
@@ -403,7 +411,7 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 			if name := a.naive().overfull(); name != "" {
 				t.Fatalf("%s holds more than it has", name)
 			}
-			if err := preempted(); err != nil {
+			if err := errors.Join(preempted(), a.volumesInOrder()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -434,6 +442,9 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 				check()
 				continue
 			}
+			if a.bindClaims(func(string) string { return "bind" }) {
+				continue
+			}
 			due := s.NextDue()
 			if due.IsZero() {
 				break
@@ -462,6 +473,9 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 		if len(s.assumed)+len(s.cluster.doomed)+len(s.cluster.nominees) > 0 {
 			t.Errorf("still assumed: %v, doomed: %v, nominated: %v", s.assumed, s.cluster.doomed, s.cluster.nominees)
 		}
+		if len(s.reserved)+len(s.waits)+len(s.settled)+len(s.cluster.realClaims)+len(s.cluster.realVolumes) > 0 {
+			t.Errorf("still promised: %v, %v, %v, %v, %v", s.reserved, s.waits, s.settled, s.cluster.realClaims, s.cluster.realVolumes)
+		}
 	})
 }
 
@@ -473,7 +487,23 @@ func (a *api) disturb(t *rapid.T, i int, capacity map[string]*corev1.Node) {
 		}
 		return pods[rapid.IntRange(0, len(pods)-1).Draw(t, "which")].(*corev1.Pod).DeepCopy()
 	}
-	switch rapid.IntRange(0, 12).Draw(t, "what") {
+	switch rapid.IntRange(0, 18).Draw(t, "what") {
+	case 13, 14:
+		if c := drawClaim(t, fmt.Sprint("c", rapid.IntRange(0, 4).Draw(t, "claim"))); a.Object(kinds.PersistentVolumeClaim, "default", c.Name) == nil {
+			a.put(c)
+		}
+	case 15, 16:
+		o := drawStorage(t)
+		if v, ok := o.(*corev1.PersistentVolume); ok {
+			if old, ok := a.Object(kinds.PersistentVolume, "", v.Name).(*corev1.PersistentVolume); ok && old.Spec.ClaimRef != nil {
+				return
+			}
+		}
+		a.put(o)
+	case 17, 18:
+		a.bindClaims(func(claim string) string {
+			return rapid.SampledFrom([]string{"wait", "bind", "give up"}).Draw(t, claim)
+		})
 	case 0, 1:
 		name := fmt.Sprintf("n%d", rapid.IntRange(0, 3).Draw(t, "node"))
 		n := drawNode(t, name)
@@ -514,7 +544,7 @@ func (a *api) disturb(t *rapid.T, i int, capacity map[string]*corev1.Node) {
 			a.Deliver(nil)
 		}
 	default:
-		p := drawPod(t, fmt.Sprintf("p%d", i))
+		p := drawMounts(t, drawPod(t, fmt.Sprintf("p%d", i)))
 		if rapid.IntRange(0, 3).Draw(t, "held") == 0 {
 			held(p)
 		}

@@ -189,7 +189,7 @@ func (s *Scheduler) recheck(o kinds.Object) {
 	}
 	var may []*reservation
 	for _, r := range s.waits {
-		if r.node == node || r.minds(claim, volume) {
+		if r.node == node || s.cluster.matters(r, claim, volume) {
 			may = append(may, r)
 		}
 	}
@@ -198,9 +198,22 @@ func (s *Scheduler) recheck(o kinds.Object) {
 	}
 }
 
-func (r *reservation) minds(claim, volume string) bool {
-	return slices.ContainsFunc(r.volumes, func(v promisedVolume) bool { return v.claim == claim || v.volume.Name == volume }) ||
-		slices.ContainsFunc(r.claims, func(c promisedClaim) bool { return c.key == claim })
+// matters reports whether a claim or a volume is one that a reservation is about.
+func (c *cluster) matters(r *reservation, claim, volume string) bool {
+	for _, v := range r.volumes {
+		if v.claim == claim || v.volume.Name == volume {
+			return true
+		}
+	}
+	for _, p := range r.claims {
+		if p.key == claim {
+			return true
+		}
+		if real, _ := c.realClaim(p.key); volume != "" && real != nil && real.Spec.VolumeName == volume {
+			return true
+		}
+	}
+	return false
 }
 
 // check whether a pod has its volumes.
@@ -244,7 +257,7 @@ func (c *cluster) have(r *reservation) (bool, error) {
 		switch {
 		case claim == nil || claim.UID != o.claim.UID:
 			return false, fmt.Errorf("failed to check provisioning pvc: persistentvolumeclaim %q not found", o.key)
-		case claim.Annotations == nil:
+		case len(claim.Annotations) == 0:
 			return false, fmt.Errorf("selectedNode annotation reset for PVC %q", claim.Name)
 		case claim.Annotations[selectedNode] != r.node:
 			return false, fmt.Errorf("provisioning failed for PVC %q", claim.Name)

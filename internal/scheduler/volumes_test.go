@@ -23,8 +23,10 @@ func aClass(name string, opts ...func(*storagev1.StorageClass)) *storagev1.Stora
 	return c
 }
 
-func byHand(c *storagev1.StorageClass)      { c.Provisioner = noProvisioner }
-func immediately(c *storagev1.StorageClass) { set(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate) }
+func byHand(c *storagev1.StorageClass) { c.Provisioner = noProvisioner }
+func immediately(c *storagev1.StorageClass) {
+	set(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
+}
 
 func allowedIn(zones ...string) func(*storagev1.StorageClass) {
 	return func(c *storagev1.StorageClass) {
