@@ -241,6 +241,9 @@ func drawVolume(t *rapid.T, name string) *corev1.PersistentVolume {
 	if rapid.IntRange(0, 2).Draw(t, "driven") > 0 {
 		v.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: "d", VolumeHandle: rapid.SampledFrom([]string{"h1", "h2", "h3", "h4"}).Draw(t, "handle")}
 	}
+	if rapid.IntRange(0, 5).Draw(t, "released") == 0 {
+		v.Status.Phase = corev1.VolumeReleased
+	}
 	if rapid.IntRange(0, 4).Draw(t, "meant") == 0 {
 		forClaim(fmt.Sprint("c", rapid.IntRange(0, 4).Draw(t, "for")))(v)
 	}
@@ -376,6 +379,10 @@ func TestVolumesAgreeWithNaiveCheck(t *testing.T) {
 				n := aNode(fmt.Sprint("n", i), zone(zones[i]))
 				c.setNode(n)
 				w.nodes[n.Name] = n
+				take(takes(n.Name, rapid.Int32Range(1, 3).Draw(t, "limit")), false)
+				if rapid.Bool().Draw(t, "attached") {
+					take(attachment(fmt.Sprint("a", i), n.Name, fmt.Sprint("v", i)), false)
+				}
 			}
 			for i := range 5 {
 				take(drawClaim(t, fmt.Sprint("c", i)), false)
