@@ -65,6 +65,27 @@ const (
 	noVolume
 )
 
+// podVolumes is what a cycle knows of the pod's volumes: where those that are
+// bound can be reached, and what its other claims could get.
+type podVolumes struct {
+	claimsKnown   bool
+	volumeMissing bool // of a bound claim
+	claimNodes    []volumeNodes
+	soleClaims    []string // claims that only one pod may use at a time
+	late          []*lateClaim
+	outcome       outcome // see volumesOn
+	attachKnown   bool
+	attach        []attachable // what the volumes count as
+}
+
+// volumesOf a pod, of which nothing is known yet. Those without any share one.
+func (d *decider) volumesOf(p *pod) *podVolumes {
+	if len(p.claims)+len(p.disks) == 0 {
+		return &d.noVolumes
+	}
+	return &podVolumes{}
+}
+
 // outcome of a look at the pod's volumes from one node.
 type outcome struct {
 	bad     uint8

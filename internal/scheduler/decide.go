@@ -63,6 +63,8 @@ type decider struct {
 	rand    *rand.Rand
 	told    func(part, status string, took time.Duration) // may be nil
 
+	noVolumes podVolumes // see volumesOf
+
 	feasible []*node
 	looked   []*node // in the order of the search
 	failed   []int8  // by position in looked: the filter that refused, perhaps with kept
@@ -81,7 +83,7 @@ func deciderBy(r *rules, out *outside, rng *rand.Rand) *decider {
 }
 
 func (d *decider) cycle(c *cluster, p *pod, cl *class) *cycle {
-	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone]}
+	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone], podVolumes: d.volumesOf(p)}
 	if len(p.obj.Spec.ResourceClaims) > 0 {
 		cy.refusal = "dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied"
 		return cy // nothing that happens to the cluster can help
@@ -286,7 +288,7 @@ func (d *decider) bit(name string) uint32 {
 // helps reports whether an event may have made room for a pod that the
 // filters in refused turned away.
 func (d *decider) helps(c *cluster, p *pod, refused uint32, e *event) bool {
-	cy := &cycle{cluster: c, pod: p, rules: d.rules}
+	cy := &cycle{cluster: c, pod: p, rules: d.rules, podVolumes: d.volumesOf(p)}
 	for i, f := range d.filters {
 		if refused&(1<<i) != 0 && f.Helps(cy, e) {
 			return true

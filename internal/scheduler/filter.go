@@ -59,16 +59,7 @@ type cycle struct {
 	apart    []*tally
 	awayFrom []*tally
 
-	// Volumes: where the pod's bound ones can be reached, and what its other
-	// claims could get.
-	claimsKnown   bool
-	volumeMissing bool // of a bound claim
-	claimNodes    []volumeNodes
-	soleClaims    []string // claims that only one pod may use at a time
-	late          []*lateClaim
-	outcome       outcome // see volumesOn
-	attachKnown   bool
-	attach        []attachable // what the volumes count as
+	*podVolumes
 
 	said map[*node]answer // by extenders that will not have the pod there
 }

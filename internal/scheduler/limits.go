@@ -16,7 +16,7 @@ func (volumeLimits) Name() string { return "NodeVolumeLimits" }
 
 // prepareLimits finds out once for all nodes what the pod's volumes count as.
 func (c *cycle) prepareLimits() {
-	if c.attachKnown {
+	if c.attachKnown || len(c.pod.claims)+len(c.pod.disks) == 0 {
 		return
 	}
 	c.attachKnown = true

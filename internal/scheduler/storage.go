@@ -39,6 +39,8 @@ type storage struct {
 	csiNodes       map[string]*storagev1.CSINode
 	capacities     map[string]map[string]*storagev1.CSIStorageCapacity // by class, and by namespace/name
 	attachments    map[string]map[string]*storagev1.VolumeAttachment   // by node and name
+	// Under what they stand there: another of the same name may say otherwise.
+	capacityOf, attachedTo map[string]string
 }
 
 func newStorage() storage {
@@ -47,7 +49,7 @@ func newStorage() storage {
 		realClaims: map[string]*corev1.PersistentVolumeClaim{}, realVolumes: map[string]*corev1.PersistentVolume{},
 		byClass: map[string]map[string]bool{}, storageClasses: map[string]*storagev1.StorageClass{}, drivers: map[string]*storagev1.CSIDriver{},
 		csiNodes: map[string]*storagev1.CSINode{}, capacities: map[string]map[string]*storagev1.CSIStorageCapacity{},
-		attachments: map[string]map[string]*storagev1.VolumeAttachment{},
+		attachments: map[string]map[string]*storagev1.VolumeAttachment{}, capacityOf: map[string]string{}, attachedTo: map[string]string{},
 	}
 }
 
@@ -79,13 +81,13 @@ func (c *cluster) takeStorage(o kinds.Object, gone bool) (e *event, ok bool) {
 		}
 	case *storagev1.CSIStorageCapacity:
 		old := c.capacities[o.StorageClassName][keyOf(o)]
-		setOrDeleteIn(c.capacities, o.StorageClassName, keyOf(o), o, gone)
+		refile(c.capacities, c.capacityOf, o.StorageClassName, keyOf(o), o, gone)
 		if !gone && (old == nil || grew(old, o)) {
 			return &event{what: capacityChanged, name: o.StorageClassName}, true
 		}
 	case *storagev1.VolumeAttachment:
-		setOrDeleteIn(c.attachments, o.Spec.NodeName, o.Name, o, gone)
-		if n := c.byName[o.Spec.NodeName]; n != nil && gone {
+		before := refile(c.attachments, c.attachedTo, o.Spec.NodeName, o.Name, o, gone)
+		if n := c.byName[before]; n != nil && (gone || before != o.Spec.NodeName) {
 			return &event{what: attachmentGone, node: n, name: o.Name}, true
 		}
 	default:
@@ -109,6 +111,19 @@ func setOrDeleteIn[T any](m map[string]map[string]T, first, key string, v T, gon
 	if setOrDelete(m[first], key, v, gone); len(m[first]) == 0 {
 		delete(m, first)
 	}
+}
+
+// refile puts an object under first, and takes it away from where it stood, which
+// is returned.
+func refile[T any](m map[string]map[string]T, at map[string]string, first, key string, v T, gone bool) (before string) {
+	before, ok := at[key]
+	if ok && (gone || before != first) {
+		setOrDeleteIn(m, before, key, v, true)
+	}
+	if setOrDelete(at, key, first, gone); !gone {
+		setOrDeleteIn(m, first, key, v, false)
+	}
+	return before
 }
 
 func withoutMeta(c *storagev1.StorageClass) *storagev1.StorageClass {
