@@ -38,6 +38,11 @@ const (
 	fewerPods                        // missing
 	freePort                         // name is the protocol, missing the number
 	freeClaim                        // name is namespace/name
+	freeDisk                         // name is the pod's of the volume
+	newVolume                        // missing of class name, with the size value
+	freeStorage                      // value of class name, missing times
+	fewerVolumes                     // missing of driver name
+	driverThere                      // name
 	neighbour                        // a pod that the affinity asks for, in name=value
 	noNeighbour                      // missing pods fewer, in name=value
 	lessSkew                         // missing matching pods fewer, in name=value
@@ -86,6 +91,19 @@ func (c *change) String() string {
 		return fmt.Sprintf("host port %d/%s free", c.missing, c.name)
 	case freeClaim:
 		return "the claim " + c.name + " free"
+	case freeDisk:
+		return "the disk of its volume " + c.name + " free"
+	case newVolume:
+		return plural(c.missing, "PersistentVolume") + " of class " + c.name + " with " + c.value
+	case freeStorage:
+		if c.missing > 1 {
+			return fmt.Sprint(c.missing, " times ", c.value, " of storage free for class ", c.name)
+		}
+		return c.value + " of storage free for class " + c.name
+	case fewerVolumes:
+		return plural(c.missing, "volume") + " of driver " + c.name + " fewer on the node"
+	case driverThere:
+		return "the CSI driver " + c.name + " on the node"
 	case neighbour:
 		return "a pod that its affinity asks for in " + c.name + "=" + c.value
 	case noNeighbour:

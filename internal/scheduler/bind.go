@@ -24,6 +24,9 @@ type result struct {
 	pod   *corev1.Pod
 	node  string
 	err   error
+
+	reserved *reservation // of the writes of what was promised
+	written  []kinds.Object
 }
 
 // schedule decides about one pod and starts the write that follows.
@@ -55,8 +58,16 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	e := &event{what: podCame, pod: &placed}
 	e.node = s.cluster.place(&placed, d.node.name)
 	s.happened(e)
+	if d.wanted != nil {
+		s.reserve(w, &placed, d.wanted, begin, start)
+		return
+	}
+	s.startBinding(w, obj, d.node.name, begin, start)
+}
+
+func (s *Scheduler) startBinding(w *queued, obj *corev1.Pod, node string, begin time.Time, start func(func(context.Context) result)) {
 	s.inFlight++
-	node, told := d.node.name, w.told
+	told := w.told
 	start(func(ctx context.Context) result {
 		if told != nil {
 			<-told.done // or a late condition would say that the bound pod waits
@@ -102,6 +113,10 @@ func (s *Scheduler) settle(r result) {
 		s.settleVictim(r)
 		return
 	}
+	if r.reserved != nil {
+		s.settleReserved(r)
+		return
+	}
 	if r.bound == nil {
 		if r.err != nil && !inCourse(r.err) {
 			s.log.Warn("cannot write condition", "pod", keyOf(r.pod), "error", r.err)
@@ -114,24 +129,30 @@ func (s *Scheduler) settle(r result) {
 		s.of(r.pod).events.Emit(eventOf(r.pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", keyOf(r.pod), r.node)))
 		return
 	}
-	// Unless the view shows it bound all the same, it is not.
-	if p := s.assumed[r.pod.UID]; p != nil {
-		delete(s.assumed, r.pod.UID)
-		s.lift(p)
-	}
-	if s.queue.all[r.pod.UID] != r.bound {
-		return // deleted, or bound by somebody else
-	}
-	if name := r.bound.pod.obj.Status.NominatedNodeName; name != "" {
-		s.cluster.nominate(r.bound.pod, name) // as its status still says
-	}
-	s.metrics.attempted(r.pod.Spec.SchedulerName, "error", s.now().Sub(r.began))
-	s.queue.retry(r.bound, s.now())
-	if inCourse(r.err) {
+	if !s.unplace(r.bound, r.pod, r.began) || inCourse(r.err) {
 		return // it is gone or taken, and the view will say so
 	}
 	s.log.Warn("cannot bind pod", "pod", keyOf(r.pod), "node", r.node, "error", r.err)
 	s.of(r.pod).events.Emit(eventOf(r.pod, corev1.EventTypeWarning, "FailedScheduling", fmt.Sprintf("cannot bind to %s: %v", r.node, r.err)))
+}
+
+// unplace takes a pod off the node that it was not bound to and has it tried
+// again; false: it is not waiting any more.
+func (s *Scheduler) unplace(w *queued, obj *corev1.Pod, began time.Time) bool {
+	// Unless the view shows it bound all the same, it is not.
+	if p := s.assumed[obj.UID]; p != nil {
+		delete(s.assumed, obj.UID)
+		s.lift(p)
+	}
+	if s.queue.all[obj.UID] != w {
+		return false // deleted, or bound by somebody else
+	}
+	if name := w.pod.obj.Status.NominatedNodeName; name != "" {
+		s.cluster.nominate(w.pod, name) // as its status still says
+	}
+	s.metrics.attempted(obj.Spec.SchedulerName, "error", s.now().Sub(began))
+	s.queue.retry(w, s.now())
+	return true
 }
 
 func inCourse(err error) bool {

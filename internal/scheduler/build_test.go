@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/internal/kinds"
 )
 
 func list(kv ...string) corev1.ResourceList {
@@ -174,10 +176,8 @@ func world(objects ...any) *cluster {
 			c.setNamespace(o.Name, o.Labels)
 		case *corev1.Service:
 			c.setService(o, false)
-		case *corev1.PersistentVolumeClaim:
-			c.claims[keyOf(o)] = o
-		case *corev1.PersistentVolume:
-			c.volumes[o.Name] = o
+		case kinds.Object:
+			c.take(o, false)
 		default:
 			panic(fmt.Sprintf("%T", o))
 		}

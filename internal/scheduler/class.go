@@ -55,7 +55,7 @@ func classOf(p *corev1.Pod) (id classID) {
 	}
 	for i := range s.Volumes {
 		switch v := &s.Volumes[i]; {
-		case v.PersistentVolumeClaim != nil || v.Ephemeral != nil:
+		case v.PersistentVolumeClaim != nil || v.Ephemeral != nil || isDisk(v):
 			return id
 		case v.Image != nil:
 			key.Spec.Volumes = append(key.Spec.Volumes, corev1.Volume{VolumeSource: corev1.VolumeSource{Image: v.Image}})

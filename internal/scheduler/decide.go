@@ -12,6 +12,8 @@ import (
 // decision about one pod.
 type decision struct {
 	node *node
+	// wanted has to be bound or made for the pod first; nil: nothing.
+	wanted *outcome
 	// Otherwise: why, for the user, what preemption says, and what would help;
 	// and the filters that refused nodes, a bit each in the order of filters().
 	why        string
@@ -61,6 +63,8 @@ type decider struct {
 	rand    *rand.Rand
 	told    func(part, status string, took time.Duration) // may be nil
 
+	noVolumes podVolumes // see volumesOf
+
 	feasible []*node
 	looked   []*node // in the order of the search
 	failed   []int8  // by position in looked: the filter that refused, perhaps with kept
@@ -79,7 +83,7 @@ func deciderBy(r *rules, out *outside, rng *rand.Rand) *decider {
 }
 
 func (d *decider) cycle(c *cluster, p *pod, cl *class) *cycle {
-	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone]}
+	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone], podVolumes: d.volumesOf(p)}
 	if len(p.obj.Spec.ResourceClaims) > 0 {
 		cy.refusal = "dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied"
 		return cy // nothing that happens to the cluster can help
@@ -129,7 +133,7 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 	}
 	// Others had to go for it: that node first, whatever the scores say.
 	if n := c.nominees[p.obj.UID]; n != nil && n.obj != nil && d.refuses(cy, n) < 0 && d.outside.agrees(cy, n) {
-		return decision{node: n}
+		return decision{node: n, wanted: cy.wantedVolumes(n)}
 	}
 	began := time.Now()
 	d.search(cy, cy.targets())
@@ -154,13 +158,13 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 		return dec
 	case 1:
 		d.tell("Filter", "Success", began)
-		return decision{node: d.feasible[0]}
+		return decision{node: d.feasible[0], wanted: cy.wantedVolumes(d.feasible[0])}
 	}
 	d.tell("Filter", "Success", began)
 	began = time.Now()
 	best := d.pick(cy)
 	d.tell("Score", "Success", began)
-	return decision{node: best}
+	return decision{node: best, wanted: cy.wantedVolumes(best)}
 }
 
 // tell how long a part of the decision took; it decides nothing, so it may
@@ -284,7 +288,7 @@ func (d *decider) bit(name string) uint32 {
 // helps reports whether an event may have made room for a pod that the
 // filters in refused turned away.
 func (d *decider) helps(c *cluster, p *pod, refused uint32, e *event) bool {
-	cy := &cycle{cluster: c, pod: p, rules: d.rules}
+	cy := &cycle{cluster: c, pod: p, rules: d.rules, podVolumes: d.volumesOf(p)}
 	for i, f := range d.filters {
 		if refused&(1<<i) != 0 && f.Helps(cy, e) {
 			return true

@@ -17,12 +17,19 @@ const (
 	claimChanged                 // name is namespace/name
 	volumeChanged                // name
 	namespaceChanged             // labels of a namespace
+	classChanged                 // name of a storage class
+	driverChanged                // name of a CSI driver
+	csiNodeChanged               // what drivers can do on a node
+	capacityChanged              // there is more room for volumes of a class: name
+	attachmentGone               // a volume was detached from a node
 )
 
 // eventNames are upstream's, for metrics.
 var eventNames = [...]string{
 	nodeChanged: "NodeUpdate", podCame: "AssignedPodAdd", podLeft: "AssignedPodDelete", podChanged: "AssignedPodUpdate",
 	claimChanged: "PersistentVolumeClaimUpdate", volumeChanged: "PersistentVolumeUpdate", namespaceChanged: "NamespaceUpdate",
+	classChanged: "StorageClassUpdate", driverChanged: "CSIDriverUpdate", csiNodeChanged: "CSINodeUpdate",
+	capacityChanged: "CSIStorageCapacityUpdate", attachmentGone: "VolumeAttachmentDelete",
 }
 
 // event is something after which waiting pods may fit.
@@ -32,6 +39,8 @@ type event struct {
 	pod  *pod        // as it is now, or was last
 	old  *corev1.Pod // before a change
 	name string
+	// A volume as it is now and was before; nil: it was not there.
+	volume, oldVolume *corev1.PersistentVolume
 
 	least   int32 // see lowest
 	counted bool

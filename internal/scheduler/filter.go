@@ -33,7 +33,7 @@ type filter interface {
 // of them, from the first on, look at nothing but the pod's class and one node.
 func filters(r *rules) (list []filter, alone int) {
 	list = []filter{unschedulable{}, nodeName{}, taints{}, nodeAffinity{r.added}, nodePorts{}, resources{&r.ignored}}
-	return append(list, volumeRestrictions{}, volumes{}, volumeZone{}, spread{}, podAffinity{}), len(list)
+	return append(list, volumeRestrictions{}, volumeLimits{}, volumes{}, volumeZone{}, spread{}, podAffinity{}), len(list)
 }
 
 // cycle is one decision: a pod, the cluster, and what filters and scorers have
@@ -59,8 +59,7 @@ type cycle struct {
 	apart    []*tally
 	awayFrom []*tally
 
-	claimNodes []*volumeNodes
-	soleClaims []string // claims that only one pod may use at a time
+	*podVolumes
 
 	said map[*node]answer // by extenders that will not have the pod there
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -75,6 +76,16 @@ func (a *api) put(objects ...any) {
 			a.Put(kinds.PersistentVolumeClaim, o)
 		case *corev1.PersistentVolume:
 			a.Put(kinds.PersistentVolume, o)
+		case *storagev1.StorageClass:
+			a.Put(kinds.StorageClass, o)
+		case *storagev1.CSIDriver:
+			a.Put(kinds.CSIDriver, o)
+		case *storagev1.CSINode:
+			a.Put(kinds.CSINode, o)
+		case *storagev1.CSIStorageCapacity:
+			a.Put(kinds.CSIStorageCapacity, o)
+		case *storagev1.VolumeAttachment:
+			a.Put(kinds.VolumeAttachment, o)
 		default:
 			panic(fmt.Sprintf("%T", o))
 		}

@@ -18,6 +18,7 @@ type naive struct {
 	namespaces map[string]map[string]string
 	nominated  []*corev1.Pod // wait for room on the node that their status names
 	budgets    []*policyv1.PodDisruptionBudget
+	naiveStorage
 }
 
 func (w *naive) feasible(p *corev1.Pod) []string {
@@ -32,7 +33,7 @@ func (w *naive) feasible(p *corev1.Pod) []string {
 }
 
 func (w *naive) fits(p *corev1.Pod, n *corev1.Node) bool {
-	return w.resources(p, n) && w.admits(p, n) && w.ports(p, n) && w.affine(p, n) && w.spread(p, n)
+	return w.resources(p, n) && w.admits(p, n) && w.ports(p, n) && w.affine(p, n) && w.spread(p, n) && w.storageFits(p, n)
 }
 
 func (w *naive) on(n *corev1.Node) (out []*corev1.Pod) {

@@ -45,6 +45,7 @@ func (s *Scheduler) observe(c view.Change) {
 	default:
 		if e := s.cluster.take(o, gone); e != nil {
 			s.happened(e)
+			s.recheck(o)
 		}
 	}
 }
@@ -62,23 +63,12 @@ func (c *cluster) take(o kinds.Object, gone bool) *event {
 		} else if c.setNamespace(o.Name, o.Labels) {
 			return &event{what: namespaceChanged, name: o.Name}
 		}
-	case *corev1.PersistentVolumeClaim:
-		if gone {
-			delete(c.claims, keyOf(o))
-		} else {
-			c.claims[keyOf(o)] = o
-		}
-		return &event{what: claimChanged, name: keyOf(o)}
-	case *corev1.PersistentVolume:
-		if gone {
-			delete(c.volumes, o.Name)
-		} else {
-			c.volumes[o.Name] = o
-		}
-		return &event{what: volumeChanged, name: o.Name}
 	case *policyv1.PodDisruptionBudget:
 		c.setBudget(o, gone)
 	default:
+		if e, ok := c.takeStorage(o, gone); ok {
+			return e
+		}
 		c.setOwner(o, gone)
 	}
 	return nil
@@ -94,6 +84,7 @@ func (s *Scheduler) observeNode(o *corev1.Node, gone bool) {
 	if gone {
 		if n := s.cluster.dropNode(o.Name); n != nil {
 			s.happened(&event{what: nodeChanged, node: n, name: n.name})
+			s.recheck(o)
 			for _, p := range n.nominated {
 				s.queue.wake(p.obj.UID, s.now(), eventNames[nodeChanged]) // no room is made there any more
 			}
@@ -107,6 +98,7 @@ func (s *Scheduler) observeNode(o *corev1.Node, gone bool) {
 	n, _ := s.cluster.setNode(o)
 	if old == nil || !sameNode(old, o) {
 		s.happened(&event{what: nodeChanged, node: n, name: n.name})
+		s.recheck(o)
 	}
 }
 
@@ -148,6 +140,9 @@ func (s *Scheduler) forgetPod(p *corev1.Pod) {
 
 // unqueue forgets a pod that is not to be scheduled, or no longer by us.
 func (s *Scheduler) unqueue(uid types.UID) {
+	if r := s.reserved[uid]; r != nil {
+		s.abandon(r)
+	}
 	if w := s.queue.all[uid]; w != nil {
 		s.queue.remove(uid)
 		s.withdraw(w.pod)

@@ -22,8 +22,9 @@ type pod struct {
 	scoreCPU    int64
 	scoreMemory int64
 	ports       []hostPort
-	claims      []string // namespace/name
-	ownClaims   []string // those of them that must be this pod's own
+	claims      []string         // namespace/name
+	ownClaims   []string         // those of them that must be this pod's own
+	disks       []*corev1.Volume // see isDisk
 
 	// What it asks of others, and, once it is placed, what others must mind.
 	near, apart []*affinityTerm // required affinity and anti-affinity
@@ -68,6 +69,7 @@ func placed(obj *corev1.Pod) *pod {
 	p.request, p.scoreCPU, p.scoreMemory = requestOf(obj)
 	p.ports = portsOf(obj)
 	p.claims, p.ownClaims = claimsOf(obj)
+	p.disks = disksOf(obj)
 	p.parseAffinity()
 	return p
 }

@@ -277,7 +277,7 @@ func (r *room) sum() (sum int64) {
 // is large enough.
 func (c *cycle) preemptable(f filter, e *event) bool {
 	switch e.what {
-	case nodeChanged, podLeft, podChanged:
+	case nodeChanged, podLeft, podChanged, csiNodeChanged, attachmentGone:
 	default:
 		return false
 	}

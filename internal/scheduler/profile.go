@@ -3,10 +3,18 @@ package scheduler
 import (
 	"fmt"
 	"maps"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	configv1 "k8s.io/kube-scheduler/config/v1"
+)
+
+// How long claims may take to be bound, if the profile does not say so: upstream's
+// figure; and at most, which a duration can hold.
+const (
+	bindTimeoutSeconds    = 600
+	maxBindTimeoutSeconds = 1 << 31
 )
 
 // Profile is one set of rules by which pods are scheduled: those that name it.
@@ -28,12 +36,13 @@ type Profile struct {
 	Spread       configv1.PodTopologySpreadArgs
 	PodAffinity  configv1.InterPodAffinityArgs
 	Preemption   configv1.DefaultPreemptionArgs
+	Volumes      configv1.VolumeBindingArgs
 }
 
 // DefaultProfile is that of pods that name no scheduler.
 func DefaultProfile() Profile {
 	usual := []configv1.ResourceSpec{{Name: string(corev1.ResourceCPU), Weight: 1}, {Name: string(corev1.ResourceMemory), Weight: 1}}
-	weight, percent, least := int32(1), int32(candidatePercent), int32(minCandidates)
+	weight, percent, least, seconds := int32(1), int32(candidatePercent), int32(minCandidates), int64(bindTimeoutSeconds)
 	p := Profile{
 		Name: corev1.DefaultSchedulerName, Filters: map[string]bool{}, Weights: map[string]int32{}, Preempts: true,
 		Resources:   configv1.NodeResourcesFitArgs{ScoringStrategy: &configv1.ScoringStrategy{Type: configv1.LeastAllocated, Resources: usual}},
@@ -41,6 +50,8 @@ func DefaultProfile() Profile {
 		Spread:      configv1.PodTopologySpreadArgs{DefaultingType: configv1.SystemDefaulting},
 		PodAffinity: configv1.InterPodAffinityArgs{HardPodAffinityWeight: &weight},
 		Preemption:  configv1.DefaultPreemptionArgs{MinCandidateNodesPercentage: &percent, MinCandidateNodesAbsolute: &least},
+		// Upstream's: where much would be left is better.
+		Volumes: configv1.VolumeBindingArgs{BindTimeoutSeconds: &seconds, Shape: []configv1.UtilizationShapePoint{{Utilization: 0, Score: 10}, {Utilization: 100, Score: 0}}},
 	}
 	list, _ := filters(&rules{})
 	for _, f := range list {
@@ -76,8 +87,12 @@ type rules struct {
 	candidates    [2]int // how many are enough for preemption: percent of the nodes, at least
 	percent       int    // of nodes that fit are enough; 0: by their number
 	namesNodes    bool   // node affinity is asked, so a pod can name its nodes
-	bindsVolumes  bool   // claims must be bound
+	bindsVolumes  bool   // claims must be bound, or get a volume
+	zonesVolumes  bool   // volumes must be where they say they are
 	anyNodeServes bool   // nothing compares nodes: the first that fits is as good as any
+
+	volumeShape func(used, of int64) float64 // score of what claims use of volumes
+	bindTimeout time.Duration                // for claims to be bound
 }
 
 func newRules(p *Profile) (*rules, error) {
@@ -95,7 +110,9 @@ func newRules(p *Profile) (*rules, error) {
 		return nil, fmt.Errorf("scheduler: profile %s: cannot read the added affinity: %w", p.Name, err)
 	}
 	r.spreadBy(&p.Spread)
-	r.namesNodes, r.bindsVolumes = p.Filters[nodeAffinity{}.Name()], p.Filters[volumes{}.Name()]
+	r.namesNodes, r.bindsVolumes, r.zonesVolumes = p.Filters[nodeAffinity{}.Name()], p.Filters[volumes{}.Name()], p.Filters[volumeZone{}.Name()]
+	r.volumeShape = byShape(p.Volumes.Shape)
+	r.bindTimeout = time.Duration(min(*p.Volumes.BindTimeoutSeconds, maxBindTimeoutSeconds)) * time.Second
 	if err := r.choose(p); err != nil {
 		return nil, err
 	}

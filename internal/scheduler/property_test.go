@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -152,14 +153,24 @@ func variants() []*rules {
 
 func agree(t *rapid.T, decisions, remembered *int) {
 	c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
-	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}}
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}, naiveStorage: newNaiveStorage()}
+	take := func(o kinds.Object, gone bool) {
+		c.take(o, gone)
+		w.take(o, gone)
+	}
+	for _, o := range naiveClasses() {
+		take(o, false)
+	}
 	deciders := make([]*decider, len(variants()))
 	for i, r := range variants() {
 		deciders[i] = deciderBy(r, nil, nil)
 	}
 	var templates []*corev1.Pod
 	for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
-		switch rapid.IntRange(0, 9).Draw(t, "step") {
+		switch rapid.IntRange(0, 13).Draw(t, "step") {
+		case 10, 11:
+			w.disturb(t, take)
+			continue
 		case 0, 1:
 			n := drawNode(t, fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "node")))
 			c.setNode(n)
@@ -181,7 +192,7 @@ func agree(t *rapid.T, decisions, remembered *int) {
 		name := fmt.Sprintf("p%d", i)
 		var p *corev1.Pod
 		if len(templates) < 2 || rapid.IntRange(0, 9).Draw(t, "new template") == 0 {
-			p = drawPod(t, name)
+			p = drawMounts(t, drawPod(t, name))
 			templates = append(templates, p)
 		} else {
 			p = rapid.SampledFrom(templates).Draw(t, "template").DeepCopy()
@@ -213,8 +224,80 @@ func agree(t *rapid.T, decisions, remembered *int) {
 		case dec.node != nil:
 			p.Spec.NodeName = dec.node.name
 			c.place(placed(p), p.Spec.NodeName)
+			if dec.wanted != nil {
+				w.promise(t, p, dec.wanted, c, take)
+			}
 			w.pods = append(w.pods, p)
 		}
+	}
+}
+
+// disturb storage: things come, change and go, but not what is in use.
+func (w *naive) disturb(t *rapid.T, take func(kinds.Object, bool)) {
+	switch rapid.IntRange(0, 4).Draw(t, "claims") {
+	case 0, 1:
+		if c := drawClaim(t, fmt.Sprint("c", rapid.IntRange(0, 4).Draw(t, "claim"))); w.claims[keyOf(c)] == nil {
+			take(c, false)
+		}
+	case 2:
+		names := slices.Sorted(maps.Keys(w.claims)) // bound, whoever did it
+		if len(names) == 0 {
+			return
+		}
+		c := w.claims[rapid.SampledFrom(names).Draw(t, "bound")]
+		name := fmt.Sprint("v", rapid.IntRange(0, 4).Draw(t, "to"))
+		if v := w.pvs[name]; c.Status.Phase != corev1.ClaimBound && c.Annotations[selectedNode] == "" && v != nil && v.Spec.ClaimRef == nil {
+			c, v = bindTo(c, v)
+			take(c, false)
+			take(v, false)
+		}
+	default:
+		o := drawStorage(t)
+		if v, ok := o.(*corev1.PersistentVolume); ok && w.pvs[v.Name] != nil && w.pvs[v.Name].Spec.ClaimRef != nil {
+			return
+		}
+		take(o, rapid.IntRange(0, 4).Draw(t, "goes") == 0)
+	}
+}
+
+// promise what a decision wants, after a look at whether it can be had, and
+// let it come true at once, or not.
+func (w *naive) promise(t *rapid.T, p *corev1.Pod, o *outcome, c *cluster, take func(kinds.Object, bool)) {
+	n, seen := w.nodes[p.Spec.NodeName], map[string]bool{}
+	for _, m := range o.matches {
+		if seen[m.volume.Name] || !w.serves(w.pvs[m.volume.Name], w.claims[keyOf(m.claim)], n) {
+			t.Fatalf("pod %s cannot have %s for %s on %s", p.Name, m.volume.Name, m.claim.Name, n.Name)
+		}
+		seen[m.volume.Name] = true
+	}
+	for _, m := range o.makings {
+		if !w.makes(w.classes[*m.claim.Spec.StorageClassName], m.claim, n) {
+			t.Fatalf("no volume can be made for %s on %s", m.claim.Name, n.Name)
+		}
+	}
+	at := rapid.Bool().Draw(t, "at once")
+	for _, m := range o.matches {
+		if at {
+			claim, v := bindTo(m.claim, m.volume)
+			take(claim, false)
+			take(v, false)
+			continue
+		}
+		v := promised(m.volume, m.claim)
+		c.promiseVolume(v)
+		w.pvs[v.Name] = v
+	}
+	for _, m := range o.makings {
+		if at {
+			claim, v := bindTo(m.claim, madeFor(m.claim, n.Labels[hostname]))
+			take(v, false)
+			take(claim, false)
+			continue
+		}
+		claim := m.claim.DeepCopy()
+		forNode(n.Name)(claim)
+		c.promiseClaim(claim)
+		w.claims[keyOf(claim)] = claim
 	}
 }
 
@@ -260,7 +343,12 @@ func (a *api) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) (ru
 }
 
 func (a *api) naive() *naive {
-	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{}}
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{}, naiveStorage: newNaiveStorage()}
+	for _, k := range []*kinds.Kind{kinds.PersistentVolumeClaim, kinds.PersistentVolume, kinds.StorageClass, kinds.CSINode, kinds.CSIStorageCapacity, kinds.VolumeAttachment} {
+		for _, o := range a.Objects(k) {
+			w.take(o, false)
+		}
+	}
 	for _, o := range a.Objects(kinds.Node) {
 		w.nodes[o.GetName()] = o.(*corev1.Node)
 	}
@@ -313,6 +401,9 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for _, o := range naiveClasses() {
+			a.put(o)
+		}
 		ctx := context.Background()
 		preempted := a.preempting()
 		capacity := map[string]*corev1.Node{} // nodes keep their size, so that overfull means a wrong decision
@@ -320,7 +411,7 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 			if name := a.naive().overfull(); name != "" {
 				t.Fatalf("%s holds more than it has", name)
 			}
-			if err := preempted(); err != nil {
+			if err := errors.Join(preempted(), a.volumesInOrder()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -351,6 +442,9 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 				check()
 				continue
 			}
+			if a.bindClaims(func(string) string { return "bind" }) {
+				continue
+			}
 			due := s.NextDue()
 			if due.IsZero() {
 				break
@@ -379,6 +473,9 @@ func TestLoopUnderRandomChanges(t *testing.T) {
 		if len(s.assumed)+len(s.cluster.doomed)+len(s.cluster.nominees) > 0 {
 			t.Errorf("still assumed: %v, doomed: %v, nominated: %v", s.assumed, s.cluster.doomed, s.cluster.nominees)
 		}
+		if len(s.reserved)+len(s.waits)+len(s.settled)+len(s.cluster.realClaims)+len(s.cluster.realVolumes) > 0 {
+			t.Errorf("still promised: %v, %v, %v, %v, %v", s.reserved, s.waits, s.settled, s.cluster.realClaims, s.cluster.realVolumes)
+		}
 	})
 }
 
@@ -390,7 +487,23 @@ func (a *api) disturb(t *rapid.T, i int, capacity map[string]*corev1.Node) {
 		}
 		return pods[rapid.IntRange(0, len(pods)-1).Draw(t, "which")].(*corev1.Pod).DeepCopy()
 	}
-	switch rapid.IntRange(0, 12).Draw(t, "what") {
+	switch rapid.IntRange(0, 18).Draw(t, "what") {
+	case 13, 14:
+		if c := drawClaim(t, fmt.Sprint("c", rapid.IntRange(0, 4).Draw(t, "claim"))); a.Object(kinds.PersistentVolumeClaim, "default", c.Name) == nil {
+			a.put(c)
+		}
+	case 15, 16:
+		o := drawStorage(t)
+		if v, ok := o.(*corev1.PersistentVolume); ok {
+			if old, ok := a.Object(kinds.PersistentVolume, "", v.Name).(*corev1.PersistentVolume); ok && old.Spec.ClaimRef != nil {
+				return
+			}
+		}
+		a.put(o)
+	case 17, 18:
+		a.bindClaims(func(claim string) string {
+			return rapid.SampledFrom([]string{"wait", "bind", "give up"}).Draw(t, claim)
+		})
 	case 0, 1:
 		name := fmt.Sprintf("n%d", rapid.IntRange(0, 3).Draw(t, "node"))
 		n := drawNode(t, name)
@@ -431,7 +544,7 @@ func (a *api) disturb(t *rapid.T, i int, capacity map[string]*corev1.Node) {
 			a.Deliver(nil)
 		}
 	default:
-		p := drawPod(t, fmt.Sprintf("p%d", i))
+		p := drawMounts(t, drawPod(t, fmt.Sprintf("p%d", i)))
 		if rapid.IntRange(0, 3).Draw(t, "held") == 0 {
 			held(p)
 		}

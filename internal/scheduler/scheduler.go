@@ -65,6 +65,7 @@ func Kinds() []*kinds.Kind {
 	return []*kinds.Kind{
 		kinds.Namespace, kinds.Node, kinds.Pod, kinds.Service, kinds.ReplicationController, kinds.ReplicaSet, kinds.StatefulSet,
 		kinds.PersistentVolumeClaim, kinds.PersistentVolume, kinds.PodDisruptionBudget,
+		kinds.StorageClass, kinds.CSIDriver, kinds.CSINode, kinds.CSIStorageCapacity, kinds.VolumeAttachment,
 	}
 }
 
@@ -87,7 +88,10 @@ type Scheduler struct {
 	queue    *queue
 	assumed  map[types.UID]*pod // placed by us, not yet seen so in the view
 	inFlight int
-	cancel   func() // ends the subscription; nil: not started
+	reserved map[types.UID]*reservation // of pods that are to get volumes first
+	waits    []*reservation             // for claims to be bound, by deadline
+	settled  []*reservation             // to be bound, or to be tried again
+	cancel   func()                     // ends the subscription; nil: not started
 
 	wakeup  chan struct{} // capacity 1
 	mu      sync.Mutex    // guards what other goroutines hand to the loop
@@ -187,23 +191,19 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer writes.Wait()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	start := func(do func(context.Context) result) { writes.Go(func() { s.report(do(ctx)) }) }
 	for {
 		s.absorb()
 		if ctx.Err() != nil {
 			return nil
 		}
-		if s.inFlight < s.parallel {
-			if w := s.queue.pop(s.now()); w != nil {
-				s.schedule(w, func(do func(context.Context) result) {
-					writes.Go(func() { s.report(do(ctx)) })
-				})
-				continue
-			}
+		if s.inFlight < s.parallel && s.next(start) {
+			continue
 		}
 		s.metrics.show(s.queue)
 		// Without a pod in back-off nothing ticks.
 		var tick <-chan time.Time
-		if due := s.queue.next(); !due.IsZero() && s.inFlight < s.parallel {
+		if due := s.due(); !due.IsZero() && s.inFlight < s.parallel {
 			timer.Reset(max(0, due.Sub(s.now())))
 			tick = timer.C
 		}
@@ -224,22 +224,40 @@ func (s *Scheduler) Step(ctx context.Context) bool {
 		s.start()
 	}
 	s.absorb()
-	w := s.queue.pop(s.now())
-	if w == nil {
+	if !s.next(func(do func(context.Context) result) { s.report(do(ctx)) }) {
 		return false
 	}
-	s.schedule(w, func(do func(context.Context) result) { s.report(do(ctx)) })
 	s.absorb()
 	return true
 }
 
-// NextDue is when the next pod's back-off ends; zero: never. It is for Step's
-// driver, which owns the time.
+// next goes on with one pod; it reports whether there was one.
+func (s *Scheduler) next(start func(func(context.Context) result)) bool {
+	if s.goOn(start) {
+		return true
+	}
+	w := s.queue.pop(s.now())
+	if w != nil {
+		s.schedule(w, start)
+	}
+	return w != nil
+}
+
+// NextDue is when the next pod's back-off ends, or its wait for volumes; zero:
+// never. It is for Step's driver, which owns the time.
 func (s *Scheduler) NextDue() time.Time {
 	if s.queue == nil {
 		return time.Time{}
 	}
-	return s.queue.next()
+	return s.due()
+}
+
+func (s *Scheduler) due() time.Time {
+	due := s.queue.next()
+	if len(s.waits) > 0 && (due.IsZero() || s.waits[0].deadline.Before(due)) {
+		due = s.waits[0].deadline
+	}
+	return due
 }
 
 // Stop ends a scheduler that was driven by Step, and forgets all it knew.
@@ -248,7 +266,7 @@ func (s *Scheduler) Stop() {
 		s.cancel()
 		s.cancel = nil
 	}
-	s.cluster, s.assumed = nil, nil
+	s.cluster, s.assumed, s.reserved, s.waits, s.settled = nil, nil, nil, nil, nil
 	s.mu.Lock()
 	s.changes, s.results = nil, nil
 	s.mu.Unlock()
@@ -258,6 +276,7 @@ func (s *Scheduler) Stop() {
 // in between is taken in twice, which is harmless.
 func (s *Scheduler) start() {
 	s.cluster, s.queue, s.assumed, s.inFlight = newCluster(), newQueue(s.min, s.max, s.metrics.came), map[types.UID]*pod{}, 0
+	s.reserved, s.waits, s.settled = map[types.UID]*reservation{}, nil, nil
 	for name, p := range s.profiles {
 		p.decider = deciderBy(p.rules, s.outside, s.rand)
 		p.decider.told = func(part, status string, took time.Duration) { s.metrics.point(name, part, status, took) }
@@ -305,4 +324,5 @@ func (s *Scheduler) absorb() {
 	for _, r := range results {
 		s.settle(r)
 	}
+	s.expire()
 }

@@ -27,6 +27,7 @@ func scorers() []scorer {
 		{"InterPodAffinity", 2, likedPods},
 		{"PodTopologySpread", 2, spreadOut},
 		{"ImageLocality", 1, hasImages},
+		{"VolumeBinding", 1, roomyVolumes},
 	}
 }
 

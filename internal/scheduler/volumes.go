@@ -1,23 +1,24 @@
 package scheduler
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// volumes lets a pod go only where its bound persistent volumes can be
-// reached. Claims that nothing has bound yet make it wait.
+// volumes lets a pod go only where its volumes can be reached: those that its
+// claims have, and those that they can still get.
 type volumes struct{}
 
 // volumeNodes is what one volume asks of nodes.
 type volumeNodes struct {
 	required *nodeaffinity.LazyErrorNodeSelector // nil: any node
-	zones    []volumeLabel
+	// host, if not empty, is the only host name that required allows: most are
+	// refused by it without a look at the rest.
+	host  string
+	zones []volumeLabel
 }
 
 // volumeLabel is a label of a volume that says where it is. It may name several
@@ -27,87 +28,116 @@ type volumeLabel struct {
 	values []string
 }
 
+func nodesOf(v *corev1.PersistentVolume) volumeNodes {
+	out := volumeNodes{zones: placesOf(v)}
+	if a := v.Spec.NodeAffinity; a != nil && a.Required != nil {
+		out.required = nodeaffinity.NewLazyErrorNodeSelector(a.Required)
+		if terms := a.Required.NodeSelectorTerms; len(terms) == 1 {
+			for _, r := range terms[0].MatchExpressions {
+				if r.Key == corev1.LabelHostname && r.Operator == corev1.NodeSelectorOpIn && len(r.Values) == 1 {
+					out.host = r.Values[0]
+				}
+			}
+		}
+	}
+	return out
+}
+
+// reach reports whether pods on a node can have the volume.
+func (v *volumeNodes) reach(n *corev1.Node) bool {
+	if v.required == nil {
+		return true
+	}
+	if v.host != "" && n.Labels[corev1.LabelHostname] != v.host {
+		return false
+	}
+	// An affinity that cannot be read matches no node: validation refuses it.
+	ok, err := v.required.Match(n)
+	return ok && err == nil
+}
+
 func (volumes) Name() string { return "VolumeBinding" }
 
-// prepareVolumes looks the pod's claims up once for all nodes.
-func (c *cycle) prepareVolumes() {
-	for _, name := range c.pod.claims {
-		short := name[strings.IndexByte(name, '/')+1:]
-		claim := c.claims[name]
-		switch {
-		case claim == nil && slices.Contains(c.pod.ownClaims, name):
-			c.refusal = fmt.Sprintf("waiting for ephemeral volume controller to create the persistentvolumeclaim %q", short)
-		case claim == nil:
-			c.refusal = fmt.Sprintf("persistentvolumeclaim %q not found", short)
-		case claim.DeletionTimestamp != nil:
-			c.refusal = fmt.Sprintf("persistentvolumeclaim %q is being deleted", short)
-		case slices.Contains(c.pod.ownClaims, name) && !metav1.IsControlledBy(claim, c.pod.obj):
-			c.refusal = fmt.Sprintf("persistentvolumeclaim %q was not created for this pod", short)
-		case claim.Spec.VolumeName == "" || claim.Status.Phase != corev1.ClaimBound:
-			c.refusal = "pod has unbound immediate PersistentVolumeClaims"
-		default:
-			if slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
-				c.soleClaims = append(c.soleClaims, name)
-			}
-			c.prepareVolume(claim.Spec.VolumeName)
-		}
-		switch {
-		case c.refusal != "" && c.rules.bindsVolumes:
-			return
-		case c.refusal != "": // somebody else minds that
-			c.refusal = ""
-		}
-	}
-}
-
-func (c *cycle) prepareVolume(name string) {
-	pv := c.volumes[name]
-	if pv == nil {
-		c.refusal = fmt.Sprintf("persistentvolume %q not found", name)
-		return
-	}
-	v := &volumeNodes{zones: placesOf(pv)}
-	if a := pv.Spec.NodeAffinity; a != nil && a.Required != nil {
-		v.required = nodeaffinity.NewLazyErrorNodeSelector(a.Required)
-	}
-	if v.required != nil || len(v.zones) > 0 {
-		c.claimNodes = append(c.claimNodes, v)
-	}
-}
-
 func (volumes) Fits(c *cycle, n *node) bool {
-	for _, v := range c.claimNodes {
-		if v.required == nil {
-			continue
-		}
-		if ok, err := v.required.Match(n.obj); !ok || err != nil {
-			return false
+	return len(c.pod.claims) == 0 || c.volumesOn(n).bad == 0
+}
+
+func (volumes) Explain(c *cycle, n *node, why []string) ([]string, bool) {
+	bad := c.volumesOn(n).bad
+	for i, text := range [...]string{
+		"node(s) didn't match PersistentVolume's node affinity", "node(s) didn't find available persistent volumes to bind",
+		"node(s) did not have enough free storage", "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+	} {
+		if bad&(1<<i) != 0 {
+			why = append(why, text)
 		}
 	}
-	return true
+	return why, true
 }
 
-func (volumes) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
-	return append(why, "node(s) didn't match PersistentVolume's node affinity"), true
+// Advise: a volume is where it is; others can be made.
+func (volumes) Advise(c *cycle, n *node, out []change) []change {
+	o := c.volumesOn(n)
+	if o.bad&(elsewhere|noVolume) != 0 {
+		return append(out, change{kind: impossible})
+	}
+	for _, l := range o.lacking {
+		want := change{kind: newVolume, name: l.class.Name, value: l.size.String(), missing: 1}
+		if l.full {
+			want.kind = freeStorage
+		}
+		if l.on != "" && l.on != n.obj.Name {
+			return append(out, change{kind: impossible})
+		}
+		same := slices.IndexFunc(out, func(o change) bool { return o.kind == want.kind && o.name == want.name && o.value == want.value })
+		if same >= 0 {
+			out[same].missing++
+		} else {
+			out = append(out, want)
+		}
+	}
+	return out
 }
 
-// Advise: a volume is where it is.
-func (volumes) Advise(_ *cycle, _ *node, out []change) []change {
-	return append(out, change{kind: impossible})
-}
-
-// Helps: a claim of the pod or a volume changed, another user of a claim went
-// away, or a node came or changed.
-func (volumes) Helps(c *cycle, e *event) bool {
+// Helps: something of the pod's claims, or of volumes that they could get.
+func (f volumes) Helps(c *cycle, e *event) bool {
 	switch e.what {
 	case claimChanged:
 		return slices.Contains(c.pod.claims, e.name)
 	case volumeChanged:
-		return len(c.pod.claims) > 0
-	case podLeft:
-		return slices.ContainsFunc(c.pod.claims, func(name string) bool { return slices.Contains(e.pod.claims, name) })
+		return c.minds(e)
+	case classChanged, capacityChanged:
+		return c.anyClaim(func(claim *corev1.PersistentVolumeClaim) bool {
+			return !isBound(claim) && classOfClaim(claim) == e.name
+		})
+	case driverChanged:
+		return c.anyClaim(func(claim *corev1.PersistentVolumeClaim) bool {
+			class := c.storageClasses[classOfClaim(claim)]
+			return !isBound(claim) && class != nil && class.Provisioner == e.name
+		})
 	case nodeChanged:
-		return true
+		c.prepareVolumes()
+		return c.refusal == "" && onNode(f, c, e, nodeChanged)
+	}
+	return false
+}
+
+// minds reports whether a change of a volume may matter to one of the pod's
+// claims: it is the claim's, or was, or the claim could get it.
+func (c *cycle) minds(e *event) bool {
+	return c.anyClaim(func(claim *corev1.PersistentVolumeClaim) bool {
+		if claim.Spec.VolumeName == e.name || e.volume != nil && isFor(e.volume, claim) || e.oldVolume != nil && isFor(e.oldVolume, claim) {
+			return true
+		}
+		return !isBound(claim) && e.volume != nil && e.volume.Spec.ClaimRef == nil && classOfVolume(e.volume) == classOfClaim(claim)
+	})
+}
+
+func (c *cycle) anyClaim(fn func(*corev1.PersistentVolumeClaim) bool) bool {
+	for _, name := range c.pod.claims {
+		if claim := c.claims[name]; claim != nil && fn(claim) {
+			return true
+		}
 	}
 	return false
 }
@@ -135,9 +165,10 @@ func placesOf(pv *corev1.PersistentVolume) (out []volumeLabel) {
 }
 
 func (volumeZone) Fits(c *cycle, n *node) bool {
-	for _, v := range c.claimNodes {
-		for i := range v.zones {
-			if !v.zones[i].at(n.obj) && saysWhere(n.obj) {
+	for i := range c.claimNodes {
+		v := &c.claimNodes[i]
+		for j := range v.zones {
+			if !v.zones[j].at(n.obj) && saysWhere(n.obj) {
 				return false
 			}
 		}
@@ -169,30 +200,13 @@ func (volumeZone) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
 func (volumeZone) Advise(_ *cycle, _ *node, out []change) []change {
 	return append(out, change{kind: impossible})
 }
-func (volumeZone) Helps(c *cycle, e *event) bool { return volumes{}.Helps(c, e) }
 
-// volumeRestrictions keeps a pod waiting while another uses a claim that only
-// one pod may use at a time.
-type volumeRestrictions struct{}
-
-func (volumeRestrictions) Name() string { return "VolumeRestrictions" }
-func (volumeRestrictions) Fits(c *cycle, _ *node) bool {
-	for _, name := range c.soleClaims {
-		if c.claimUsers[name] > 0 {
-			return false
-		}
+// Helps: a claim of the pod has another volume, that volume is elsewhere, or a
+// node is.
+func (f volumeZone) Helps(c *cycle, e *event) bool {
+	if e.what == nodeChanged {
+		c.prepareVolumes()
+		return c.refusal == "" && onNode(f, c, e, nodeChanged)
 	}
-	return true
+	return (e.what == claimChanged || e.what == volumeChanged) && volumes{}.Helps(c, e)
 }
-func (volumeRestrictions) Explain(_ *cycle, _ *node, why []string) ([]string, bool) {
-	return append(why, "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod"), false
-}
-func (volumeRestrictions) Advise(c *cycle, _ *node, out []change) []change {
-	for _, name := range c.soleClaims {
-		if c.claimUsers[name] > 0 {
-			out = append(out, change{kind: freeClaim, name: name})
-		}
-	}
-	return out
-}
-func (volumeRestrictions) Helps(c *cycle, e *event) bool { return volumes{}.Helps(c, e) }

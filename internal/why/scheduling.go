@@ -5,11 +5,16 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/scheduler"
 	"knarr.dev/knarr/internal/view"
 )
+
+// selectedNode is the annotation of a claim for which a volume is to be made on
+// a node.
+const selectedNode = "volume.kubernetes.io/selected-node"
 
 // advised is where the scheduler's sentence about what would help begins.
 const advised = " It would fit "
@@ -24,6 +29,11 @@ func (l *look) unscheduled(p *corev1.Pod) *finding {
 		}
 		return about(kinds.Pod, p, "it is held back by its scheduling gates: %s", strings.Join(names, ", ")).since(p.CreationTimestamp).
 			help("whatever set a gate has to remove it from spec.schedulingGates")
+	}
+	if c == nil || c.Status == corev1.ConditionTrue || strings.HasPrefix(c.Message, `running PreBind plugin "VolumeBinding"`) {
+		if claim := l.awaitedClaim(p); claim != nil {
+			return claim
+		}
 	}
 	if c == nil || c.Status == corev1.ConditionTrue {
 		f := about(kinds.Pod, p, "the scheduler %s has not looked at it yet", p.Spec.SchedulerName).since(p.CreationTimestamp)
@@ -82,6 +92,32 @@ func (l *look) cluster() *view.Snapshot {
 // aboutClaim matches what schedulers and kubelets say when volumes are in the way.
 var aboutClaim = regexp.MustCompile(`(?i)persistentvolumeclaim|persistent volume|volume node affinity|error processing PVC`)
 
+// late reports whether a claim gets its volume once its pod has a node.
+func (l *look) late(c *corev1.PersistentVolumeClaim) bool {
+	if c.Spec.VolumeName != "" || c.Spec.StorageClassName == nil || c.Annotations[selectedNode] != "" {
+		return false
+	}
+	class, _ := get[*storagev1.StorageClass](l, kinds.StorageClass, "", *c.Spec.StorageClassName)
+	return class != nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+}
+
+// awaitedClaim is a claim for which a volume is being made on the node that the
+// scheduler has chosen; the pod gets the node once that is there.
+func (l *look) awaitedClaim(p *corev1.Pod) *finding {
+	for i := range p.Spec.Volumes {
+		name := view.ClaimOf(p, &p.Spec.Volumes[i])
+		if name == "" {
+			continue
+		}
+		c, _ := get[*corev1.PersistentVolumeClaim](l, kinds.PersistentVolumeClaim, p.Namespace, name)
+		if c != nil && c.Status.Phase == corev1.ClaimPending && c.Annotations[selectedNode] != "" {
+			return about(kinds.Pod, p, "it is going to node %s, and waits for its volumes", c.Annotations[selectedNode]).since(p.CreationTimestamp).
+				behind(kinds.PersistentVolumeClaim, c)
+		}
+	}
+	return nil
+}
+
 // openClaim is the pod's claim because of which it has no node.
 func (l *look) openClaim(p *corev1.Pod, said string) *finding {
 	if !aboutClaim.MatchString(said) {
@@ -97,6 +133,8 @@ func (l *look) openClaim(p *corev1.Pod, said string) *finding {
 		switch {
 		case gone:
 			return f.because(missing(kinds.PersistentVolumeClaim, p.Namespace, name, "create it, or name another in the pod's volumes"))
+		case c != nil && c.DeletionTimestamp == nil && l.late(c):
+			continue // it waits for the pod, not the pod for it
 		case c != nil && (c.Status.Phase != corev1.ClaimBound || c.DeletionTimestamp != nil):
 			return f.behind(kinds.PersistentVolumeClaim, c)
 		}

@@ -82,7 +82,7 @@ func (l *look) classed(c *corev1.PersistentVolumeClaim, class *storagev1.Storage
 		case user < 0 && complete:
 			f.What = fmt.Sprintf("it is bound when the first pod uses it (class %s), and none does", class.Name)
 			return f.help("nothing is wrong if nobody needs it yet")
-		case user >= 0 && pods[user].Spec.NodeName == "" && c.Annotations["volume.kubernetes.io/selected-node"] == "":
+		case user >= 0 && pods[user].Spec.NodeName == "" && c.Annotations[selectedNode] == "":
 			f.What = fmt.Sprintf("it is bound when pod %s has a node", pods[user].Name)
 			return f.behind(kinds.Pod, pods[user])
 		}

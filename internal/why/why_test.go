@@ -179,6 +179,17 @@ func TestRules(t *testing.T) {
 			c.VolumeBindingMode = ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)
 		}), aPod("p", pending("0/1 nodes are available: 1 Insufficient cpu. preemption: none. It would fit on n with 1 less cpu requested.", ofClaim("data")))}, refused: []*kinds.Kind{kinds.Node},
 			want: []string{"Pod ns/p: 0/1 nodes are available: 1 Insufficient cpu", "PersistentVolumeClaim ns/data: it is bound when pod p has a node"}, remedy: "it would fit on n with 1 less cpu requested"},
+		{name: "late binding and no volume", things: []thing{aClaim(fast), class(func(c *storagev1.StorageClass) {
+			c.VolumeBindingMode = ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)
+		}), aPod("p", pending("0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind. preemption: none. It would fit on n with 1 PersistentVolume of class fast with 1Gi.", ofClaim("data")))}, refused: []*kinds.Kind{kinds.Node},
+			want: []string{"Pod ns/p: 0/1 nodes are available: 1 node(s) didn't find", "PersistentVolumeClaim ns/data: it is bound when pod p has a node"}, remedy: "it would fit on n with 1 PersistentVolume of class fast with 1Gi"},
+		{name: "a volume that is not made", things: []thing{aPod("p", pending(`running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded`, ofClaim("data"))), class(func(c *storagev1.StorageClass) {
+			c.VolumeBindingMode = ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)
+		}), aClaim(func(c *corev1.PersistentVolumeClaim) {
+			fast(c)
+			c.Annotations = map[string]string{selectedNode: "n"}
+		})},
+			want: []string{"PersistentVolumeClaim ns/data: it waits for the provisioner", "Pod ns/p: it is going to node n, and waits for its volumes"}},
 		{name: "late binding and no pod", things: []thing{aClaim(fast), class(func(c *storagev1.StorageClass) {
 			c.VolumeBindingMode = ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)
 		})}, want: []string{"PersistentVolumeClaim ns/data: it is bound when the first pod uses it"}},

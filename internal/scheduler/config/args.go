@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
 
@@ -128,6 +127,18 @@ func readPluginArgs(path *field.Path, c *configv1.PluginConfig, p *scheduler.Pro
 		defaultTo(&a.MinCandidateNodesAbsolute, 100)
 		p.Preemption = a
 		return checkPreemption(args, *a.MinCandidateNodesPercentage, *a.MinCandidateNodesAbsolute)
+	case "VolumeBinding":
+		a := configv1.VolumeBindingArgs{}
+		if errs := decode(&a, &a.TypeMeta); errs != nil {
+			return errs
+		}
+		usual := scheduler.DefaultProfile().Volumes
+		defaultTo(&a.BindTimeoutSeconds, *usual.BindTimeoutSeconds)
+		if len(a.Shape) == 0 {
+			a.Shape = usual.Shape
+		}
+		p.Volumes = a
+		return checkVolumes(args, &a)
 	}
 	return fixedArgs(args, c, decode)
 }
@@ -135,18 +146,6 @@ func readPluginArgs(path *field.Path, c *configv1.PluginConfig, p *scheduler.Pro
 // fixedArgs are those that may be said, but not be changed.
 func fixedArgs(args *field.Path, c *configv1.PluginConfig, decode func(any, *metav1.TypeMeta) field.ErrorList) field.ErrorList {
 	switch c.Name {
-	case "VolumeBinding":
-		a := configv1.VolumeBindingArgs{}
-		if errs := decode(&a, &a.TypeMeta); errs != nil {
-			return errs
-		}
-		a.TypeMeta = metav1.TypeMeta{}
-		if a.BindTimeoutSeconds == nil || *a.BindTimeoutSeconds == 600 {
-			a.BindTimeoutSeconds = nil
-		}
-		if !reflect.DeepEqual(a, configv1.VolumeBindingArgs{}) {
-			return field.ErrorList{field.Forbidden(args, "cannot be changed here")}
-		}
 	case "DynamicResources":
 		a := configv1.DynamicResourcesArgs{}
 		if errs := decode(&a, &a.TypeMeta); errs != nil {

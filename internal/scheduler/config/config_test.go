@@ -72,17 +72,20 @@ func TestPlugins(t *testing.T) {
 		{"a scorer less", "{score: {disabled: [{name: ImageLocality}, {name: PodTopologySpread}]}}", nil, map[string]int32{"ImageLocality": 0, "PodTopologySpread": 0}, false},
 		{"disabled and enabled is enabled", "{score: {disabled: [{name: ImageLocality}], enabled: [{name: ImageLocality, weight: 3}]}}", nil, map[string]int32{"ImageLocality": 3}, false},
 		{"no scorer", "{preScore: {disabled: [{name: '*'}]}, score: {disabled: [{name: '*'}]}}", nil,
-			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0}, false},
+			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0, "VolumeBinding": 0}, false},
 		{"one scorer", "{score: {disabled: [{name: '*'}], enabled: [{name: ImageLocality, weight: 2}]}}", nil,
-			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 2}, false},
+			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 2, "VolumeBinding": 0}, false},
 		{"a plugin less", "{multiPoint: {disabled: [{name: TaintToleration}]}}", []string{"TaintToleration"}, map[string]int32{"TaintToleration": 0}, false},
 		{"a filter less, its score stays", "{preFilter: {disabled: [{name: TaintToleration}]}, filter: {disabled: [{name: TaintToleration}]}}", []string{"TaintToleration"}, nil, false},
 		{"a plugin only at some points", "{multiPoint: {disabled: [{name: TaintToleration}]}, preFilter: {enabled: [{name: TaintToleration}]}, filter: {enabled: [{name: TaintToleration}]}}", nil, map[string]int32{"TaintToleration": 0}, false},
 		{"no preemption", "{postFilter: {disabled: [{name: DefaultPreemption}]}}", nil, nil, true},
-		{"what is not there is disabled", "{multiPoint: {disabled: [{name: NodeVolumeLimits}, {name: DynamicResources}]}}", nil, nil, false},
+		{"what is not there is disabled", "{multiPoint: {disabled: [{name: DynamicResources}]}}", nil, nil, false},
+		{"no limits of volumes", "{multiPoint: {disabled: [{name: NodeVolumeLimits}]}}", []string{"NodeVolumeLimits"}, nil, false},
+		{"no volume is bound", "{multiPoint: {disabled: [{name: VolumeBinding}]}}", []string{"VolumeBinding"}, map[string]int32{"VolumeBinding": 0}, false},
+		{"volumes are not compared", "{score: {disabled: [{name: VolumeBinding}]}}", nil, map[string]int32{"VolumeBinding": 0}, false},
 		{"all but the necessary", "{multiPoint: {disabled: [{name: '*'}], enabled: [{name: SchedulingGates}, {name: PrioritySort}, {name: DefaultBinder}, {name: NodeResourcesFit, weight: 5}]}}",
 			slices.DeleteFunc(slices.Collect(maps.Keys(all.Filters)), func(s string) bool { return s == "NodeResourcesFit" }),
-			map[string]int32{"NodeResourcesFit": 5, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0}, true},
+			map[string]int32{"NodeResourcesFit": 5, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0, "VolumeBinding": 0}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := profile(t, plugins1(tt.text))
@@ -164,7 +167,12 @@ func TestArgs(t *testing.T) {
 	if len(p.Balance.Resources) != 2 || p.Balance.Resources[1].Weight != 1 {
 		t.Errorf("%+v", p.Balance)
 	}
-	profile(t, args1("VolumeBinding", "{bindTimeoutSeconds: 600}"))
+	if p := profile(t, args1("VolumeBinding", "{}")); *p.Volumes.BindTimeoutSeconds != 600 || len(p.Volumes.Shape) != 2 {
+		t.Errorf("volumes by default: %+v", p.Volumes)
+	}
+	if p := profile(t, args1("VolumeBinding", "{bindTimeoutSeconds: 3, shape: [{utilization: 0, score: 0}, {utilization: 50, score: 9}, {utilization: 100, score: 10}]}")); *p.Volumes.BindTimeoutSeconds != 3 || p.Volumes.Shape[1].Score != 9 {
+		t.Errorf("volumes: %+v", p.Volumes)
+	}
 	profile(t, args1("DynamicResources", "{filterTimeout: 10s}"))
 }
 
@@ -179,7 +187,8 @@ func TestRefusals(t *testing.T) {
 		{"arguments twice", "profiles: [{pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity}]}]", "profiles[0].pluginConfig[1]: Duplicate value"},
 		{"arguments of nobody", args1("Nobody", "{}"), "there is no such plugin"},
 		{"arguments of one without", args1("NodeName", "{a: b}"), "plugin NodeName has no arguments"},
-		{"volume binding", args1("VolumeBinding", "{bindTimeoutSeconds: 3}"), "profiles[0].pluginConfig[0].args: Forbidden: cannot be changed here"},
+		{"volume binding before it begins", args1("VolumeBinding", "{bindTimeoutSeconds: -1}"), "profiles[0].pluginConfig[0].args.bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value"},
+		{"volume binding of no shape", args1("VolumeBinding", "{shape: [{utilization: 50, score: 1}, {utilization: 20, score: 1}]}"), "profiles[0].pluginConfig[0].args.shape[1].utilization: Invalid value: 20: values must be sorted in increasing order"},
 		{"devices", args1("DynamicResources", "{filterTimeout: 3s}"), "cannot be changed here"},
 		{"no name", "profiles: [{}, {schedulerName: x}]", "profiles[0].schedulerName: Required value"},
 		{"name twice", "profiles: [{schedulerName: x}, {schedulerName: x}]", "profiles[1].schedulerName: Duplicate value: \"profiles[0].schedulerName\""},

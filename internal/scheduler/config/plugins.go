@@ -50,8 +50,8 @@ var plugins = []plugin{
 	{"NodePorts", filters, 0},
 	{"NodeResourcesFit", filters | scores, 1},
 	{"VolumeRestrictions", filters, 0},
-	{"NodeVolumeLimits", 0, 0},
-	{"VolumeBinding", filters | scores | reserve | preBind, 0}, // its score is 0 unless a feature is on
+	{"NodeVolumeLimits", filters, 0},
+	{"VolumeBinding", filters | scores | reserve | preBind, 0},
 	{"VolumeZone", filters, 0},
 	{"PodTopologySpread", filters | scores, 2},
 	{"InterPodAffinity", filters | scores, 2},
@@ -155,7 +155,7 @@ func apply(path *field.Path, p *plugin, on point, weight int32, out *scheduler.P
 	if on&filter != 0 {
 		out.Filters[p.name] = true
 	}
-	if on&score != 0 && p.name != "VolumeBinding" {
+	if on&score != 0 {
 		out.Weights[p.name] = weight
 	}
 	if p.name == "DefaultPreemption" {

@@ -179,6 +179,13 @@ func checkPreemption(path *field.Path, percent, least int32) (errs field.ErrorLi
 	return errs
 }
 
+func checkVolumes(path *field.Path, a *configv1.VolumeBindingArgs) (errs field.ErrorList) {
+	if seconds := *a.BindTimeoutSeconds; seconds < 0 {
+		errs = append(errs, field.Invalid(path.Child("bindTimeoutSeconds"), seconds, "invalid BindTimeoutSeconds, should not be a negative value"))
+	}
+	return append(errs, checkShape(path.Child("shape"), a.Shape)...)
+}
+
 func checkExtenders(list []configv1.Extender) (errs field.ErrorList) {
 	root, binders, managed := field.NewPath("extenders"), 0, map[string]bool{}
 	for i := range list {
