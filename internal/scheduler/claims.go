@@ -202,7 +202,8 @@ func (c *cycle) lateClaim(claim *corev1.PersistentVolumeClaim, class *storagev1.
 		switch {
 		case v.Spec.ClaimRef != nil && !isFor(v, claim), v.DeletionTimestamp != nil, !l.allows(v):
 		case isFor(v, claim):
-			if l.meant == nil {
+			// One that was promised to it goes before those that name it.
+			if l.meant == nil || v.Spec.ClaimRef.UID != "" && l.meant.obj.Spec.ClaimRef.UID == "" {
 				l.meant = &fitting{v, nodesOf(v)}
 			}
 		case v.Status.Phase == corev1.VolumeAvailable && selector.Matches(labels.Set(v.Labels)) && grants(v, claim):

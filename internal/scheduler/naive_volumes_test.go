@@ -113,15 +113,26 @@ func (w *naive) serves(pv *corev1.PersistentVolume, claim *corev1.PersistentVolu
 	if have.Cmp(want) < 0 || !w.reached(pv, n) || pv.Spec.StorageClassName != *claim.Spec.StorageClassName {
 		return false
 	}
-	if ref := pv.Spec.ClaimRef; ref != nil {
-		return ref.Namespace == claim.Namespace && ref.Name == claim.Name
+	if only := w.meantFor(claim); only != nil {
+		return pv.Name == only.Name
 	}
-	for _, other := range w.pvs { // one that is meant for the claim is the only one
-		if ref := other.Spec.ClaimRef; ref != nil && ref.Namespace == claim.Namespace && ref.Name == claim.Name && w.enough(other, claim) {
-			return false
+	return pv.Spec.ClaimRef == nil && pv.Status.Phase == corev1.VolumeAvailable
+}
+
+// meantFor a claim is one volume: of several, one that was promised to it, and
+// then the first by name.
+func (w *naive) meantFor(claim *corev1.PersistentVolumeClaim) (best *corev1.PersistentVolume) {
+	for _, pv := range w.pvs {
+		ref := pv.Spec.ClaimRef
+		if ref == nil || ref.Namespace != claim.Namespace || ref.Name != claim.Name || !w.enough(pv, claim) {
+			continue
+		}
+		promised := func(v *corev1.PersistentVolume) bool { return v.Spec.ClaimRef.UID != "" }
+		if best == nil || promised(pv) && !promised(best) || promised(pv) == promised(best) && pv.Name < best.Name {
+			best = pv
 		}
 	}
-	return pv.Status.Phase == corev1.VolumeAvailable
+	return best
 }
 
 func (w *naive) enough(pv *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) bool {
