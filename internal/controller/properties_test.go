@@ -32,6 +32,8 @@ var elsewhere = map[string]string{
 	"job":                     "TestTouchesOnlyItsOwnWithinBounds, TestInputOrderDoesNotMatter, TestRunsToTheEnd",
 	"replicaset":              "TestConvergesAndRests, TestPlanTouchesOnlyItsOwn, TestInputOrderDoesNotMatter, TestLargeSetInBursts",
 	"statefulset":             "TestTouchesOnlyItsOwn, TestInputOrderDoesNotMatter, TestHugeSet, TestPromises",
+	"ephemeralvolume":         "TestPlan, TestThroughTheRuntime: a pass makes the claims of one pod",
+	"volumebinder":            "TestProperties, TestOrder, TestLife",
 	"csr":                     "TestPlan, TestServingWaitsForAddresses: a plan is of one request, and writes that",
 }
 

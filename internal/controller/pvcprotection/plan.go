@@ -48,15 +48,15 @@ func Plan(o Observed) plan.Result {
 	return plan.Result{}
 }
 
-// holds: the pod is on a node and has the claim. A claim that was made for the
-// pod need not wait for one that is done with: its own finalizers may wait for
-// the claim.
+// holds: the pod is on a node and has the claim. A claim that belongs to the pod,
+// because it was made for it or its stateful set gave it up, need not wait for one
+// that is done with: the pod's own finalizers may wait for the claim.
 func holds(p *corev1.Pod, c *corev1.PersistentVolumeClaim) bool {
 	if p.Spec.NodeName == "" {
 		return false
 	}
 	done := p.DeletionTimestamp != nil && p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
-	return names(p, c, !done)
+	return !(done && metav1.IsControlledBy(c, p)) && names(p, c, !done)
 }
 
 // names reports whether a volume of the pod is the claim's; made says whether
