@@ -226,6 +226,16 @@ func (w *world) checkOwners(t truth) error {
 	return nil
 }
 
+// reason why a pod has no node, as the scheduler says.
+func reason(p *corev1.Pod) string {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			return c.Message
+		}
+	}
+	return "not said"
+}
+
 // checkPods: bound pods run on nodes that are; those without a node fit on
 // none.
 func (w *world) checkPods(t truth) error {
@@ -246,7 +256,7 @@ func (w *world) checkPods(t truth) error {
 					continue
 				}
 				if l.room(requests(p)) {
-					return fmt.Errorf("pod %s/%s waits, but fits on %s", p.Namespace, p.Name, name)
+					return fmt.Errorf("pod %s/%s waits, but fits on %s: %s", p.Namespace, p.Name, name, reason(p))
 				}
 			}
 		case !there[p.Spec.NodeName]:

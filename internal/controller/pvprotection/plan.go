@@ -11,8 +11,19 @@ import (
 // Finalizer of a volume that may be in use; admission adds it.
 const Finalizer = "kubernetes.io/pv-protection"
 
-// Plan lets go of a volume that is not bound, and protects one that is not
+// Plan lets go of a volume that no claim has, and protects one that is not
 // protected.
 func Plan(pv *corev1.PersistentVolume) plan.Result {
-	return plan.Guard(kinds.PersistentVolume, pv, Finalizer, func() bool { return pv.Status.Phase == corev1.VolumeBound })
+	return plan.Guard(kinds.PersistentVolume, pv, Finalizer, func() bool { return taken(pv) })
+}
+
+// taken: bound, or given to a claim and not yet said to be bound.
+func taken(pv *corev1.PersistentVolume) bool {
+	switch pv.Status.Phase {
+	case corev1.VolumeBound:
+		return true
+	case "", corev1.VolumePending, corev1.VolumeAvailable:
+		return pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID != ""
+	}
+	return false
 }

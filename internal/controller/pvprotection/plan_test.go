@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/reconcile/reconciletest"
@@ -20,6 +21,11 @@ func volume(name string, phase corev1.PersistentVolumePhase, leaving bool, final
 	return pv
 }
 
+func given(pv *corev1.PersistentVolume, to types.UID) *corev1.PersistentVolume {
+	pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "a", Name: "c", UID: to}
+	return pv
+}
+
 func TestPlan(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -30,6 +36,9 @@ func TestPlan(t *testing.T) {
 		{"lives unprotected", volume("v", corev1.VolumeBound, false, "x"), `{"metadata":{"finalizers":["x","` + Finalizer + `"]}}`},
 		{"goes, bound", volume("v", corev1.VolumeBound, true, Finalizer), ""},
 		{"goes, free", volume("v", corev1.VolumeReleased, true, "x", Finalizer), `{"metadata":{"finalizers":["x"]}}`},
+		{"goes, just given to a claim", given(volume("v", corev1.VolumeAvailable, true, Finalizer), "c"), ""},
+		{"goes, only meant for a claim", given(volume("v", corev1.VolumeAvailable, true, "x", Finalizer), ""), `{"metadata":{"finalizers":["x"]}}`},
+		{"goes, given back", given(volume("v", corev1.VolumeReleased, true, "x", Finalizer), "c"), `{"metadata":{"finalizers":["x"]}}`},
 		{"goes unprotected", volume("v", corev1.VolumeReleased, true, "x"), ""},
 	} {
 		res, got := Plan(tt.pv), ""
