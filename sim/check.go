@@ -248,7 +248,7 @@ func (w *world) checkPods(t truth) error {
 	}
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
 		switch {
-		case finished(p):
+		case finished(p), t.robbed(p):
 		case p.Spec.NodeName == "":
 			for _, name := range slices.Sorted(maps.Keys(there)) {
 				l := w.audit.at(name)

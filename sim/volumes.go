@@ -127,6 +127,20 @@ func (t truth) held(o kinds.Object) bool {
 	})
 }
 
+// robbed: it waits for a claim that a user has deleted, and has no set any more
+// that would make another.
+func (t truth) robbed(p *corev1.Pod) bool {
+	if p.Spec.NodeName != "" || metav1.GetControllerOf(p) != nil {
+		return false
+	}
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		name := view.ClaimOf(p, &v)
+		return name != "" && !slices.ContainsFunc(all[*corev1.PersistentVolumeClaim](t, kinds.PersistentVolumeClaim), func(c *corev1.PersistentVolumeClaim) bool {
+			return c.Namespace == p.Namespace && c.Name == name
+		})
+	})
+}
+
 // heldVolume: a volume that is being deleted may stay as long as its claim does.
 func (t truth) heldVolume(o kinds.Object) bool {
 	v, ok := o.(*corev1.PersistentVolume)
@@ -170,7 +184,7 @@ func (w *world) checkVolumes(t truth) error {
 	}
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
 		for i := range p.Spec.Volumes {
-			if name := view.ClaimOf(p, &p.Spec.Volumes[i]); name != "" && !finished(p) && (name != claimed+"-"+p.Name || !there[p.Namespace+"/"+name]) {
+			if name := view.ClaimOf(p, &p.Spec.Volumes[i]); name != "" && !finished(p) && !t.robbed(p) && (name != claimed+"-"+p.Name || !there[p.Namespace+"/"+name]) {
 				return fmt.Errorf("pod %s/%s runs with claim %s", p.Namespace, p.Name, name)
 			}
 		}
