@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -214,6 +215,10 @@ func (c *cluster) written(o metav1.Object) {
 	case *corev1.PersistentVolume:
 		if known, _ := c.realVolume(o.Name); known != nil && older(known, o) {
 			c.setVolume(o, false)
+		}
+	case *resourcev1.ResourceClaim:
+		if known := c.deviceClaims[keyOf(o)]; known != nil && older(known, o) {
+			c.setDeviceClaim(o, false)
 		}
 	}
 }

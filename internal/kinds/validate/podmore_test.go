@@ -118,7 +118,6 @@ func TestPodUnsupported(t *testing.T) {
 		{"runtime class, bad name", func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("gVisor") }, []string{"spec.runtimeClassName Invalid"}},
 		{"overhead", func(p *corev1.Pod) { p.Spec.Overhead = quantities("cpu", "1") }, nil},
 		{"overhead of what is no resource", func(p *corev1.Pod) { p.Spec.Overhead = quantities("disk", "1") }, []string{"spec.overhead.limits[disk] Invalid: must be a standard resource type or fully qualified", "spec.overhead.limits[disk] Invalid: must be a standard resource for containers"}},
-		{"claims", func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "c"}} }, []string{"spec.resourceClaims Forbidden"}},
 		{"windows", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, []string{"spec.os.name Forbidden: Windows pods are not supported"}},
 		{"linux", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Linux} }, nil},
 		{"container restarts", func(p *corev1.Pod) { first(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, nil},
