@@ -86,7 +86,7 @@ func claimsOf(s *view.Snapshot, namespace string) func(string) *resourcev1.Resou
 	}
 }
 
-// Claims gives back what nobody uses.
+// Claims gives back what nobody uses. The view needs view.PodsByDeviceClaim.
 func Claims() reconcile.Controller {
 	return reconcile.Controller{
 		Name: "resource-claim-releaser", Reporter: reporter, For: kinds.ResourceClaim,
@@ -122,7 +122,11 @@ func observeClaim(in reconcile.Input) (Held, bool) {
 	if c == nil {
 		return Held{}, false
 	}
-	return Held{Claim: c, Pod: func(name string) *corev1.Pod {
+	h := Held{Claim: c, Pod: func(name string) *corev1.Pod {
 		return view.Get[*corev1.Pod](in.View, kinds.Pod, c.Namespace, name)
-	}}, true
+	}}
+	for p := range view.By[*corev1.Pod](in.View, view.PodsByDeviceClaim, in.Key.String()) {
+		h.Placed = h.Placed || p.Spec.NodeName != "" && !done(p)
+	}
+	return h, true
 }

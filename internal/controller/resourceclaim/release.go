@@ -18,6 +18,9 @@ import (
 type Held struct {
 	Claim *resourcev1.ResourceClaim
 	Pod   func(name string) *corev1.Pod // of the claim's namespace; nil: none is seen
+	// Placed: some pod on a node has the claim, for which it may not be reserved
+	// yet.
+	Placed bool
 }
 
 // PlanRelease takes pods that are done or gone out of those that a claim is
@@ -27,7 +30,7 @@ type Held struct {
 func PlanRelease(o Held) (out plan.Result) {
 	c := o.Claim
 	users, unseen := o.users()
-	unused := len(users) == 0
+	unused := len(users) == 0 && !o.Placed
 	finalizer := slices.Index(c.Finalizers, resourcev1.Finalizer)
 	switch {
 	case len(users) < len(c.Status.ReservedFor):
