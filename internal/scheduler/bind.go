@@ -89,12 +89,12 @@ func (s *Scheduler) startBinding(w *queued, obj *corev1.Pod, node string, grante
 		binding := s.now()
 		err := s.bind(ctx, obj, node)
 		status := "Success"
+		var released []kinds.Object
 		if err != nil {
-			status = "Error"
-			s.ungrant(ctx, obj, granted)
+			status, released = "Error", s.ungrant(ctx, obj, granted)
 		}
 		s.metrics.point(obj.Spec.SchedulerName, "Bind", status, s.now().Sub(binding))
-		return result{bound: w, began: begin, pod: obj, node: node, err: err}
+		return result{bound: w, began: begin, pod: obj, node: node, err: err, written: released}
 	})
 }
 
@@ -132,6 +132,7 @@ func (s *Scheduler) settle(r result) {
 		s.settleReserved(r)
 		return
 	}
+	s.wrote(r.written)
 	if r.bound == nil {
 		if r.err != nil && !inCourse(r.err) {
 			what := "cannot write condition"

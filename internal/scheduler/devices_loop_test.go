@@ -187,7 +187,7 @@ func TestFailuresWithDevices(t *testing.T) {
 	}{
 		{"no finalizer", fail(plan.Update, kinds.ResourceClaim, ""), "", `running PreBind plugin "DynamicResources": add finalizer to claim default/c: Internal error occurred: no`},
 		{"no allocation", fail(plan.Update, kinds.ResourceClaim, "status"), "", `running PreBind plugin "DynamicResources": add allocation and reservation to claim default/c: Internal error occurred: no`},
-		{"not bound", nil, "n/a", "cannot bind to n: Internal error occurred: no"},
+		{"not bound", nil, "", "cannot bind to n: Internal error occurred: no"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newLoop(t, aNode("n"), aDeviceClass("any"), aSlice("n", "a:x"), aDeviceClaim("c", exactly("any", 1)), aPod("p", claiming("c")))
@@ -349,4 +349,26 @@ func TestWhatWakesPodsWithDevices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a failed binding has given back is known before the view shows it: the
+// pod is not bound without its claim the next time.
+func TestReleaseIsKnownAtOnce(t *testing.T) {
+	l := newLoop(t, aNode("n"), aDeviceClass("any"), aSlice("n", "a:x"), aDeviceClaim("c", exactly("any", 1)), aPod("p", claiming("c")))
+	l.s.start()
+	l.s.absorb()
+	l.fail = func(string) error { return apierrors.NewInternalError(errors.New("no")) }
+	l.s.schedule(l.s.queue.pop(l.Now), func(do func(context.Context) result) { l.s.report(do(context.Background())) })
+	l.s.absorb() // granted, and seen so
+	l.Lag = true
+	l.steps()
+	l.fail = nil
+	l.Now = l.Now.Add(2 * time.Second)
+	if l.steps(); l.gets("c") != "n/a p" || l.pod("p").Spec.NodeName != "n" {
+		t.Errorf("on %q: %q", l.pod("p").Spec.NodeName, l.gets("c"))
+	}
+	l.Lag = false
+	l.Deliver(nil)
+	l.steps()
+	l.noDeviceIsPromised(t)
 }

@@ -10,6 +10,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
@@ -170,61 +171,81 @@ func sameShare(a *string, b *types.UID) bool {
 	return *a == string(*b)
 }
 
-// startRelease gives back what the pod has of the claims; devices that were not
-// made ready, so that it may get others.
+// startRelease gives back what the pod has of the claims.
 func (s *Scheduler) startRelease(pod *corev1.Pod, list []grant, start func(func(context.Context) result)) {
-	var claims []*resourcev1.ResourceClaim
-	for _, g := range list {
-		if now := s.cluster.deviceClaims[keyOf(g.claim)]; now != nil && now.UID == g.claim.UID && resourceclaim.IsReservedForPod(pod, now, false) {
-			claims = append(claims, now)
-		}
-	}
-	if len(claims) == 0 {
+	if len(list) == 0 {
 		return
 	}
 	s.inFlight++
 	start(func(ctx context.Context) result {
-		var errs []error
-		for _, claim := range claims {
-			if len(claim.Status.ReservedFor) == 1 && conditional(claim.Status.Allocation) {
-				errs = append(errs, s.deallocate(ctx, claim))
-			} else {
-				errs = append(errs, s.unreserve(ctx, pod, claim))
-			}
-		}
-		return result{pod: pod, released: true, err: errors.Join(errs...)}
+		return result{pod: pod, released: true, written: s.ungrant(ctx, pod, list)}
 	})
 }
 
 // ungrant takes the pod out of the claims. Where that fails, whoever looks after
 // claims does it once the pod has ended.
-func (s *Scheduler) ungrant(ctx context.Context, pod *corev1.Pod, list []grant) {
+func (s *Scheduler) ungrant(ctx context.Context, pod *corev1.Pod, list []grant) (done []kinds.Object) {
 	for _, g := range list {
-		if err := s.unreserve(ctx, pod, g.claim); err != nil && !inCourse(err) {
+		out, err := s.release(ctx, pod, g)
+		switch {
+		case err == nil && out != nil:
+			done = append(done, out)
+		case err != nil && !inCourse(err):
 			s.log.Warn("cannot release the pod's claim", "pod", keyOf(pod), "claim", keyOf(g.claim), "error", err)
 		}
 	}
+	return done
+}
+
+// release one claim. Devices that were allocated for the pod alone, or that were
+// not made ready, are given back: it may get others the next time, or be gone.
+// nil without an error: the pod does not have the claim.
+func (s *Scheduler) release(ctx context.Context, pod *corev1.Pod, g grant) (kinds.Object, error) {
+	o, err := s.client.Get(ctx, kinds.RefTo(kinds.ResourceClaim, g.claim))
+	if err != nil {
+		return nil, err
+	}
+	now := o.(*resourcev1.ResourceClaim)
+	if now.UID != g.claim.UID || !resourceclaim.IsReservedForPod(pod, now, false) {
+		return nil, nil
+	}
+	if a := now.Status.Allocation; a != nil && len(now.Status.ReservedFor) == 1 && (g.allocation != nil || conditional(a)) {
+		if out, err := s.deallocate(ctx, now); !apierrors.IsConflict(err) {
+			return out, err
+		}
+	}
+	return s.unreserve(ctx, pod, now)
 }
 
 // startDeallocation of a claim that nobody uses.
 func (s *Scheduler) startDeallocation(pod *corev1.Pod, claim *resourcev1.ResourceClaim, start func(func(context.Context) result)) {
 	s.inFlight++
 	start(func(ctx context.Context) result {
-		return result{pod: pod, released: true, err: s.deallocate(ctx, claim)}
+		r := result{pod: pod, released: true}
+		out, err := s.deallocate(ctx, claim)
+		if r.err = err; err == nil {
+			r.written = []kinds.Object{out}
+		}
+		return r
 	})
 }
 
-func (s *Scheduler) deallocate(ctx context.Context, claim *resourcev1.ResourceClaim) error {
+func (s *Scheduler) deallocate(ctx context.Context, claim *resourcev1.ResourceClaim) (kinds.Object, error) {
 	claim = claim.DeepCopy()
 	claim.Status = resourcev1.ResourceClaimStatus{}
-	_, err := s.client.Update(ctx, kinds.RefTo(kinds.ResourceClaim, claim).WithSub("status"), claim)
-	return err
+	return objectOf(s.client.Update(ctx, kinds.RefTo(kinds.ResourceClaim, claim).WithSub("status"), claim))
 }
 
 // unreserve takes the pod out of those that may use a claim, whoever else was
 // added since.
-func (s *Scheduler) unreserve(ctx context.Context, pod *corev1.Pod, claim *resourcev1.ResourceClaim) error {
+func (s *Scheduler) unreserve(ctx context.Context, pod *corev1.Pod, claim *resourcev1.ResourceClaim) (kinds.Object, error) {
 	data := fmt.Sprintf(`{"metadata":{"uid":%q},"status":{"reservedFor":[{"$patch":"delete","uid":%q}]}}`, claim.UID, pod.UID)
-	_, err := s.client.Patch(ctx, kinds.RefTo(kinds.ResourceClaim, claim).WithSub("status"), types.StrategicMergePatchType, []byte(data))
-	return err
+	return objectOf(s.client.Patch(ctx, kinds.RefTo(kinds.ResourceClaim, claim).WithSub("status"), types.StrategicMergePatchType, []byte(data)))
+}
+
+func objectOf(o runtime.Object, err error) (kinds.Object, error) {
+	if err != nil {
+		return nil, err
+	}
+	return o.(kinds.Object), nil
 }

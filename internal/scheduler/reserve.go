@@ -121,12 +121,19 @@ func (s *Scheduler) writePromises(ctx context.Context, list []kinds.Object) (don
 	return done, nil
 }
 
+// wrote takes in what own writes have answered.
+func (s *Scheduler) wrote(list []kinds.Object) {
+	for _, o := range list {
+		if e := s.cluster.written(o); e != nil {
+			s.happened(e)
+		}
+	}
+}
+
 // settleReserved takes in what became of the writes.
 func (s *Scheduler) settleReserved(res result) {
 	r := res.reserved
-	for _, o := range res.written {
-		s.cluster.written(o)
-	}
+	s.wrote(res.written)
 	s.endGrants(r)
 	r.by = res.by
 	switch {

@@ -205,8 +205,10 @@ func (c *cluster) setVolume(o *corev1.PersistentVolume, gone bool) *event {
 	return e
 }
 
-// written takes in what an own write has answered, before the view shows it.
-func (c *cluster) written(o metav1.Object) {
+// written takes in what an own write has answered, before the view shows it, and
+// returns what that may mean for pods that wait if the view's word of it will not
+// tell; nil: it will.
+func (c *cluster) written(o metav1.Object) *event {
 	switch o := o.(type) {
 	case *corev1.PersistentVolumeClaim:
 		if known, _ := c.realClaim(keyOf(o)); known != nil && older(known, o) {
@@ -218,9 +220,10 @@ func (c *cluster) written(o metav1.Object) {
 		}
 	case *resourcev1.ResourceClaim:
 		if known := c.deviceClaims[keyOf(o)]; known != nil && older(known, o) {
-			c.setDeviceClaim(o, false)
+			return c.setDeviceClaim(o, false)
 		}
 	}
+	return nil
 }
 
 // promiseVolume and promiseClaim make decisions see an object as it is going to
