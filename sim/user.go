@@ -30,7 +30,7 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(233); {
+	switch n := u.rng.IntN(245); {
 	case n >= 215:
 		app = "devices"
 		what, err = u.actOnDevices(ns)

@@ -20,6 +20,9 @@ func drawClaims(t *rapid.T) things {
 		p.UID = types.UID(fmt.Sprint("u-p-", i))
 		if chance(t, "names one") {
 			name := fmt.Sprint("c-", rapid.IntRange(0, 3).Draw(t, "claim"))
+			if p.Spec.NodeName != "" {
+				name = fmt.Sprint("c-", i) // its own: who reserves first comes first
+			}
 			p.Spec.ResourceClaims = append(p.Spec.ResourceClaims, corev1.PodResourceClaim{Name: "named", ResourceClaimName: &name})
 		}
 		if !chance(t, "has one that is made") {
@@ -53,7 +56,7 @@ func drawClaims(t *rapid.T) things {
 	out = append(append(out, made...), several(t, kinds.ResourceClaimTemplate, 1, func(i int) kinds.Object {
 		return &resourcev1.ResourceClaimTemplate{ObjectMeta: named("ns", fmt.Sprint("t-", i))}
 	})...)
-	return append(out, several(t, kinds.ResourceClaim, 4, func(i int) kinds.Object {
+	return append(out, several(t, kinds.ResourceClaim, 6, func(i int) kinds.Object {
 		c := &resourcev1.ResourceClaim{ObjectMeta: named("ns", fmt.Sprint("c-", i))}
 		if rapid.IntRange(0, 3).Draw(t, "going") == 0 {
 			c.ObjectMeta = going(c.ObjectMeta)
