@@ -20,7 +20,7 @@ const (
 	// onNetwork devices are reached from all nodes; each node has one of its own.
 	onNetwork = 5
 	// devicePods and sharedClaims of a namespace, at most.
-	devicePods, sharedClaims = 3, 2
+	devicePods, sharedClaims = 4, 2
 )
 
 // deviceObjects are what a driver brings.
@@ -52,7 +52,7 @@ func deviceSpec() resourcev1.ResourceClaimSpec {
 func (u *users) actOnDevices(ns string) (string, error) {
 	name := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(devicePods))
 	ref := kinds.Ref{Kind: kinds.Pod, Namespace: ns, Name: name}
-	switch u.rng.IntN(12) {
+	switch u.rng.IntN(14) {
 	case 0, 1:
 		return "delete pod with devices", u.remove(ref, "")
 	case 2:
@@ -63,6 +63,9 @@ func (u *users) actOnDevices(ns string) (string, error) {
 		return "delete the template of claims", u.remove(kinds.Ref{Kind: kinds.ResourceClaimTemplate, Namespace: ns, Name: deviced}, "")
 	case 5, 6:
 		return "create claims to devices", u.claimDevices(ns)
+	}
+	if u.rng.IntN(4) > 0 { // otherwise they may come later
+		u.note("create claims", u.claimDevices(ns))
 	}
 	p := u.pod(ns, "alone")
 	p.Name = name

@@ -24,16 +24,18 @@ func (u *users) pick(names ...string) string { return names[u.rng.IntN(len(names
 func (u *users) space() string { return u.pick("default", "default", "a", "b") }
 func (u *users) app() string   { return u.pick("web", "api", "db", "job") }
 
-// act does one thing.
+// act does one thing, and now and then another.
 func (u *users) act() {
+	if u.rng.IntN(6) == 0 {
+		ns := u.space()
+		what, err := u.actOnDevices(ns)
+		u.tell("user: %s %s/devices: %v", what, ns, err)
+	}
 	ns, app := u.space(), u.app()
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(245); {
-	case n >= 215:
-		app = "devices"
-		what, err = u.actOnDevices(ns)
+	switch n := u.rng.IntN(215); {
 	case n >= 200:
 		app = "volumes"
 		what, err = u.actOnVolumes(ns)
