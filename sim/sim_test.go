@@ -63,7 +63,7 @@ const plantSteps = 20000
 
 // plantSeeds find all of them; nearly every seed does. What else takes place before
 // differs with each change of the simulation.
-var plantSeeds = []uint64{1, 2}
+var plantSeeds = []uint64{1, 6}
 
 // Each planted bug must be found, for the right reason, on each of the seeds.
 func TestPlantsAreFound(t *testing.T) {
@@ -106,11 +106,11 @@ func TestPlantsAreFound(t *testing.T) {
 
 func TestSeedsReplay(t *testing.T) {
 	// Long enough for all that is asked for below to happen with this seed.
-	a, err := history(t, config{seed: 8, steps: 6000})
+	a, err := history(t, config{seed: 1, steps: 6000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := history(t, config{seed: 8, steps: 6000})
+	b, _ := history(t, config{seed: 1, steps: 6000})
 	if a != b {
 		x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
 		for i := range x {
@@ -124,7 +124,7 @@ func TestSeedsReplay(t *testing.T) {
 			t.Errorf("%q never happens", what)
 		}
 	}
-	if c, _ := history(t, config{seed: 8, steps: 2000}); c == a {
+	if c, _ := history(t, config{seed: 1, steps: 2000}); c == a {
 		t.Error("another seed gives the same run")
 	}
 }
