@@ -220,7 +220,7 @@ func (e *executor) apply(ctx context.Context, ctl *controller, actions []plan.Ac
 				n++
 			}
 		}
-		writes, err := e.waves(ctx, ctl, actions[:n])
+		writes, err := e.spread(ctx, ctl, actions[:n])
 		done = append(done, writes...)
 		if err != nil {
 			return done, err
@@ -230,36 +230,68 @@ func (e *executor) apply(ctx context.Context, ctl *controller, actions []plan.Ac
 	return done, nil
 }
 
-// waves runs independent actions in waves of 1, 2, 4, ...: when admission or
-// quota refuses them all, the server has seen one request, not all of them.
-func (e *executor) waves(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
-	done := make([]write, 0, len(actions))
-	for size := 1; len(actions) > 0; size *= 2 {
-		wave := actions[:min(size, len(actions))]
-		writes, err := e.wave(ctx, ctl, wave)
-		done = append(done, writes...)
-		if err != nil {
-			return done, err
-		}
-		actions = actions[len(wave):]
+// spread runs independent actions, at first one at a time and with each success
+// one more at once: when admission or quota refuses them all, the server has
+// seen one request, not all of them. A failure ends it.
+func (e *executor) spread(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
+	type result struct {
+		answer runtime.Object
+		err    error
+		tried  bool
 	}
-	return done, nil
-}
-
-func (e *executor) wave(ctx context.Context, ctl *controller, actions []plan.Action) ([]write, error) {
-	answers, errs := make([]runtime.Object, len(actions)), make([]error, len(actions))
-	e.each(len(actions), func(i int) { answers[i], errs[i] = e.one(ctx, ctl, &actions[i]) })
+	results := make([]result, len(actions))
+	e.grow(len(actions), func(i int) bool {
+		answer, err := e.one(ctx, ctl, &actions[i])
+		results[i] = result{answer, err, true}
+		return err == nil
+	})
 	done := make([]write, 0, len(actions))
 	var first error
-	for i := range actions {
+	for i, r := range results {
 		switch {
-		case errs[i] == nil:
-			done = append(done, write{&actions[i], answers[i]})
-		case first == nil || quiet(first) && !quiet(errs[i]):
-			first = errs[i]
+		case r.tried && r.err == nil:
+			done = append(done, write{&actions[i], r.answer})
+		case first == nil || quiet(first) && r.err != nil && !quiet(r.err):
+			first = r.err
 		}
 	}
 	return done, first
+}
+
+// grow calls do for the numbers below n, more and more at once while it
+// succeeds, and returns when all that it began are done.
+func (e *executor) grow(n int, do func(i int) bool) {
+	if e.parallel <= 1 {
+		for i := 0; i < n && do(i); i++ {
+		}
+		return
+	}
+	jobs, results := make(chan int), make(chan bool, e.parallel)
+	defer close(jobs)
+	next, running, workers, window := 0, 0, 0, 1
+	for {
+		for next < n && running < window {
+			if workers == running {
+				workers++
+				go func() {
+					for i := range jobs {
+						results <- do(i)
+					}
+				}()
+			}
+			jobs <- next
+			next, running = next+1, running+1
+		}
+		if running == 0 {
+			return
+		}
+		running--
+		if <-results {
+			window = min(window+1, e.parallel)
+		} else {
+			n = next
+		}
+	}
 }
 
 // each calls do for every number below n, as many at once as is allowed, and

@@ -42,7 +42,7 @@ type Config struct {
 	// Workers bounds the keys planned at once over all controllers. 0: 16.
 	Workers int
 	// Parallel bounds the writes at once within one key's parallel actions.
-	// 0: 32, where the store's group commit stops gaining.
+	// 0: 64, twice what one group commit of the store takes.
 	Parallel int
 	// MinBackoff and MaxBackoff bound the wait after a failed pass, which
 	// doubles each time. 0: 5 ms and 5 min.
@@ -134,7 +134,7 @@ func New(c Config) (*Runtime, error) {
 	}
 	parallel := c.Parallel
 	if parallel == 0 {
-		parallel = 32
+		parallel = 64
 	}
 	r.execute = &executor{log: r.log, metrics: r.metrics, parallel: parallel}
 	for _, d := range c.Controllers {

@@ -208,7 +208,7 @@ func TestBackoffDoublesAndResets(t *testing.T) {
 	}
 }
 
-func TestWavesDouble(t *testing.T) {
+func TestRefusalEndsAPass(t *testing.T) {
 	c := copier(100)
 	c.Owns = nil // what succeeded does not wake it at once
 	f := setup(t, c)
@@ -221,8 +221,8 @@ func TestWavesDouble(t *testing.T) {
 	}
 	f.Put(kinds.ConfigMap, configMap("a"))
 	f.steps()
-	if n != 1+2+4 { // the third wave fails
-		t.Errorf("%d requests to a server that refuses after three, want 7", n)
+	if n != 3+1 {
+		t.Errorf("%d requests to a server that refuses after three, want 4", n)
 	}
 }
 
