@@ -26,7 +26,7 @@ func (u *users) app() string   { return u.pick("web", "api", "db", "job") }
 
 // act does one thing, and now and then another.
 func (u *users) act() {
-	if u.rng.IntN(6) == 0 {
+	if u.rng.IntN(5) == 0 {
 		ns := u.space()
 		what, err := u.actOnDevices(ns)
 		u.tell("user: %s %s/devices: %v", what, ns, err)
