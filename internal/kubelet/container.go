@@ -137,6 +137,10 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		return nil, nil, err
 	}
 	shown := withAddresses(pod, box, k.cfg.NodeIP)
+	devices, err := k.devices.IDs(pod, c)
+	if err != nil {
+		return nil, nil, err
+	}
 	env, err := spec.Env(shown, c, w.lookup(ctx, pod))
 	if err != nil {
 		return nil, nil, err
@@ -163,6 +167,9 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		config.Linux.Resources.OomScoreAdj = max(config.Linux.Resources.OomScoreAdj, k.machine.oomScore)
 	}
 	config.Labels[cri.LabelContainerName] = c.Name
+	for _, id := range devices {
+		config.CDIDevices = append(config.CDIDevices, &runtimeapi.CDIDevice{Name: id})
+	}
 	known := map[string]string{}
 	for _, kv := range env {
 		known[kv[0]] = kv[1]

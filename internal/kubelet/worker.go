@@ -293,6 +293,7 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 		Pod: pod, Gone: absent, Now: now, NodeIP: w.k.cfg.NodeIP, Runtime: w.k.runtimeName(), Sandboxes: boxes, Containers: containers,
 		Probes: map[string]plan.Probes{}, Images: map[string]plan.Image{}, Failures: w.failures,
 		Volumes: w.volumes, Rejected: w.rejected, Since: w.since, RecursiveReadOnly: w.k.able().recursiveReadOnly,
+		Devices: plan.Devices{Held: w.k.devices.Holds(w.uid), Health: w.health(pod)},
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -373,7 +374,7 @@ func (w *worker) refresh(ctx context.Context, pod *corev1.Pod, now time.Time) {
 			f.At = time.Time{}
 			w.failures[name] = f
 		}
-		w.volumes.Failed.At = time.Time{}
+		w.volumes.Failed.At, w.volumes.Unclean.At = time.Time{}, time.Time{}
 	}
 	if !w.volumes.Ready || !volume.Refreshes(pod) || !dirty && now.Sub(w.fresh) < w.k.cfg.LookEvery {
 		return
