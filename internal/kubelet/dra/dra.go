@@ -40,8 +40,9 @@ type Config struct {
 
 // Claims are those of the pods of a node.
 type Claims struct {
-	cfg  Config
-	wake chan struct{} // capacity 1: slices may have to go
+	cfg     Config
+	wake    chan struct{} // capacity 1: slices may have to go
+	timeout time.Duration // of a call to a driver
 
 	mu      sync.Mutex
 	claims  map[types.NamespacedName]*claim
@@ -78,7 +79,7 @@ type device struct {
 
 // New does no I/O.
 func New(c Config) *Claims {
-	return &Claims{cfg: c, wake: make(chan struct{}, 1), claims: map[types.NamespacedName]*claim{}, busy: map[types.NamespacedName]chan struct{}{},
+	return &Claims{cfg: c, wake: make(chan struct{}, 1), timeout: callTimeout, claims: map[types.NamespacedName]*claim{}, busy: map[types.NamespacedName]chan struct{}{},
 		drivers: map[string][]*plugin{}, wipes: map[string]wipe{}}
 }
 

@@ -166,7 +166,5 @@ func (p *plugin) unprepare(ctx context.Context, claims []*drav1.Claim) (map[stri
 }
 
 func (p *plugin) call(ctx context.Context, method string, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	return p.conn.Invoke(ctx, p.service+method, in, out)
 }

@@ -121,7 +121,9 @@ func (c *Claims) prepareBy(ctx context.Context, driver string, todo []*claim) er
 	if err != nil {
 		return err
 	}
-	got, err := p.prepare(ctx, wire)
+	asked, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	got, err := p.prepare(asked, wire)
 	if err != nil {
 		return fmt.Errorf("NodePrepareResources: %w", err)
 	}
@@ -222,7 +224,9 @@ func (c *Claims) unprepareBy(ctx context.Context, driver string, claims []*claim
 	if err != nil {
 		return err
 	}
-	got, err := p.unprepare(ctx, wire)
+	asked, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	got, err := p.unprepare(asked, wire)
 	if err != nil {
 		return fmt.Errorf("NodeUnprepareResources: %w", err)
 	}

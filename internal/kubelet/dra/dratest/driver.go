@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	drahealthv1 "k8s.io/kubelet/pkg/apis/dra-health/v1"
+	drahealthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	drav1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -66,6 +67,7 @@ func (d *Driver) Start(t *testing.T) {
 		drav1.RegisterDRAPluginServer(s, d)
 		drav1beta1.RegisterDRAPluginServer(s, drav1beta1.V1ServerWrapper{DRAPluginServer: d})
 		drahealthv1.RegisterDRAResourceHealthServer(s, d)
+		drahealthv1alpha1.RegisterDRAResourceHealthServer(s, drahealthv1.V1ServerWrapper{Server: d})
 	})
 	d.serve(t, d.RegistrySocket(), func(s *grpc.Server) { registration.RegisterRegistrationServer(s, d) })
 	t.Cleanup(d.Stop)
