@@ -167,13 +167,14 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		config.Linux.Resources.OomScoreAdj = max(config.Linux.Resources.OomScoreAdj, k.machine.oomScore)
 	}
 	config.Labels[cri.LabelContainerName] = c.Name
-	for _, id := range devices {
-		config.CDIDevices = append(config.CDIDevices, &runtimeapi.CDIDevice{Name: id})
-	}
 	known := map[string]string{}
 	for _, kv := range env {
 		known[kv[0]] = kv[1]
 		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: kv[0], Value: []byte(kv[1])})
+	}
+	if err := k.give(config, devices); err != nil {
+		closeMounts()
+		return nil, nil, err
 	}
 	for _, s := range c.Command {
 		config.Command = append(config.Command, spec.Expand(s, known))

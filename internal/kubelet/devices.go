@@ -7,9 +7,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/version"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"knarr.dev/knarr/internal/kinds"
+	"knarr.dev/knarr/internal/kubelet/cdi"
 	"knarr.dev/knarr/internal/kubelet/cri"
 	"knarr.dev/knarr/internal/kubelet/dra"
 	"knarr.dev/knarr/internal/kubelet/plugins"
@@ -94,6 +97,24 @@ func (w *worker) prepareDevices(ctx context.Context, pod *corev1.Pod) bool {
 		w.emit(pod, "", true, "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: "+err.Error())
 	}
 	return false
+}
+
+// give a container devices by their names, or do what these stand for.
+func (k *Kubelet) give(config *runtimeapi.ContainerConfig, devices []string) error {
+	if len(devices) > 0 && k.oldCDI.Load() {
+		return cdi.Apply(config, devices, cdi.Dirs...)
+	}
+	for _, id := range devices {
+		config.CDIDevices = append(config.CDIDevices, &runtimeapi.CDIDevice{Name: id})
+	}
+	return nil
+}
+
+// withoutCDI: containerd takes names of devices since 1.7, and ignores them
+// before.
+func withoutCDI(name, text string) bool {
+	v, err := version.ParseGeneric(text)
+	return name == "containerd" && err == nil && v.LessThan(version.MajorMinor(1, 7))
 }
 
 // health of the devices of a pod's containers.

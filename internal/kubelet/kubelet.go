@@ -64,6 +64,7 @@ type Kubelet struct {
 	relistNow  chan struct{}          // capacity 1
 	told       atomic.Bool            // the runtime says by itself what happens
 	runtime    atomic.Pointer[string] // its name
+	oldCDI     atomic.Bool            // it is too old to know devices by their names
 	features   atomic.Pointer[features]
 	runtimeErr error         // of the last relist; guarded by mu
 	changed    chan struct{} // capacity 1: a pod in the view changed
