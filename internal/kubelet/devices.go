@@ -88,7 +88,18 @@ func (w *worker) prepareDevices(ctx context.Context, pod *corev1.Pod) bool {
 	if !claimsDevices(pod) {
 		return true
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.mu.Lock()
+	w.interrupt = cancel
+	if w.absent || w.pod.DeletionTimestamp != nil {
+		cancel()
+	}
+	w.mu.Unlock()
 	err := w.k.devices.Prepare(ctx, pod)
+	w.mu.Lock()
+	w.interrupt = nil
+	w.mu.Unlock()
 	if err == nil {
 		return true
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -153,8 +154,9 @@ func TestDeviceDriverAway(t *testing.T) {
 	n := newDeviceNode(t)
 	n.add(kinds.Pod, n.claimed("web", "one"))
 	n.await("the reason", n.saidThat("FailedPrepareDynamicResources", "Failed to prepare dynamic resources: prepare dynamic resources: DRA driver "+gpus+" is not registered"))
-	if p := n.pod("web"); p.Status.Phase != corev1.PodPending || n.runtime.runs("first") {
-		t.Errorf("without its driver: %+v", p.Status)
+	n.await("it waits", func() bool { return n.pod("web").Status.Phase == corev1.PodPending })
+	if n.runtime.runs("first") {
+		t.Error("it runs without its driver")
 	}
 	// Nothing of it was prepared, so that nothing keeps it.
 	n.remove("web", nil)
@@ -257,6 +259,26 @@ func TestDevicesShared(t *testing.T) {
 	n.await("b is gone", func() bool { return n.pod("b") == nil })
 	if got, want := d.Calls(), []string{prepares + " default/one", unprepares + " default/one"}; !slices.Equal(got, want) {
 		t.Errorf("calls: %q, want %q", got, want)
+	}
+}
+
+// A pod that is deleted does not wait for a driver that does not answer.
+func TestDevicesOfDeletedPod(t *testing.T) {
+	n := newDeviceNode(t)
+	d := dratest.New(n.cfg.RootDir, gpus)
+	never := make(chan struct{})
+	d.Answer(prepares, dratest.Answer{Wait: never})
+	d.Start(t)
+	began := time.Now()
+	for i, name := range []string{"deleted", "forced"} {
+		n.add(kinds.Pod, n.claimed(name, name))
+		n.await("the driver is asked", func() bool { return d.Count(prepares+" default/"+name) == 1 })
+		n.remove(name, []*int64{nil, ptr.To(int64(0))}[i])
+		n.await("what it may have done is taken back", func() bool { return d.Count(unprepares+" default/"+name) == 1 })
+		n.await("it is gone", func() bool { return n.pod(name) == nil })
+	}
+	if took := time.Since(began); took > 40*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 

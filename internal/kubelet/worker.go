@@ -57,6 +57,7 @@ type worker struct {
 	// an event said so.
 	pendingSince time.Time
 	deferred     int64
+	interrupt    context.CancelFunc // of what a pod that must end does not wait for; may be nil
 
 	containers []plan.Container // as last seen, for the server
 	sandboxes  []plan.Sandbox
@@ -103,6 +104,9 @@ func (w *worker) update(pod *corev1.Pod) {
 	// What the pod's downwardAPI volumes show.
 	w.dirty = w.dirty || !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations)
 	w.pod, w.newer = pod, w.newer || !same
+	if pod.DeletionTimestamp != nil && w.interrupt != nil {
+		w.interrupt()
+	}
 	w.mu.Unlock()
 	if same {
 		return
@@ -120,6 +124,9 @@ func (w *worker) gone() {
 	w.mu.Lock()
 	same := w.absent
 	w.absent = true
+	if w.interrupt != nil {
+		w.interrupt()
+	}
 	w.mu.Unlock()
 	if !same {
 		kick(w.wake)
