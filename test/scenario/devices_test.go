@@ -49,7 +49,11 @@ func driven(t *testing.T, h *host) {
 		cancel()
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { helper.Stop(); cancel() })
+	t.Cleanup(func() {
+		helper.Stop()
+		cancel()
+		_ = os.Remove(cdiDir) // if nobody else has files there
+	})
 	slice := resourceslice.Slice{}
 	for i := range deviceCount {
 		slice.Devices = append(slice.Devices, resourcev1.Device{Name: fmt.Sprintf("dev-%d", i)})
