@@ -32,6 +32,7 @@ type audit struct {
 	// charged counts what quotas were charged with.
 	charged int
 	volumes *volumeAudit
+	devices *deviceAudit
 	// waiting are pods for which room is being made.
 	waiting map[types.UID]*corev1.Pod
 	// preempted counts the pods that had to go for them.
@@ -52,7 +53,7 @@ type load struct {
 
 func newAudit(w *world) *audit {
 	return &audit{scales: &scaleAudit{world: w, changes: map[types.UID][]rescale{}, blurred: map[types.UID]time.Time{}}, crons: &cronAudit{world: w, jobs: map[types.UID]*batchv1.Job{}},
-		on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), volumes: &volumeAudit{owners: map[string]types.UID{}}, freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
+		on: map[string]*load{}, active: map[types.UID]int{}, wanted: map[types.UID]int32{}, standing: map[types.UID]bool{}, sets: newSetAudit(), volumes: &volumeAudit{owners: map[string]types.UID{}}, devices: newDeviceAudit(), freed: map[types.UID]int{}, holders: map[string]string{}, waiting: map[types.UID]*corev1.Pod{}}
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -83,6 +84,9 @@ func (a *audit) observe(k *kinds.Kind, before, after kinds.Object, by string) {
 		a.fail("%w", err)
 	}
 	if err := a.volumes.observe(before, after); err != nil {
+		a.fail("%w", err)
+	}
+	if err := a.devices.observe(before, after); err != nil {
 		a.fail("%w", err)
 	}
 	switch k {

@@ -58,7 +58,7 @@ func (w *world) converged() error {
 	if err != nil {
 		return err
 	}
-	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkVolumes, w.checkDaemonSets, w.checkSlices, w.checkBudgets, w.checkJobs, w.checkSchedules, w.checkAutoscalers, w.checkQuotas, w.checkDrained} {
+	for _, check := range []func(truth) error{w.checkWatch, w.checkViews, w.checkNamespaces, w.checkOwners, w.checkPods, w.checkSets, w.checkDeployments, w.checkStatefulSets, w.checkVolumes, w.checkDevices, w.checkDaemonSets, w.checkSlices, w.checkBudgets, w.checkJobs, w.checkSchedules, w.checkAutoscalers, w.checkQuotas, w.checkDrained} {
 		if err := check(t); err != nil {
 			return err
 		}
@@ -249,6 +249,7 @@ func (w *world) checkPods(t truth) error {
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
 		switch {
 		case finished(p), t.robbed(p):
+		case p.Spec.NodeName == "" && len(p.Spec.ResourceClaims) > 0: // see checkDevices
 		case p.Spec.NodeName == "":
 			for _, name := range slices.Sorted(maps.Keys(there)) {
 				l := w.audit.at(name)

@@ -8,6 +8,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,6 +36,9 @@ type plant struct {
 var planted = map[string]plant{
 	"scheduler-ignores-allocations": {"scheduler", func(p *process) {
 		p.change = roomy
+	}},
+	"scheduler-forgets-devices": {"scheduler", func(p *process) {
+		p.change = freed
 	}},
 	"scheduler-inverts-priorities": {"scheduler", func(p *process) {
 		p.change = inverted
@@ -113,6 +117,17 @@ func roomy(o kinds.Object) kinds.Object {
 	n.Status.Allocatable = corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("1000"), corev1.ResourceMemory: resource.MustParse("1Ti"), corev1.ResourcePods: resource.MustParse("1000")}
 	return n
+}
+
+// freed shows claims as if they had no devices.
+func freed(o kinds.Object) kinds.Object {
+	c, ok := o.(*resourcev1.ResourceClaim)
+	if !ok {
+		return o
+	}
+	c = c.DeepCopy()
+	c.Status = resourcev1.ResourceClaimStatus{}
+	return c
 }
 
 // inverted shows pods of more priority as of less, and the other way round.

@@ -39,6 +39,7 @@ import (
 	"knarr.dev/knarr/internal/controller/pvcprotection"
 	"knarr.dev/knarr/internal/controller/pvprotection"
 	"knarr.dev/knarr/internal/controller/replicaset"
+	"knarr.dev/knarr/internal/controller/resourceclaim"
 	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
@@ -145,6 +146,7 @@ func (w *world) controllers() []reconcile.Controller {
 			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
 		}),
 		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(), volumebinder.Claims(), volumebinder.Volumes(),
+		resourceclaim.Claims(), resourceclaim.Pods(),
 		servicecidr.Default("10.96.0.0/16"), servicecidr.Controller(), ipaddress.Controller(),
 		trustbundle.Controller(func() []byte { return []byte(anchor) }), podcertificate.Controller(),
 	}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -66,6 +67,15 @@ func (w *world) bootstrap() error {
 		class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: priorities[name]}
 		if _, err := w.admin.Create(w.ctx, kinds.Ref{Kind: kinds.PriorityClass}, class); err != nil {
 			return fmt.Errorf("cannot create a priority class: %w", err)
+		}
+	}
+	for _, o := range deviceObjects() {
+		k := kinds.ResourceSlice
+		if _, ok := o.(*resourcev1.DeviceClass); ok {
+			k = kinds.DeviceClass
+		}
+		if _, err := w.admin.Create(w.ctx, kinds.Ref{Kind: k}, o); err != nil {
+			return fmt.Errorf("cannot create devices: %w", err)
 		}
 	}
 	return nil

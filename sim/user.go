@@ -30,7 +30,10 @@ func (u *users) act() {
 	ref := kinds.Ref{Kind: kinds.Deployment, Namespace: ns, Name: app}
 	var what string
 	var err error
-	switch n := u.rng.IntN(215); {
+	switch n := u.rng.IntN(245); {
+	case n >= 215:
+		app = "devices"
+		what, err = u.actOnDevices(ns)
 	case n >= 200:
 		app = "volumes"
 		what, err = u.actOnVolumes(ns)

@@ -6,6 +6,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -112,10 +113,13 @@ func (u *users) claims(s *appsv1.StatefulSet) {
 	}
 }
 
-// held reports whether what is being deleted may stay: a claim that a pod on a
-// node uses, or what waits for the end of one, say a set that has let go of the
+// held reports whether what is being deleted may stay: a claim to devices that
+// somebody uses, a claim that a pod on a node uses, or what waits for the end of one, say a set that has let go of the
 // pod.
 func (t truth) held(o kinds.Object) bool {
+	if c, ok := o.(*resourcev1.ResourceClaim); ok {
+		return len(c.Status.ReservedFor) > 0
+	}
 	c, ok := o.(*corev1.PersistentVolumeClaim)
 	if !ok {
 		return slices.ContainsFunc(all[*corev1.PersistentVolumeClaim](t, kinds.PersistentVolumeClaim), func(c *corev1.PersistentVolumeClaim) bool {

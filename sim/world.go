@@ -277,6 +277,7 @@ func (w *world) settle() error {
 		w.users.note("untaint", w.users.untaint())
 	}
 	w.users.relieveVolumes()
+	w.users.relieveDevices()
 	if w.rng.IntN(3) > 0 {
 		w.users.relieve()
 	}

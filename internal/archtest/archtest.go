@@ -102,7 +102,8 @@ var layers = []layer{
 var planMayImport = []string{
 	"cmp", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt", "hash/fnv", "iter", "maps", "math", "math/big", "math/bits",
 	"net/netip", "slices", "sort", "strconv", "strings", "time", "unicode", "bytes", "encoding/base32", "crypto/sha256",
-	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/kube-aggregator/pkg/apis", "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1", "k8s.io/utils/ptr", "github.com/robfig/cron/v3", // whose schedules are arithmetic
+	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/component-helpers", "k8s.io/kube-aggregator/pkg/apis", "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1", "k8s.io/utils/ptr",
+	"k8s.io/dynamic-resource-allocation/resourceclaim", "github.com/robfig/cron/v3", // whose schedules are arithmetic
 	Module + "/internal/plan", Module + "/internal/kinds", Module + "/internal/reconcile", Module + "/internal/view", Module + "/internal/quota", Module + "/internal/history",
 }
 

@@ -43,6 +43,7 @@ import (
 	"knarr.dev/knarr/internal/controller/policystatus"
 	"knarr.dev/knarr/internal/controller/pvcprotection"
 	"knarr.dev/knarr/internal/controller/pvprotection"
+	"knarr.dev/knarr/internal/controller/resourceclaim"
 	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
@@ -422,6 +423,12 @@ func ofStorage() map[string]props {
 				})...)
 			},
 			Mine: of(kinds.PersistentVolumeClaim), Most: each(1),
+		},
+		"resourceclaim": {
+			Make: func(*reconciletest.World) []reconcile.Controller {
+				return []reconcile.Controller{resourceclaim.Claims(), resourceclaim.Pods()}
+			},
+			Draw: drawClaims, Mine: of(kinds.Pod, kinds.ResourceClaim), Most: perThing(3),
 		},
 		"pvprotection": {
 			Make: one(pvprotection.Controller),

@@ -31,7 +31,6 @@ var (
 		Default:       do(defaults.ResourceClaim),
 		PrepareCreate: do(prepare.ResourceClaimCreate), PrepareUpdate: doBoth(prepare.ResourceClaimUpdate),
 		Validate: check(validate.ResourceClaim), ValidateUpdate: checkBoth(validate.ResourceClaimUpdate),
-		Warnings:     warn(warnings.ResourceClaim),
 		Subresources: map[string]Subresource{"status": status(prepare.ResourceClaimStatusUpdate, validate.ResourceClaimStatusUpdate)},
 		Columns: []Column{
 			nameColumn,
@@ -46,8 +45,7 @@ var (
 		Default:       do(defaults.ResourceClaimTemplate),
 		PrepareCreate: do(prepare.ResourceClaimTemplateCreate), PrepareUpdate: doBoth(prepare.ResourceClaimTemplateUpdate),
 		Validate: check(validate.ResourceClaimTemplate), ValidateUpdate: checkBoth(validate.ResourceClaimTemplateUpdate),
-		Warnings: warn(warnings.ResourceClaimTemplate),
-		Columns:  []Column{nameColumn, ageColumn},
+		Columns: []Column{nameColumn, ageColumn},
 	}
 	ResourceSlice = &Kind{
 		GVK: resourcev1.SchemeGroupVersion.WithKind("ResourceSlice"), Resource: "resourceslices", Singular: "resourceslice",

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // wellKnown is where plugins of the field look for a node's kubelet, and mount
@@ -25,10 +26,11 @@ func link(at, root string) error {
 		if to == root {
 			return nil
 		}
-		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) {
+		// Another node's that was removed by hand leads nowhere.
+		_, err := os.Stat(at)
+		if !errors.Is(err, fs.ErrNotExist) || !strings.HasSuffix(to, "/agent/kubelet") {
 			return fmt.Errorf("%s leads to %s", at, to)
 		}
-		// It leads nowhere: whoever made it is gone.
 		if err := os.Remove(at); err != nil {
 			return err
 		}

@@ -9,10 +9,10 @@ import (
 // The place that plugins know is taken only if it is free, and given back.
 func TestLink(t *testing.T) {
 	dir := t.TempDir()
-	at, root, other := filepath.Join(dir, "var", "kubelet"), filepath.Join(dir, "root"), filepath.Join(dir, "other")
+	at, root, other := filepath.Join(dir, "var", "kubelet"), filepath.Join(dir, "root/agent/kubelet"), filepath.Join(dir, "other/agent/kubelet")
 	leads := func() string { to, _ := os.Readlink(at); return to }
 	for _, d := range []string{root, other} {
-		if err := os.Mkdir(d, 0o700); err != nil {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,6 +38,15 @@ func TestLink(t *testing.T) {
 	}
 	if err := unlink(at, other); err != nil {
 		t.Error(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "unmounted"), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := link(at, root); err == nil {
+		t.Error("a link is taken that no node made")
+	}
+	if err := os.Remove(at); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Mkdir(at, 0o700); err != nil {
 		t.Fatal(err)

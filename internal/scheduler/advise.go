@@ -46,6 +46,7 @@ const (
 	neighbour                        // a pod that the affinity asks for, in name=value
 	noNeighbour                      // missing pods fewer, in name=value
 	lessSkew                         // missing matching pods fewer, in name=value
+	freeDevices                      // for the requests in value of the claim name
 )
 
 // change is the smallest one after which a filter would let a pod onto a node.
@@ -108,6 +109,8 @@ func (c *change) String() string {
 		return "a pod that its affinity asks for in " + c.name + "=" + c.value
 	case noNeighbour:
 		return plural(c.missing, "conflicting pod") + " fewer in " + c.name + "=" + c.value
+	case freeDevices:
+		return "devices for the requests of its claim " + c.name + ": " + c.value
 	case lessSkew:
 		return plural(c.missing, "matching pod") + " fewer in " + c.name + "=" + c.value
 	}

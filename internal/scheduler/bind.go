@@ -27,6 +27,8 @@ type result struct {
 
 	reserved *reservation // of the writes of what was promised
 	written  []kinds.Object
+	by       string // the plugin of upstream's that wrote last
+	released bool   // of claims to devices
 }
 
 // schedule decides about one pod and starts the write that follows.
@@ -42,10 +44,20 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 		return
 	}
 	if d.node == nil {
-		s.queue.failed(w, d.refused, s.now())
+		if d.early {
+			s.queue.held(w, d.refused)
+			if d.soon {
+				return
+			}
+		} else {
+			s.queue.failed(w, d.refused, s.now())
+		}
 		s.tell(w, corev1.PodReasonUnschedulable, d.message(), s.settleRoom(w, &d, start), start)
 		if d.room != nil {
 			s.makeRoom(w, d.room, start)
+		}
+		if d.idle != nil {
+			s.startDeallocation(w.pod.obj, d.idle, start)
 		}
 		return
 	}
@@ -58,14 +70,16 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 	e := &event{what: podCame, pod: &placed}
 	e.node = s.cluster.place(&placed, d.node.name)
 	s.happened(e)
-	if d.wanted != nil {
-		s.reserve(w, &placed, d.wanted, begin, start)
+	if d.wanted != nil || len(d.grants) > 0 {
+		s.reserve(w, &placed, &d, begin, start)
 		return
 	}
-	s.startBinding(w, obj, d.node.name, begin, start)
+	s.startBinding(w, obj, d.node.name, nil, begin, start)
 }
 
-func (s *Scheduler) startBinding(w *queued, obj *corev1.Pod, node string, begin time.Time, start func(func(context.Context) result)) {
+// startBinding of a pod; if that fails, the claims that it was granted for it are
+// free again.
+func (s *Scheduler) startBinding(w *queued, obj *corev1.Pod, node string, granted []grant, begin time.Time, start func(func(context.Context) result)) {
 	s.inFlight++
 	told := w.told
 	start(func(ctx context.Context) result {
@@ -75,11 +89,12 @@ func (s *Scheduler) startBinding(w *queued, obj *corev1.Pod, node string, begin 
 		binding := s.now()
 		err := s.bind(ctx, obj, node)
 		status := "Success"
+		var released []kinds.Object
 		if err != nil {
-			status = "Error"
+			status, released = "Error", s.ungrant(ctx, obj, granted)
 		}
 		s.metrics.point(obj.Spec.SchedulerName, "Bind", status, s.now().Sub(binding))
-		return result{bound: w, began: begin, pod: obj, node: node, err: err}
+		return result{bound: w, began: begin, pod: obj, node: node, err: err, written: released}
 	})
 }
 
@@ -117,9 +132,14 @@ func (s *Scheduler) settle(r result) {
 		s.settleReserved(r)
 		return
 	}
+	s.wrote(r.written)
 	if r.bound == nil {
 		if r.err != nil && !inCourse(r.err) {
-			s.log.Warn("cannot write condition", "pod", keyOf(r.pod), "error", r.err)
+			what := "cannot write condition"
+			if r.released {
+				what = "cannot release the pod's claims"
+			}
+			s.log.Warn(what, "pod", keyOf(r.pod), "error", r.err)
 		}
 		return
 	}

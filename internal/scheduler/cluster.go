@@ -40,6 +40,7 @@ type cluster struct {
 	services   map[string]map[string]labels.Selector // by namespace and name
 	owners     map[types.UID]labels.Selector         // of replica sets and the like
 	storage
+	devices
 	claimUsers map[string]int // pods on nodes by claim
 	images     map[string]*image
 
@@ -80,7 +81,7 @@ func newCluster() *cluster {
 		byName: map[string]*node{}, pods: map[types.UID]*pod{}, epoch: 1, version: 1,
 		topologies: map[string]*topology{}, counters: map[string]*counter{}, terms: map[string]*term{},
 		namespaces: map[string]labels.Set{}, services: map[string]map[string]labels.Selector{}, owners: map[types.UID]labels.Selector{},
-		storage: newStorage(), claimUsers: map[string]int{}, images: map[string]*image{},
+		storage: newStorage(), devices: newDevices(), claimUsers: map[string]int{}, images: map[string]*image{},
 		priorities: map[int32]int{}, budgets: map[string][]*budget{}, nominees: map[types.UID]*node{}, doomed: map[types.UID]bool{},
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/dynamic-resource-allocation/cel"
 )
 
 // decision about one pod.
@@ -14,6 +17,7 @@ type decision struct {
 	node *node
 	// wanted has to be bound or made for the pod first; nil: nothing.
 	wanted *outcome
+	grants []grant // claims to devices that the pod must have first
 	// Otherwise: why, for the user, what preemption says, and what would help;
 	// and the filters that refused nodes, a bit each in the order of filters().
 	why        string
@@ -23,6 +27,10 @@ type decision struct {
 	room       *room // to be made for the pod
 	lost       bool  // a nomination of before is of no use
 	err        error // an extender failed: nothing is known
+
+	deallocation string                    // what becomes of the devices that its claims have
+	idle         *resourcev1.ResourceClaim // is to give its devices back; nil: none
+	early, soon  bool                      // see cycle
 }
 
 // maxMessage bounds what is said of a pod: as much as an event may hold.
@@ -31,8 +39,11 @@ const maxMessage = 1024
 // message is upstream's text, which clients match on, and then the advice.
 func (d *decision) message() string {
 	s := d.why
+	if d.deallocation != "" {
+		s += " " + d.deallocation
+	}
 	if d.preemption != "" {
-		s += " preemption: " + d.preemption
+		s += separator(d.deallocation) + " preemption: " + d.preemption
 	}
 	// As many as there is room for.
 	for list := d.remedies; len(list) > 0; list = list[:len(list)-1] {
@@ -42,6 +53,14 @@ func (d *decision) message() string {
 		}
 	}
 	return cut(s)
+}
+
+// separator is between what several plugins say of a pod that fits nowhere.
+func separator(before string) string {
+	if before != "" {
+		return ","
+	}
+	return ""
 }
 
 func cut(s string) string {
@@ -64,6 +83,7 @@ type decider struct {
 	told    func(part, status string, took time.Duration) // may be nil
 
 	noVolumes podVolumes // see volumesOf
+	selectors *cel.Cache // of devices
 
 	feasible []*node
 	looked   []*node // in the order of the search
@@ -75,7 +95,7 @@ type decider struct {
 }
 
 func deciderBy(r *rules, out *outside, rng *rand.Rand) *decider {
-	d := &decider{rules: r, filters: r.filters, outside: out, rand: rng}
+	d := &decider{rules: r, filters: r.filters, outside: out, rand: rng, selectors: newSelectors()}
 	if out.filters() {
 		d.filters = append(slices.Clone(d.filters), extended{})
 	}
@@ -84,9 +104,11 @@ func deciderBy(r *rules, out *outside, rng *rand.Rand) *decider {
 
 func (d *decider) cycle(c *cluster, p *pod, cl *class) *cycle {
 	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone], podVolumes: d.volumesOf(p)}
-	if len(p.obj.Spec.ResourceClaims) > 0 {
-		cy.refusal = "dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied"
-		return cy // nothing that happens to the cluster can help
+	if len(p.obj.Spec.ResourceClaims) > 0 && d.rules.grantsDevices {
+		if cy.prepareDevices(d.selectors); cy.refusal != "" {
+			cy.refusedBy = d.bit(dynamicResources{}.Name())
+			return cy
+		}
 	}
 	if d.rules.namesNodes {
 		cy.onlyNodes = p.onlyNodes
@@ -127,13 +149,16 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 	d.inRooms = 0
 	if cy.refusal != "" {
 		d.looked, d.failed, d.stays = d.looked[:0], d.failed[:0], d.stays[:0]
-		dec := decision{why: fmt.Sprintf("0/%d nodes are available: %s.", len(c.candidates()), cy.refusal), refused: cy.refusedBy}
+		dec := decision{why: fmt.Sprintf("0/%d nodes are available: %s.", len(c.candidates()), cy.refusal), refused: cy.refusedBy, early: cy.early, soon: cy.soon}
+		if cy.podDevices != nil {
+			dec.deallocation = "no new claims to deallocate"
+		}
 		dec.room, dec.preemption, dec.lost = d.preempt(cy)
 		return dec
 	}
 	// Others had to go for it: that node first, whatever the scores say.
 	if n := c.nominees[p.obj.UID]; n != nil && n.obj != nil && d.refuses(cy, n) < 0 && d.outside.agrees(cy, n) {
-		return decision{node: n, wanted: cy.wantedVolumes(n)}
+		return placement(cy, n)
 	}
 	began := time.Now()
 	d.search(cy, cy.targets())
@@ -146,6 +171,13 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 		dec := d.explain(cy)
 		d.tell("Filter", "Unschedulable", began)
 		began = time.Now()
+		if cy.podDevices != nil {
+			// Rather this than that some pod goes.
+			dec.deallocation = "still not schedulable"
+			if dec.idle = d.idle(cy); dec.idle != nil {
+				dec.deallocation = "deallocation of ResourceClaim completed"
+			}
+		}
 		dec.room, dec.preemption, dec.lost = d.preempt(cy)
 		dec.refused |= d.inRooms // their events may make preemption possible
 		status := "Unschedulable"
@@ -158,13 +190,18 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 		return dec
 	case 1:
 		d.tell("Filter", "Success", began)
-		return decision{node: d.feasible[0], wanted: cy.wantedVolumes(d.feasible[0])}
+		return placement(cy, d.feasible[0])
 	}
 	d.tell("Filter", "Success", began)
 	began = time.Now()
 	best := d.pick(cy)
 	d.tell("Score", "Success", began)
-	return decision{node: best, wanted: cy.wantedVolumes(best)}
+	return placement(cy, best)
+}
+
+// placement is a decision for a node.
+func placement(cy *cycle, n *node) decision {
+	return decision{node: n, wanted: cy.wantedVolumes(n), grants: cy.grants(n)}
 }
 
 // tell how long a part of the decision took; it decides nothing, so it may

@@ -10,18 +10,21 @@ import (
 type what int
 
 const (
-	nodeChanged      what = iota // came, went or changed
-	podCame                      // a pod counts on a node from now on
-	podLeft                      // a pod no longer counts on a node
-	podChanged                   // labels of a pod on a node, or it is being deleted
-	claimChanged                 // name is namespace/name
-	volumeChanged                // name
-	namespaceChanged             // labels of a namespace
-	classChanged                 // name of a storage class
-	driverChanged                // name of a CSI driver
-	csiNodeChanged               // what drivers can do on a node
-	capacityChanged              // there is more room for volumes of a class: name
-	attachmentGone               // a volume was detached from a node
+	nodeChanged        what = iota // came, went or changed
+	podCame                        // a pod counts on a node from now on
+	podLeft                        // a pod no longer counts on a node
+	podChanged                     // labels of a pod on a node, or it is being deleted
+	claimChanged                   // name is namespace/name
+	volumeChanged                  // name
+	namespaceChanged               // labels of a namespace
+	classChanged                   // name of a storage class
+	driverChanged                  // name of a CSI driver
+	csiNodeChanged                 // what drivers can do on a node
+	capacityChanged                // there is more room for volumes of a class: name
+	attachmentGone                 // a volume was detached from a node
+	deviceClaimChanged             // name is namespace/name
+	deviceClassChanged             // name
+	sliceChanged                   // there are other devices, or other taints on them
 )
 
 // eventNames are upstream's, for metrics.
@@ -30,6 +33,7 @@ var eventNames = [...]string{
 	claimChanged: "PersistentVolumeClaimUpdate", volumeChanged: "PersistentVolumeUpdate", namespaceChanged: "NamespaceUpdate",
 	classChanged: "StorageClassUpdate", driverChanged: "CSIDriverUpdate", csiNodeChanged: "CSINodeUpdate",
 	capacityChanged: "CSIStorageCapacityUpdate", attachmentGone: "VolumeAttachmentDelete",
+	deviceClaimChanged: "ResourceClaimUpdate", deviceClassChanged: "DeviceClassUpdate", sliceChanged: "ResourceSliceUpdate",
 }
 
 // event is something after which waiting pods may fit.
@@ -41,6 +45,7 @@ type event struct {
 	name string
 	// A volume as it is now and was before; nil: it was not there.
 	volume, oldVolume *corev1.PersistentVolume
+	freed             bool // a claim of devices has given them back
 
 	least   int32 // see lowest
 	counted bool

@@ -33,7 +33,7 @@ type filter interface {
 // of them, from the first on, look at nothing but the pod's class and one node.
 func filters(r *rules) (list []filter, alone int) {
 	list = []filter{unschedulable{}, nodeName{}, taints{}, nodeAffinity{r.added}, nodePorts{}, resources{&r.ignored}}
-	return append(list, volumeRestrictions{}, volumeLimits{}, volumes{}, volumeZone{}, spread{}, podAffinity{}), len(list)
+	return append(list, volumeRestrictions{}, volumeLimits{}, volumes{}, volumeZone{}, spread{}, podAffinity{}, dynamicResources{}), len(list)
 }
 
 // cycle is one decision: a pod, the cluster, and what filters and scorers have
@@ -60,6 +60,10 @@ type cycle struct {
 	awayFrom []*tally
 
 	*podVolumes
+	podDevices *podDevices // nil: the pod has no claims to devices
+	// early: the refusal stands until an event ends it, so there is nothing to back
+	// off from; soon: that is on its way, so there is nothing to tell.
+	early, soon bool
 
 	said map[*node]answer // by extenders that will not have the pod there
 }

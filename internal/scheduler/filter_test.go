@@ -82,8 +82,6 @@ func TestFilters(t *testing.T) {
 	}{
 		{"no nodes", nil, aPod("p"), "", "no nodes available to schedule pods"},
 		{"plain", []any{aNode("n")}, aPod("p"), "n", ""},
-		{"claims of hardware", []any{aNode("n")}, aPod("p", func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu"}} }), "",
-			"0/1 nodes are available: dynamic resource allocation is not supported: spec.resourceClaims cannot be satisfied."},
 
 		{"cordoned", []any{aNode("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })}, aPod("p"), "", "0/1 nodes are available: 1 node(s) were unschedulable."},
 		{"cordoned but tolerated", []any{aNode("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })}, aPod("p", tolerating(corev1.TaintNodeUnschedulable)), "n", ""},

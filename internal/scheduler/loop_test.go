@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,6 +87,14 @@ func (a *api) put(objects ...any) {
 			a.Put(kinds.CSIStorageCapacity, o)
 		case *storagev1.VolumeAttachment:
 			a.Put(kinds.VolumeAttachment, o)
+		case *resourcev1.ResourceClaim:
+			a.Put(kinds.ResourceClaim, o)
+		case *resourcev1.ResourceSlice:
+			a.Put(kinds.ResourceSlice, o)
+		case *resourcev1.DeviceClass:
+			a.Put(kinds.DeviceClass, o)
+		case *resourcev1.DeviceTaintRule:
+			a.Put(kinds.DeviceTaintRule, o)
 		default:
 			panic(fmt.Sprintf("%T", o))
 		}
@@ -344,7 +353,6 @@ func TestWhatWakesWaitingPods(t *testing.T) {
 		})}, aPod("p", mounts("c")), gone("x"), true},
 		{"itself: tolerates now", []any{aNode("n", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p"), put(aPod("p", tolerating("k"), func(p *corev1.Pod) { p.Generation = 2 })), true},
 		{"itself: a status", []any{aNode("n", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p"), put(aPod("p", func(p *corev1.Pod) { p.Status.Message = "x" })), false},
-		{"hardware claims: nothing helps", []any{aNode("n")}, aPod("p", func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu"}} }), put(aNode("m")), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newLoop(t, append(tt.objects, tt.pod)...)

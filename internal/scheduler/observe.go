@@ -69,6 +69,9 @@ func (c *cluster) take(o kinds.Object, gone bool) *event {
 		if e, ok := c.takeStorage(o, gone); ok {
 			return e
 		}
+		if e, ok := c.takeDevices(o, gone); ok {
+			return e
+		}
 		c.setOwner(o, gone)
 	}
 	return nil

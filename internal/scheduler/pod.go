@@ -11,6 +11,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 )
 
 // pod is a pod as the scheduler sees it: parsed once, never changed.
@@ -279,6 +280,7 @@ func ended(p *corev1.Pod) bool {
 func sameForUs(a, b *corev1.Pod) bool {
 	return (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
 		ended(a) == ended(b) && maps.Equal(a.Labels, b.Labels) && sameSpec(a, b) &&
+		resourceclaim.PodStatusEqual(a.Status.ResourceClaimStatuses, b.Status.ResourceClaimStatuses) &&
 		hasStatusResources(a) == hasStatusResources(b) && (!hasStatusResources(b) || sameRequest(a, b))
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 )
@@ -37,6 +38,7 @@ type Profile struct {
 	PodAffinity  configv1.InterPodAffinityArgs
 	Preemption   configv1.DefaultPreemptionArgs
 	Volumes      configv1.VolumeBindingArgs
+	Devices      configv1.DynamicResourcesArgs
 }
 
 // DefaultProfile is that of pods that name no scheduler.
@@ -53,6 +55,8 @@ func DefaultProfile() Profile {
 		// Upstream's: where much would be left is better.
 		Volumes: configv1.VolumeBindingArgs{BindTimeoutSeconds: &seconds, Shape: []configv1.UtilizationShapePoint{{Utilization: 0, Score: 10}, {Utilization: 100, Score: 0}}},
 	}
+	p.Devices.FilterTimeout = &metav1.Duration{Duration: configv1.DynamicResourcesFilterTimeoutDefault}
+	p.Devices.BindingTimeout = &metav1.Duration{Duration: configv1.DynamicResourcesBindingTimeoutDefault}
 	list, _ := filters(&rules{})
 	for _, f := range list {
 		p.Filters[f.Name()] = true
@@ -93,6 +97,10 @@ type rules struct {
 
 	volumeShape func(used, of int64) float64 // score of what claims use of volumes
 	bindTimeout time.Duration                // for claims to be bound
+
+	grantsDevices bool          // claims to devices must be met
+	filterTimeout time.Duration // for the search of a pod's devices on all nodes; 0: none
+	readyTimeout  time.Duration // for devices to be made ready
 }
 
 func newRules(p *Profile) (*rules, error) {
@@ -111,6 +119,8 @@ func newRules(p *Profile) (*rules, error) {
 	}
 	r.spreadBy(&p.Spread)
 	r.namesNodes, r.bindsVolumes, r.zonesVolumes = p.Filters[nodeAffinity{}.Name()], p.Filters[volumes{}.Name()], p.Filters[volumeZone{}.Name()]
+	r.grantsDevices = p.Filters[dynamicResources{}.Name()]
+	r.filterTimeout, r.readyTimeout = p.Devices.FilterTimeout.Duration, p.Devices.BindingTimeout.Duration
 	r.volumeShape = byShape(p.Volumes.Shape)
 	r.bindTimeout = time.Duration(min(*p.Volumes.BindTimeoutSeconds, maxBindTimeoutSeconds)) * time.Second
 	if err := r.choose(p); err != nil {

@@ -107,6 +107,15 @@ func (q *queue) failed(w *queued, refused uint32, now time.Time) {
 	q.came("unschedulable", attemptFailed)
 }
 
+// held files a pod of which it was clear without an attempt that it has to wait
+// for an event: nothing has to be backed off from.
+func (q *queue) held(w *queued, refused uint32) {
+	w.attempts--
+	w.refused, w.due = refused, time.Time{}
+	q.move(w, waiting)
+	q.came("unschedulable", attemptFailed)
+}
+
 // retry files a pod that fitted, but could not be bound.
 func (q *queue) retry(w *queued, now time.Time) {
 	w.due = now.Add(q.backoff(w.attempts))

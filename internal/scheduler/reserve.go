@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/internal/kinds"
@@ -21,10 +22,13 @@ type reservation struct {
 	began   time.Time // its decision
 	volumes []promisedVolume
 	claims  []promisedClaim
+	grants  []grant // claims to devices
 
+	promised bool // decisions count what is granted, though it is not written
 	waits    bool // what had to be written is written
 	deadline time.Time
-	err      error // why it comes to nothing
+	by       string // the plugin of upstream's that fails, or waited last
+	err      error  // why it comes to nothing
 }
 
 // promisedVolume is a volume that says whose it is going to be.
@@ -43,9 +47,28 @@ type promisedClaim struct {
 
 // reserve promises the volumes and has that written; the pod waits for those
 // who bind claims and make volumes.
-func (s *Scheduler) reserve(w *queued, placed *pod, wanted *outcome, began time.Time, start func(func(context.Context) result)) {
-	r := &reservation{w: w, placed: placed, node: placed.node.name, began: began}
-	var writes []kinds.Object
+func (s *Scheduler) reserve(w *queued, placed *pod, d *decision, began time.Time, start func(func(context.Context) result)) {
+	r := &reservation{w: w, placed: placed, node: placed.node.name, began: began, grants: d.grants}
+	writes := s.promiseVolumes(r, d.wanted)
+	s.promiseGrants(r)
+	s.reserved[w.pod.obj.UID] = r
+	s.inFlight++
+	start(func(ctx context.Context) result {
+		r := result{reserved: r, pod: w.pod.obj, by: volumes{}.Name()}
+		if r.written, r.err = s.writePromises(ctx, writes); r.err != nil {
+			return r
+		}
+		done, err := s.writeGrants(ctx, w.pod.obj, d.grants)
+		r.written, r.by, r.err = append(r.written, done...), dynamicResources{}.Name(), err
+		return r
+	})
+}
+
+// promiseVolumes returns what has to be written of it.
+func (s *Scheduler) promiseVolumes(r *reservation, wanted *outcome) (writes []kinds.Object) {
+	if wanted == nil {
+		return nil
+	}
 	for _, m := range wanted.matches {
 		v := promisedVolume{volume: promised(m.volume, m.claim), claim: keyOf(m.claim), asIs: m.volume.Spec.ClaimRef != nil && m.volume.Spec.ClaimRef.UID != ""}
 		if real, _ := s.cluster.realVolume(m.volume.Name); real.Spec.ClaimRef == nil || real.Spec.ClaimRef.UID == "" {
@@ -68,12 +91,7 @@ func (s *Scheduler) reserve(w *queued, placed *pod, wanted *outcome, began time.
 		}
 		r.claims = append(r.claims, c)
 	}
-	s.reserved[w.pod.obj.UID] = r
-	s.inFlight++
-	start(func(ctx context.Context) result {
-		done, err := s.writePromises(ctx, writes)
-		return result{reserved: r, written: done, pod: w.pod.obj, err: err}
-	})
+	return writes
 }
 
 // promised is a volume as the binder of claims completes it.
@@ -103,12 +121,21 @@ func (s *Scheduler) writePromises(ctx context.Context, list []kinds.Object) (don
 	return done, nil
 }
 
+// wrote takes in what own writes have answered.
+func (s *Scheduler) wrote(list []kinds.Object) {
+	for _, o := range list {
+		if e := s.cluster.written(o); e != nil {
+			s.happened(e)
+		}
+	}
+}
+
 // settleReserved takes in what became of the writes.
 func (s *Scheduler) settleReserved(res result) {
 	r := res.reserved
-	for _, o := range res.written {
-		s.cluster.written(o)
-	}
+	s.wrote(res.written)
+	s.endGrants(r)
+	r.by = res.by
 	switch {
 	case s.reserved[r.w.pod.obj.UID] != r: // the pod is gone, or not ours any more
 		s.takeBack(r)
@@ -119,7 +146,7 @@ func (s *Scheduler) settleReserved(res result) {
 	case res.err != nil:
 		s.end(r, res.err)
 	default:
-		r.waits, r.deadline = true, s.now().Add(s.of(r.placed.obj).bindTimeout)
+		r.waits, r.deadline = true, s.now().Add(s.patience(r))
 		at, _ := slices.BinarySearchFunc(s.waits, r.deadline, func(r *reservation, t time.Time) int { return r.deadline.Compare(t) })
 		for at < len(s.waits) && s.waits[at].deadline.Equal(r.deadline) {
 			at++
@@ -127,6 +154,15 @@ func (s *Scheduler) settleReserved(res result) {
 		s.waits = slices.Insert(s.waits, at, r)
 		s.check(r)
 	}
+}
+
+// patience is how long a pod may wait.
+func (s *Scheduler) patience(r *reservation) time.Duration {
+	p := s.of(r.placed.obj)
+	if len(r.volumes)+len(r.claims) == 0 {
+		return p.readyTimeout
+	}
+	return p.bindTimeout
 }
 
 // end has the loop go on with a pod: bind it, or, with an error, try again.
@@ -140,6 +176,7 @@ func (s *Scheduler) end(r *reservation, err error) {
 
 // takeBack what was promised and is not written: others may have it.
 func (s *Scheduler) takeBack(r *reservation) {
+	s.endGrants(r)
 	for _, v := range r.volumes {
 		if !v.asIs && s.cluster.takeBackVolume(v.volume) {
 			s.happened(&event{what: volumeChanged, name: v.volume.Name, volume: s.cluster.volumes[v.volume.Name], oldVolume: v.volume})
@@ -173,7 +210,7 @@ func (s *Scheduler) recheck(o kinds.Object) {
 	if len(s.waits) == 0 {
 		return
 	}
-	var node, claim, volume string
+	var node, claim, volume, devices string
 	switch o := o.(type) {
 	case *corev1.Node:
 		node = o.Name
@@ -184,12 +221,14 @@ func (s *Scheduler) recheck(o kinds.Object) {
 		if ref := o.Spec.ClaimRef; ref != nil {
 			claim = ref.Namespace + "/" + ref.Name
 		}
+	case *resourcev1.ResourceClaim:
+		devices = keyOf(o)
 	default:
 		return
 	}
 	var may []*reservation
 	for _, r := range s.waits {
-		if r.node == node || s.cluster.matters(r, claim, volume) {
+		if r.node == node || s.cluster.matters(r, claim, volume) || r.grantsOf(devices) {
 			may = append(may, r)
 		}
 	}
@@ -216,12 +255,24 @@ func (c *cluster) matters(r *reservation, claim, volume string) bool {
 	return false
 }
 
-// check whether a pod has its volumes.
+// grantsOf reports whether a claim to devices is one that a reservation is about.
+func (r *reservation) grantsOf(key string) bool {
+	return slices.ContainsFunc(r.grants, func(g grant) bool { return keyOf(g.claim) == key })
+}
+
+// check whether a pod has its volumes and devices.
 func (s *Scheduler) check(r *reservation) {
-	if done, err := s.cluster.have(r); err != nil {
+	r.by = volumes{}.Name()
+	done, err := s.cluster.have(r)
+	if err != nil {
 		s.end(r, fmt.Errorf("binding volumes: %w", err))
-	} else if done {
-		s.end(r, nil)
+		return
+	}
+	if done {
+		r.by = dynamicResources{}.Name()
+		if done, err = s.cluster.ready(r); done || err != nil {
+			s.end(r, err)
+		}
 	}
 }
 
@@ -283,7 +334,12 @@ func reachable(v *corev1.PersistentVolume, n *corev1.Node) error {
 // expire ends the wait of pods whose claims take too long.
 func (s *Scheduler) expire() {
 	for len(s.waits) > 0 && !s.waits[0].deadline.After(s.now()) {
-		s.end(s.waits[0], fmt.Errorf("binding volumes: %w", context.DeadlineExceeded))
+		r := s.waits[0]
+		what := "binding volumes"
+		if r.by == (dynamicResources{}.Name()) {
+			what = "binding devices"
+		}
+		s.end(r, fmt.Errorf("%s: %w", what, context.DeadlineExceeded))
 	}
 }
 
@@ -302,14 +358,16 @@ func (s *Scheduler) goOn(start func(func(context.Context) result)) bool {
 	}
 	s.metrics.point(r.placed.profile(), "PreBind", status, s.now().Sub(r.began))
 	if r.err == nil {
-		s.startBinding(r.w, r.placed.obj, r.node, r.began, start)
+		s.startBinding(r.w, r.placed.obj, r.node, r.grants, r.began, start)
 		return true
 	}
 	s.takeBack(r)
-	if !s.unplace(r.w, r.placed.obj, r.began) || inCourse(r.err) {
+	waits := s.unplace(r.w, r.placed.obj, r.began)
+	s.startRelease(r.placed.obj, r.grants, start)
+	if !waits || inCourse(r.err) {
 		return true // somebody else was quicker; it is decided again
 	}
-	s.log.Warn("cannot bind the pod's volumes", "pod", keyOf(r.placed.obj), "node", r.node, "error", r.err)
-	s.tell(r.w, corev1.PodReasonSchedulerError, cut(fmt.Sprintf("running PreBind plugin %q: %v", volumes{}.Name(), r.err)), nil, start)
+	s.log.Warn("cannot prepare the binding of the pod", "pod", keyOf(r.placed.obj), "node", r.node, "plugin", r.by, "error", r.err)
+	s.tell(r.w, corev1.PodReasonSchedulerError, cut(fmt.Sprintf("running PreBind plugin %q: %v", r.by, r.err)), nil, start)
 	return true
 }

@@ -66,6 +66,7 @@ func Kinds() []*kinds.Kind {
 		kinds.Namespace, kinds.Node, kinds.Pod, kinds.Service, kinds.ReplicationController, kinds.ReplicaSet, kinds.StatefulSet,
 		kinds.PersistentVolumeClaim, kinds.PersistentVolume, kinds.PodDisruptionBudget,
 		kinds.StorageClass, kinds.CSIDriver, kinds.CSINode, kinds.CSIStorageCapacity, kinds.VolumeAttachment,
+		kinds.ResourceClaim, kinds.ResourceSlice, kinds.DeviceClass, kinds.DeviceTaintRule,
 	}
 }
 

@@ -28,6 +28,7 @@ func scorers() []scorer {
 		{"PodTopologySpread", 2, spreadOut},
 		{"ImageLocality", 1, hasImages},
 		{"VolumeBinding", 1, roomyVolumes},
+		{"DynamicResources", 2, firstChoices},
 	}
 }
 

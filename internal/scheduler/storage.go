@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -204,8 +205,10 @@ func (c *cluster) setVolume(o *corev1.PersistentVolume, gone bool) *event {
 	return e
 }
 
-// written takes in what an own write has answered, before the view shows it.
-func (c *cluster) written(o metav1.Object) {
+// written takes in what an own write has answered, before the view shows it, and
+// returns what that may mean for pods that wait if the view's word of it will not
+// tell; nil: it will.
+func (c *cluster) written(o metav1.Object) *event {
 	switch o := o.(type) {
 	case *corev1.PersistentVolumeClaim:
 		if known, _ := c.realClaim(keyOf(o)); known != nil && older(known, o) {
@@ -215,7 +218,12 @@ func (c *cluster) written(o metav1.Object) {
 		if known, _ := c.realVolume(o.Name); known != nil && older(known, o) {
 			c.setVolume(o, false)
 		}
+	case *resourcev1.ResourceClaim:
+		if known := c.deviceClaims[keyOf(o)]; known != nil && older(known, o) {
+			return c.setDeviceClaim(o, false)
+		}
 	}
+	return nil
 }
 
 // promiseVolume and promiseClaim make decisions see an object as it is going to

@@ -36,6 +36,7 @@ import (
 	"knarr.dev/knarr/internal/controller/pvcprotection"
 	"knarr.dev/knarr/internal/controller/pvprotection"
 	"knarr.dev/knarr/internal/controller/replicaset"
+	"knarr.dev/knarr/internal/controller/resourceclaim"
 	"knarr.dev/knarr/internal/controller/resourcequota"
 	"knarr.dev/knarr/internal/controller/rootca"
 	"knarr.dev/knarr/internal/controller/serviceaccount"
@@ -86,6 +87,8 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		pvprotection.Controller(),
 		volumebinder.Claims(),
 		volumebinder.Volumes(),
+		resourceclaim.Claims(),
+		resourceclaim.Pods(),
 		resourcequota.Controller(table),
 		vacprotection.Controller(),
 		deployment.Controller(),

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -61,6 +62,33 @@ var (
 		for i := range pod.Spec.Volumes {
 			if name := ClaimOf(pod, &pod.Spec.Volumes[i]); name != "" && !slices.Contains(keys, pod.Namespace+"/"+name) {
 				keys = append(keys, pod.Namespace+"/"+name)
+			}
+		}
+		return keys
+	}}
+	// PodsByDeviceClaim files pods under namespace/name of the claims to devices
+	// that they have.
+	PodsByDeviceClaim = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		pod := o.(*corev1.Pod)
+		if len(pod.Spec.ResourceClaims) == 0 {
+			return nil
+		}
+		var keys []string
+		for name := range resourceclaim.PodClaims(pod) {
+			if key := pod.Namespace + "/" + name; !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+		return keys
+	}}
+	// PodsByClaimTemplate files pods under namespace/name of the templates of such
+	// claims.
+	PodsByClaimTemplate = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
+		var keys []string
+		pod := o.(*corev1.Pod)
+		for i := range pod.Spec.ResourceClaims {
+			if name := pod.Spec.ResourceClaims[i].ResourceClaimTemplateName; name != nil && !slices.Contains(keys, pod.Namespace+"/"+*name) {
+				keys = append(keys, pod.Namespace+"/"+*name)
 			}
 		}
 		return keys
@@ -175,6 +203,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, UnboundClaims, ClaimsByVolume, VolumesByClaim, FreeVolumes, TrackedPods, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, PodsByDeviceClaim, PodsByClaimTemplate, UnboundClaims, ClaimsByVolume, VolumesByClaim, FreeVolumes, TrackedPods, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }

@@ -65,7 +65,11 @@ func (l *look) setUp(p *corev1.Pod) *finding {
 		return nil
 	}
 	f := about(kinds.Pod, p, "its sandbox cannot be made: %s", strings.TrimPrefix(e.Message, "Failed to create pod sandbox: ")).since(began(e))
-	if e.Reason != "FailedCreatePodSandBox" {
+	switch e.Reason {
+	case "FailedCreatePodSandBox":
+	case "FailedPrepareDynamicResources":
+		f = about(kinds.Pod, p, "its devices cannot be prepared: %s", e.Message).since(began(e))
+	default:
 		f = about(kinds.Pod, p, "its volumes cannot be set up: %s", e.Message).since(began(e))
 	}
 	if open := l.openClaim(p, f.What); open != nil {

@@ -36,6 +36,9 @@ func (l *look) unscheduled(p *corev1.Pod) *finding {
 		}
 	}
 	if c == nil || c.Status == corev1.ConditionTrue {
+		if devices := l.noDevices(p, ""); devices != nil {
+			return devices.since(p.CreationTimestamp)
+		}
 		f := about(kinds.Pod, p, "the scheduler %s has not looked at it yet", p.Spec.SchedulerName).since(p.CreationTimestamp)
 		if p.Spec.SchedulerName != corev1.DefaultSchedulerName {
 			return f.help("does a scheduler of that name run? Otherwise leave spec.schedulerName away")
@@ -48,6 +51,9 @@ func (l *look) unscheduled(p *corev1.Pod) *finding {
 	f := about(kinds.Pod, p, "%s", c.Message).since(c.LastTransitionTime)
 	if claim := l.openClaim(p, c.Message); claim != nil {
 		return claim.since(c.LastTransitionTime)
+	}
+	if devices := l.noDevices(p, c.Message); devices != nil {
+		return devices.since(c.LastTransitionTime)
 	}
 	return f.help("%s", l.fits(p, c.Message))
 }

@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -109,6 +110,20 @@ func ofClaim(name string) corev1.Volume {
 	return corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}
 }
 
+// claiming is a pod without a node that names a claim to devices.
+func claiming(name, message string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		pending(message)(p)
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "dev", ResourceClaimName: &name}}
+	}
+}
+
+func devices(name, class string) thing {
+	c := &resourcev1.ResourceClaim{ObjectMeta: named(name)}
+	c.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class}}}
+	return thing{kinds.ResourceClaim, c}
+}
+
 func aClaim(change func(*corev1.PersistentVolumeClaim)) thing {
 	c := &corev1.PersistentVolumeClaim{ObjectMeta: named("data"), Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}}
 	c.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
@@ -169,6 +184,23 @@ func TestRules(t *testing.T) {
 		want    []string // each link, as OBJECT: part of what is said
 		remedy  string   // of the first
 	}{
+		{name: "missing claim to devices", things: []thing{aPod("p", claiming("gpu", `could not find ResourceClaim "ns/gpu"`))},
+			want: []string{"ResourceClaim ns/gpu: it does not exist", `Pod ns/p: could not find`}, remedy: "create it"},
+		{name: "missing template", things: []thing{aPod("p", func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Spec.ResourceClaims = "", []corev1.PodResourceClaim{{Name: "dev", ResourceClaimTemplateName: ptr.To("t")}}
+		})}, want: []string{"ResourceClaimTemplate ns/t: it does not exist", "Pod ns/p: it waits for its claim dev"}, remedy: "create it"},
+		{name: "a claim that cannot be made", things: []thing{aPod("p", func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Spec.ResourceClaims = "", []corev1.PodResourceClaim{{Name: "dev", ResourceClaimTemplateName: ptr.To("t")}}
+		}), {kinds.ResourceClaimTemplate, &resourcev1.ResourceClaimTemplate{ObjectMeta: named("t")}}, event("p", "Warning", "FailedResourceClaimCreation", "PodResourceClaim dev: no quota")},
+			want: []string{"Pod ns/p: PodResourceClaim dev: no quota", "Pod ns/p: it waits for its claim dev"}},
+		{name: "missing class of devices", things: []thing{aPod("p", claiming("gpu", "0/1 nodes are available: request r: device class big does not exist.")), devices("gpu", "big")},
+			want: []string{"DeviceClass big: it does not exist", "ResourceClaim ns/gpu: it asks for devices of a class that is not there", "Pod ns/p: 0/1 nodes"}, remedy: "install the driver"},
+		{name: "no devices", things: []thing{aPod("p", claiming("gpu", "0/1 nodes are available: 1 cannot allocate all claims. It would fit on n with devices for the requests of its claim gpu: r (class big).")), devices("gpu", "big"),
+			{kinds.DeviceClass, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "big"}}}},
+			want: []string{"ResourceSlice *: there is none: no driver offers devices", "Pod ns/p: 0/1 nodes are available: 1 cannot allocate all claims."}, remedy: "install the driver"},
+		{name: "devices, but not those", things: []thing{aPod("p", claiming("gpu", "0/1 nodes are available: 1 cannot allocate all claims. It would fit on n with devices for the requests of its claim gpu: r (class big).")), devices("gpu", "big"),
+			{kinds.DeviceClass, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "big"}}}, {kinds.ResourceSlice, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}}}}, refused: []*kinds.Kind{kinds.Node},
+			want: []string{"Pod ns/p: 0/1 nodes are available: 1 cannot allocate all claims."}, remedy: "it would fit on n with devices for the requests of its claim gpu: r (class big)"},
 		{name: "missing claim", things: []thing{aPod("p", pending(`persistentvolumeclaim "data" not found`, ofClaim("data")))},
 			want: []string{"PersistentVolumeClaim ns/data: it does not exist", `Pod ns/p: persistentvolumeclaim "data" not found`}, remedy: "create it"},
 		{name: "unbound claim of a missing class", things: []thing{aPod("p", pending(unbound, ofClaim("data"))), aClaim(fast)},

@@ -155,6 +155,7 @@ func (s *podScope) container(p *field.Path, c *corev1.Container) {
 	s.devices(p.Child("volumeDevices"), c)
 	in(s.errors, p.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	s.containerResources(p.Child("resources"), &c.Resources)
+	s.usedClaims(p.Child("resources", "claims"), c.Resources.Claims)
 	s.resizePolicy(p.Child("resizePolicy"), c.ResizePolicy)
 	s.containerSecurity(p.Child("securityContext"), c.SecurityContext)
 }

@@ -283,7 +283,6 @@ func TestPodResources(t *testing.T) {
 		{"fewer gpus than the limit", res(quantities("example.com/gpu", "2"), quantities("example.com/gpu", "1")), []string{at + ".requests Invalid: must be equal to example.com/gpu limit of 2"}},
 		{"huge pages alone", res(quantities("hugepages-2Mi", "4Mi"), nil), []string{at + " Forbidden: HugePages require cpu or memory"}},
 		{"odd huge pages", res(quantities("hugepages-2Mi", "3Mi", "cpu", "1"), nil), []string{at + ".limits[hugepages-2Mi] Invalid: is not positive integer multiple of"}},
-		{"claims", func(p *corev1.Pod) { first(p).Resources.Claims = []corev1.ResourceClaim{{Name: "c"}} }, []string{at + ".claims Forbidden: dynamic resource allocation is not supported"}},
 	})
 }
 

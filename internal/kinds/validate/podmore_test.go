@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -118,7 +119,6 @@ func TestPodUnsupported(t *testing.T) {
 		{"runtime class, bad name", func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("gVisor") }, []string{"spec.runtimeClassName Invalid"}},
 		{"overhead", func(p *corev1.Pod) { p.Spec.Overhead = quantities("cpu", "1") }, nil},
 		{"overhead of what is no resource", func(p *corev1.Pod) { p.Spec.Overhead = quantities("disk", "1") }, []string{"spec.overhead.limits[disk] Invalid: must be a standard resource type or fully qualified", "spec.overhead.limits[disk] Invalid: must be a standard resource for containers"}},
-		{"claims", func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "c"}} }, []string{"spec.resourceClaims Forbidden"}},
 		{"windows", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, []string{"spec.os.name Forbidden: Windows pods are not supported"}},
 		{"linux", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Linux} }, nil},
 		{"container restarts", func(p *corev1.Pod) { first(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, nil},
@@ -259,4 +259,62 @@ func TestPodEphemeralUpdate(t *testing.T) {
 	updates(t, goodPod, fillPod, PodResizeUpdate, []podChange{{"resize", func(p *corev1.Pod) {
 		first(p).Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("1")}
 	}, []string{"spec Invalid: Pod QOS Class may not change as a result of resizing"}}})
+}
+
+func TestPodResourceClaims(t *testing.T) {
+	claims := func(list ...corev1.PodResourceClaim) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.ResourceClaims = list }
+	}
+	uses := func(list ...corev1.ResourceClaim) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "a", ResourceClaimName: ptr("x")}, {Name: "b", ResourceClaimTemplateName: ptr("y")}}
+			first(p).Resources.Claims = list
+		}
+	}
+	creates(t, goodPod, fillPod, Pod, []podChange{
+		{"named and of a template", uses(corev1.ResourceClaim{Name: "a"}, corev1.ResourceClaim{Name: "b", Request: "r"}, corev1.ResourceClaim{Name: "b", Request: "s"}), nil},
+		{"without a name", claims(corev1.PodResourceClaim{ResourceClaimName: ptr("x")}), []string{"spec.resourceClaims[0].name Required"}},
+		{"twice", claims(corev1.PodResourceClaim{Name: "a", ResourceClaimName: ptr("x")}, corev1.PodResourceClaim{Name: "a", ResourceClaimName: ptr("y")}), []string{"spec.resourceClaims[1].name Duplicate"}},
+		{"bad names", claims(corev1.PodResourceClaim{Name: "A", ResourceClaimName: ptr("X")}, corev1.PodResourceClaim{Name: "b", ResourceClaimTemplateName: ptr("Y")}),
+			[]string{"spec.resourceClaims[0].name Invalid", "spec.resourceClaims[0].resourceClaimName Invalid", "spec.resourceClaims[1].resourceClaimTemplateName Invalid"}},
+		{"of nothing", claims(corev1.PodResourceClaim{Name: "a"}), []string{"spec.resourceClaims[0] Invalid: must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"}},
+		{"of both", claims(corev1.PodResourceClaim{Name: "a", ResourceClaimName: ptr("x"), ResourceClaimTemplateName: ptr("x")}),
+			[]string{"spec.resourceClaims[0] Invalid: at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"}},
+		{"used without a name", uses(corev1.ResourceClaim{}), []string{"spec.containers[0].resources.claims[0] Required"}},
+		{"used twice", uses(corev1.ResourceClaim{Name: "a"}, corev1.ResourceClaim{Name: "a"}, corev1.ResourceClaim{Name: "b", Request: "r"}, corev1.ResourceClaim{Name: "b", Request: "r"}),
+			[]string{"spec.containers[0].resources.claims[1] Duplicate", "spec.containers[0].resources.claims[3] Duplicate"}},
+		{"used, but not there", uses(corev1.ResourceClaim{Name: "c", Request: "R"}),
+			[]string{"spec.containers[0].resources.claims[0].request Invalid", "spec.containers[0].resources.claims[0] NotFound: must be one of the names in pod.spec.resourceClaims: a, b"}},
+		{"used, but none is there", func(p *corev1.Pod) { first(p).Resources.Claims = []corev1.ResourceClaim{{Name: "c"}} },
+			[]string{"spec.containers[0].resources.claims[0] NotFound: must be one of the names in pod.spec.resourceClaims which is empty"}},
+	})
+}
+
+func TestPodResourceClaimStatuses(t *testing.T) {
+	pod := goodPod()
+	fillPod(pod)
+	pod.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "a", ResourceClaimTemplateName: ptr("t")}}
+	for _, tt := range []struct {
+		name string
+		list []corev1.PodResourceClaimStatus
+		want []string
+	}{
+		{"made", []corev1.PodResourceClaimStatus{{Name: "a", ResourceClaimName: ptr("x")}}, nil},
+		{"not needed", []corev1.PodResourceClaimStatus{{Name: "a"}}, nil},
+		{"of no claim", []corev1.PodResourceClaimStatus{{Name: "b"}}, []string{"must match the name of an entry in `spec.resourceClaims`"}},
+		{"twice, with a bad name", []corev1.PodResourceClaimStatus{{Name: "a", ResourceClaimName: ptr("X")}, {Name: "a"}}, []string{"RFC 1123", "Duplicate"}},
+	} {
+		now := pod.DeepCopy()
+		now.Status.ResourceClaimStatuses = tt.list
+		errs := PodStatusUpdate(now, pod)
+		if len(errs) != len(tt.want) {
+			t.Errorf("%s: %v", tt.name, errs)
+			continue
+		}
+		for i, want := range tt.want {
+			if !strings.Contains(errs[i].Error(), want) || !strings.HasPrefix(errs[i].Field, "status.resourceClaimStatuses[") {
+				t.Errorf("%s: %v, want %s", tt.name, errs[i], want)
+			}
+		}
+	}
 }

@@ -33,6 +33,7 @@ func (s *podScope) podSpec(p *field.Path) {
 		s.notNegative(p.Child("terminationGracePeriodSeconds"), *spec.TerminationGracePeriodSeconds)
 	}
 	s.volumeList(p.Child("volumes"))
+	s.resourceClaims(p.Child("resourceClaims"))
 	s.containers(p.Child("containers"))
 	s.initContainers(p.Child("initContainers"))
 	s.ephemeralContainers(p.Child("ephemeralContainers"))

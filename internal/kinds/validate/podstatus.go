@@ -43,6 +43,7 @@ func PodStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	s.transitions(pod, old)
 	s.podIPs(pod)
 	s.hostIPs(pod)
+	s.claimStatuses(statusPath.Child("resourceClaimStatuses"), pod.Status.ResourceClaimStatuses)
 	for _, l := range []struct {
 		name string
 		list []corev1.ContainerStatus

@@ -17,7 +17,6 @@ var podUnsupported = []struct {
 	why  string
 }{
 	{[]string{"hostUsers"}, func(s *corev1.PodSpec) bool { return s.HostUsers != nil && !*s.HostUsers }, "user namespaces are " + notYet},
-	{[]string{"resourceClaims"}, func(s *corev1.PodSpec) bool { return len(s.ResourceClaims) > 0 }, "dynamic resource allocation is " + notYet},
 	{[]string{"schedulingGroup"}, func(s *corev1.PodSpec) bool { return s.SchedulingGroup != nil }, "scheduling of groups is " + notYet},
 	{[]string{"evictionResponders"}, func(s *corev1.PodSpec) bool { return len(s.EvictionResponders) > 0 }, notYet},
 	{[]string{"os", "name"}, func(s *corev1.PodSpec) bool { return s.OS != nil && s.OS.Name == corev1.Windows }, "Windows pods are " + notYet},
@@ -36,7 +35,6 @@ var containerUnsupported = []struct {
 	why  string
 }{
 	{[]string{"volumeDevices"}, func(c *corev1.Container) bool { return len(c.VolumeDevices) > 0 }, "block devices are " + notYet},
-	{[]string{"resources", "claims"}, func(c *corev1.Container) bool { return len(c.Resources.Claims) > 0 }, "dynamic resource allocation is " + notYet},
 	{[]string{"lifecycle", "stopSignal"}, func(c *corev1.Container) bool {
 		return c.Lifecycle != nil && c.Lifecycle.StopSignal != nil
 	}, notYet},

@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -83,4 +84,15 @@ func TestStorage(t *testing.T) {
 	driver := &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{}}}}
 	only(t, CSIDriver(driver, &storagev1.CSIDriver{}), "spec.serviceAccountTokenInSecrets is unset")
 	only(t, CSIDriver(driver, driver))
+}
+
+func TestDevices(t *testing.T) {
+	name := "example.com/gpu"
+	only(t, DeviceClass(&resourcev1.DeviceClass{}, nil))
+	only(t, DeviceClass(&resourcev1.DeviceClass{Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: &name}}, nil), "does not meet requests for extended resources")
+	only(t, ResourceSlice(&resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Driver: "D"}}, nil), "should be lowercase")
+	rule := &resourcev1.DeviceTaintRule{}
+	only(t, DeviceTaintRule(rule, nil))
+	rule.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
+	only(t, DeviceTaintRule(rule, nil), "does not evict")
 }

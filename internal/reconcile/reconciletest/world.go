@@ -300,6 +300,14 @@ func (w *World) Patch(_ context.Context, ref kinds.Ref, t types.PatchType, data 
 		after, err = jsonpatch.MergePatch(before, data)
 	case types.StrategicMergePatchType:
 		after, err = strategicpatch.StrategicMergePatch(before, data, ref.Kind.New())
+	case types.JSONPatchType:
+		ops, bad := jsonpatch.DecodePatch(data)
+		if bad != nil {
+			return nil, apierrors.NewBadRequest(bad.Error())
+		}
+		if after, bad = ops.Apply(before); bad != nil {
+			return nil, apierrors.NewInvalid(ref.Kind.GVK.GroupKind(), ref.Name, nil)
+		}
 	default:
 		err = fmt.Errorf("unknown patch type %s", t)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -139,29 +138,27 @@ func readPluginArgs(path *field.Path, c *configv1.PluginConfig, p *scheduler.Pro
 		}
 		p.Volumes = a
 		return checkVolumes(args, &a)
-	}
-	return fixedArgs(args, c, decode)
-}
-
-// fixedArgs are those that may be said, but not be changed.
-func fixedArgs(args *field.Path, c *configv1.PluginConfig, decode func(any, *metav1.TypeMeta) field.ErrorList) field.ErrorList {
-	switch c.Name {
 	case "DynamicResources":
 		a := configv1.DynamicResourcesArgs{}
 		if errs := decode(&a, &a.TypeMeta); errs != nil {
 			return errs
 		}
-		is := func(d *metav1.Duration, want time.Duration) bool { return d == nil || d.Duration == want }
-		if !is(a.FilterTimeout, configv1.DynamicResourcesFilterTimeoutDefault) || !is(a.BindingTimeout, configv1.DynamicResourcesBindingTimeoutDefault) {
-			return field.ErrorList{field.Forbidden(args, "cannot be changed here")}
-		}
-	default:
-		if named(c.Name) == nil {
-			return field.ErrorList{field.Invalid(args.Root(), c.Name, "there is no such plugin")}
-		}
-		if raw := bytes.TrimSpace(c.Args.Raw); len(raw) > 0 && string(raw) != "null" && string(raw) != "{}" {
-			return field.ErrorList{field.Forbidden(args, fmt.Sprintf("plugin %s has no arguments", c.Name))}
-		}
+		usual := scheduler.DefaultProfile().Devices
+		defaultTo(&a.FilterTimeout, *usual.FilterTimeout)
+		defaultTo(&a.BindingTimeout, *usual.BindingTimeout)
+		p.Devices = a
+		return checkDevices(args, &a)
+	}
+	return noArgs(args, c)
+}
+
+// noArgs: the plugin has none.
+func noArgs(args *field.Path, c *configv1.PluginConfig) field.ErrorList {
+	if named(c.Name) == nil {
+		return field.ErrorList{field.Invalid(args.Root(), c.Name, "there is no such plugin")}
+	}
+	if raw := bytes.TrimSpace(c.Args.Raw); len(raw) > 0 && string(raw) != "null" && string(raw) != "{}" {
+		return field.ErrorList{field.Forbidden(args, fmt.Sprintf("plugin %s has no arguments", c.Name))}
 	}
 	return nil
 }

@@ -72,20 +72,21 @@ func TestPlugins(t *testing.T) {
 		{"a scorer less", "{score: {disabled: [{name: ImageLocality}, {name: PodTopologySpread}]}}", nil, map[string]int32{"ImageLocality": 0, "PodTopologySpread": 0}, false},
 		{"disabled and enabled is enabled", "{score: {disabled: [{name: ImageLocality}], enabled: [{name: ImageLocality, weight: 3}]}}", nil, map[string]int32{"ImageLocality": 3}, false},
 		{"no scorer", "{preScore: {disabled: [{name: '*'}]}, score: {disabled: [{name: '*'}]}}", nil,
-			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0, "VolumeBinding": 0}, false},
+			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0, "VolumeBinding": 0, "DynamicResources": 0}, false},
 		{"one scorer", "{score: {disabled: [{name: '*'}], enabled: [{name: ImageLocality, weight: 2}]}}", nil,
-			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 2, "VolumeBinding": 0}, false},
+			map[string]int32{"NodeResourcesFit": 0, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 2, "VolumeBinding": 0, "DynamicResources": 0}, false},
 		{"a plugin less", "{multiPoint: {disabled: [{name: TaintToleration}]}}", []string{"TaintToleration"}, map[string]int32{"TaintToleration": 0}, false},
 		{"a filter less, its score stays", "{preFilter: {disabled: [{name: TaintToleration}]}, filter: {disabled: [{name: TaintToleration}]}}", []string{"TaintToleration"}, nil, false},
 		{"a plugin only at some points", "{multiPoint: {disabled: [{name: TaintToleration}]}, preFilter: {enabled: [{name: TaintToleration}]}, filter: {enabled: [{name: TaintToleration}]}}", nil, map[string]int32{"TaintToleration": 0}, false},
 		{"no preemption", "{postFilter: {disabled: [{name: DefaultPreemption}]}}", nil, nil, true},
-		{"what is not there is disabled", "{multiPoint: {disabled: [{name: DynamicResources}]}}", nil, nil, false},
+		{"what is not there is disabled", "{multiPoint: {disabled: [{name: GangScheduling}]}}", nil, nil, false},
+		{"no devices", "{multiPoint: {disabled: [{name: DynamicResources}]}}", []string{"DynamicResources"}, map[string]int32{"DynamicResources": 0}, false},
 		{"no limits of volumes", "{multiPoint: {disabled: [{name: NodeVolumeLimits}]}}", []string{"NodeVolumeLimits"}, nil, false},
 		{"no volume is bound", "{multiPoint: {disabled: [{name: VolumeBinding}]}}", []string{"VolumeBinding"}, map[string]int32{"VolumeBinding": 0}, false},
 		{"volumes are not compared", "{score: {disabled: [{name: VolumeBinding}]}}", nil, map[string]int32{"VolumeBinding": 0}, false},
 		{"all but the necessary", "{multiPoint: {disabled: [{name: '*'}], enabled: [{name: SchedulingGates}, {name: PrioritySort}, {name: DefaultBinder}, {name: NodeResourcesFit, weight: 5}]}}",
 			slices.DeleteFunc(slices.Collect(maps.Keys(all.Filters)), func(s string) bool { return s == "NodeResourcesFit" }),
-			map[string]int32{"NodeResourcesFit": 5, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0, "VolumeBinding": 0}, true},
+			map[string]int32{"NodeResourcesFit": 5, "NodeResourcesBalancedAllocation": 0, "TaintToleration": 0, "NodeAffinity": 0, "InterPodAffinity": 0, "PodTopologySpread": 0, "ImageLocality": 0, "VolumeBinding": 0, "DynamicResources": 0}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := profile(t, plugins1(tt.text))
@@ -173,7 +174,9 @@ func TestArgs(t *testing.T) {
 	if p := profile(t, args1("VolumeBinding", "{bindTimeoutSeconds: 3, shape: [{utilization: 0, score: 0}, {utilization: 50, score: 9}, {utilization: 100, score: 10}]}")); *p.Volumes.BindTimeoutSeconds != 3 || p.Volumes.Shape[1].Score != 9 {
 		t.Errorf("volumes: %+v", p.Volumes)
 	}
-	profile(t, args1("DynamicResources", "{filterTimeout: 10s}"))
+	if p := profile(t, args1("DynamicResources", "{filterTimeout: 3s}")); p.Devices.FilterTimeout.Duration != 3*time.Second || p.Devices.BindingTimeout.Duration != 600*time.Second {
+		t.Errorf("%+v", p.Devices)
+	}
 }
 
 // What knarr does not do, and what cannot be, is refused with the field's name.
@@ -189,7 +192,8 @@ func TestRefusals(t *testing.T) {
 		{"arguments of one without", args1("NodeName", "{a: b}"), "plugin NodeName has no arguments"},
 		{"volume binding before it begins", args1("VolumeBinding", "{bindTimeoutSeconds: -1}"), "profiles[0].pluginConfig[0].args.bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value"},
 		{"volume binding of no shape", args1("VolumeBinding", "{shape: [{utilization: 50, score: 1}, {utilization: 20, score: 1}]}"), "profiles[0].pluginConfig[0].args.shape[1].utilization: Invalid value: 20: values must be sorted in increasing order"},
-		{"devices", args1("DynamicResources", "{filterTimeout: 3s}"), "cannot be changed here"},
+		{"devices", args1("DynamicResources", "{filterTimeout: -1s}"), `profiles[0].pluginConfig[0].args.filterTimeout: Invalid value: "-1s": must be zero or positive`},
+		{"devices that are never ready", args1("DynamicResources", "{bindingTimeout: 0s}"), `profiles[0].pluginConfig[0].args.bindingTimeout: Invalid value: "0s": must be at least 1 second`},
 		{"no name", "profiles: [{}, {schedulerName: x}]", "profiles[0].schedulerName: Required value"},
 		{"name twice", "profiles: [{schedulerName: x}, {schedulerName: x}]", "profiles[1].schedulerName: Duplicate value: \"profiles[0].schedulerName\""},
 		{"percentage", "percentageOfNodesToScore: 101", "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]"},

@@ -55,11 +55,11 @@ var plugins = []plugin{
 	{"VolumeZone", filters, 0},
 	{"PodTopologySpread", filters | scores, 2},
 	{"InterPodAffinity", filters | scores, 2},
+	{"DynamicResources", preEnqueue | filters | postFilter | score | reserve | preBind, 2},
 	{"DefaultPreemption", postFilter | preEnqueue, 0},
 	{"NodeResourcesBalancedAllocation", scores, 1},
 	{"ImageLocality", score, 1},
 	{"DefaultBinder", bind, 0},
-	{"DynamicResources", 0, 2},
 	{"GangScheduling", 0, 0},
 	{"NodeDeclaredFeatures", 0, 0},
 	{"DeferredPodScheduling", 0, 0},
@@ -145,6 +145,9 @@ func apply(path *field.Path, p *plugin, on point, weight int32, out *scheduler.P
 		if have := on & set & p.points; have != 0 && have != set&p.points && all {
 			errs = append(errs, field.Invalid(path, p.name, "its "+what+" cannot be divided: enable or disable it at all of these points"))
 		}
+	}
+	if p.name == "DynamicResources" {
+		together("preEnqueue, preFilter, filter, postFilter, reserve and preBind", preEnqueue|filters|postFilter|reserve|preBind, true)
 	}
 	together("preFilter, filter, reserve and preBind", filters|reserve|preBind, true)
 	together("preScore and score", scores, on&score != 0) // without a score the other does nothing

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -184,6 +185,16 @@ func checkVolumes(path *field.Path, a *configv1.VolumeBindingArgs) (errs field.E
 		errs = append(errs, field.Invalid(path.Child("bindTimeoutSeconds"), seconds, "invalid BindTimeoutSeconds, should not be a negative value"))
 	}
 	return append(errs, checkShape(path.Child("shape"), a.Shape)...)
+}
+
+func checkDevices(path *field.Path, a *configv1.DynamicResourcesArgs) (errs field.ErrorList) {
+	if d := a.FilterTimeout.Duration; d < 0 {
+		errs = append(errs, field.Invalid(path.Child("filterTimeout"), d.String(), "must be zero or positive"))
+	}
+	if d := a.BindingTimeout.Duration; d < time.Second {
+		errs = append(errs, field.Invalid(path.Child("bindingTimeout"), d.String(), "must be at least 1 second"))
+	}
+	return errs
 }
 
 func checkExtenders(list []configv1.Extender) (errs field.ErrorList) {
