@@ -12,8 +12,10 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"knarr.dev/knarr/internal/auth/authz"
@@ -51,6 +53,8 @@ func (p nodeRestriction) Validate(ctx context.Context, r *Request) error {
 		why, err = p.token(ctx, r, node)
 	case kinds.CertificateSigningRequest:
 		why = nodeRequest(r, node)
+	case kinds.ResourceSlice:
+		why = slice(r, node)
 	case kinds.PodCertificateRequest:
 		why, err = p.podCertificate(ctx, r, node)
 	}
@@ -154,6 +158,29 @@ func lease(r *Request, node string) string {
 	}
 	if name != node {
 		return "can only access node lease with the same name as the requesting node"
+	}
+	return ""
+}
+
+// slice: what is created or deleted, each of many too, is the node's. Of all
+// else the authorizer sees it.
+func slice(r *Request, node string) string {
+	var o runtime.Object
+	verb := "create"
+	switch r.Operation {
+	case Create:
+		o = r.Object
+	case Delete:
+		o, verb = r.Old, "delete"
+	default:
+		return ""
+	}
+	s, ok := o.(*resourcev1.ResourceSlice)
+	if !ok {
+		return fmt.Sprintf("unexpected type %T", o)
+	}
+	if s.Spec.NodeName == nil || *s.Spec.NodeName != node {
+		return fmt.Sprintf("can only %s ResourceSlice with the same NodeName as the requesting node", verb)
 	}
 	return ""
 }

@@ -48,6 +48,10 @@ func podStatus(r *Request, node string) string {
 		return fmt.Sprintf("node %q cannot update labels through pod status", node)
 	case !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, obj.Status.ResourceClaimStatuses):
 		return fmt.Sprintf("node %q cannot update resource claim statuses", node)
+	case !equality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, obj.Status.ExtendedResourceClaimStatus):
+		return fmt.Sprintf("node %q cannot update extended resource claim status", node)
+	case !equality.Semantic.DeepEqual(old.Status.NodeAllocatableResourceClaimStatuses, obj.Status.NodeAllocatableResourceClaimStatuses):
+		return fmt.Sprintf("node %q cannot update node allocatable resource claim statuses", node)
 	}
 	return ""
 }

@@ -14,6 +14,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -181,6 +182,34 @@ func TestNodeRestrictionMirrorPods(t *testing.T) {
 	}
 }
 
+// What a node publishes or takes back of devices is its own, each of many too.
+func TestNodeRestrictionSlices(t *testing.T) {
+	w := nodeWorld(t)
+	of := func(node *string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{NodeName: node}}
+	}
+	mine, theirs, everybodys := of(ptr.To("n1")), of(ptr.To("n2")), of(nil)
+	const create, del = "can only create ResourceSlice with the same NodeName as the requesting node", "can only delete ResourceSlice with the same NodeName as the requesting node"
+	for name, tt := range map[string]struct {
+		r    *Request
+		code int32
+		part string
+	}{
+		"create":             {&Request{Operation: Create, Object: mine}, 0, ""},
+		"create another's":   {&Request{Operation: Create, Object: theirs}, 403, create},
+		"create everybody's": {&Request{Operation: Create, Object: everybodys}, 403, create},
+		"update":             {&Request{Operation: Update, Object: mine, Old: mine}, 0, ""},
+		"delete":             {&Request{Operation: Delete, Old: mine}, 0, ""},
+		"delete another's":   {&Request{Operation: Delete, Old: theirs}, 403, del},
+		"delete everybody's": {&Request{Operation: Delete, Old: everybodys}, 403, del},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.r.User, tt.r.Ref = nodeUser("n1"), kinds.Ref{Kind: kinds.ResourceSlice, Name: "s"}
+			want(t, w.admit(tt.r), tt.code, tt.part)
+		})
+	}
+}
+
 func TestNodeRestrictionPods(t *testing.T) {
 	w := nodeWorld(t)
 	mine, theirs := bound("a", "mine", "n1"), bound("a", "theirs", "n2")
@@ -188,6 +217,10 @@ func TestNodeRestrictionPods(t *testing.T) {
 	relabeled.Labels = map[string]string{"app": "x"}
 	claimed := mine.DeepCopy()
 	claimed.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "gpu"}}
+	extended := mine.DeepCopy()
+	extended.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "gpu"}
+	native := mine.DeepCopy()
+	native.Status.NodeAllocatableResourceClaimStatuses = []corev1.NodeAllocatableResourceClaimStatus{{ResourceClaimName: "gpu"}}
 	running := mine.DeepCopy()
 	running.Status.Phase = corev1.PodRunning
 	on := func(op Operation, name, sub string, now, old *corev1.Pod) *Request {
@@ -213,6 +246,8 @@ func TestNodeRestrictionPods(t *testing.T) {
 		{"status of another", on(Update, "theirs", "status", theirs, theirs), 403, `node "n1" can only update pod status for pods with spec.nodeName set to itself`},
 		{"labels through status", on(Update, "mine", "status", relabeled, mine), 403, "cannot update labels through pod status"},
 		{"claims through status", on(Update, "mine", "status", claimed, mine), 403, "cannot update resource claim statuses"},
+		{"claim of extended resources through status", on(Update, "mine", "status", extended, mine), 403, "cannot update extended resource claim status"},
+		{"claims of the node's own resources through status", on(Update, "mine", "status", native, mine), 403, "cannot update node allocatable resource claim statuses"},
 		{"delete", on(Delete, "mine", "", nil, mine), 0, ""},
 		{"delete another's", on(Delete, "theirs", "", nil, theirs), 403, `node "n1" can only delete pods with spec.nodeName set to itself`},
 		{"evict", eviction("mine"), 0, ""},

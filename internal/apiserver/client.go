@@ -31,6 +31,11 @@ func (s *Server) Client(u user.Info) *Client { return &Client{s: s, user: u} }
 
 // do authorizes one request of the component, runs it and writes it down.
 func (c *Client) do(ctx context.Context, verb string, ref kinds.Ref, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
+	return c.ask(ctx, &info{verb: verb}, ref, run)
+}
+
+// ask is do with what a request selects.
+func (c *Client) ask(ctx context.Context, in *info, ref kinds.Ref, run func(*call) (runtime.Object, error)) (runtime.Object, error) {
 	if ref.Kind.Now != nil { // as the view names custom objects
 		k := ref.Kind.Now()
 		if k == nil {
@@ -39,10 +44,10 @@ func (c *Client) do(ctx context.Context, verb string, ref kinds.Ref, run func(*c
 		ref.Kind = k
 	}
 	k := ref.Kind
-	in := &info{verb: verb, resource: true, gvr: k.GroupVersionResource(), ns: ref.Namespace, name: ref.Name, sub: ref.Sub}
+	in.resource, in.gvr, in.ns, in.name, in.sub = true, k.GroupVersionResource(), ref.Namespace, ref.Name, ref.Sub
 	began := c.s.now()
 	ctx, end := c.s.tracing.own(ctx, in)
-	call := &call{ctx: ctx, user: c.user, ref: ref, verb: verb, manager: managerName(c.user), warn: func(string) {}, in: in}
+	call := &call{ctx: ctx, user: c.user, ref: ref, verb: in.verb, manager: managerName(c.user), warn: func(string) {}, in: in}
 	out, err := c.recorded(call, run)
 	end(err)
 	code := http.StatusOK
@@ -124,15 +129,16 @@ func (c *Client) Get(ctx context.Context, ref kinds.Ref) (runtime.Object, error)
 
 // List implements client.Client.
 func (c *Client) List(ctx context.Context, k *kinds.Kind, namespace string, o metav1.ListOptions) (runtime.Object, error) {
-	return c.do(ctx, "list", kinds.Ref{Kind: k, Namespace: namespace}, func(call *call) (runtime.Object, error) {
+	// The authorizer looks at what is selected, too.
+	in := &info{verb: "list", fields: fields.Everything(), labels: labels.Everything()}
+	if o.FieldSelector != "" {
+		in.fields, in.fieldErr = fields.ParseSelector(o.FieldSelector)
+	}
+	if o.LabelSelector != "" {
+		in.labels, in.labelErr = labels.Parse(o.LabelSelector)
+	}
+	return c.ask(ctx, in, kinds.Ref{Kind: k, Namespace: namespace}, func(call *call) (runtime.Object, error) {
 		k := call.ref.Kind
-		in := &info{fields: fields.Everything(), labels: labels.Everything()}
-		if o.FieldSelector != "" {
-			in.fields, in.fieldErr = fields.ParseSelector(o.FieldSelector)
-		}
-		if o.LabelSelector != "" {
-			in.labels, in.labelErr = labels.Parse(o.LabelSelector)
-		}
 		sel, err := checkSelection(k, in)
 		if err != nil {
 			return nil, err

@@ -92,7 +92,10 @@ func TestInProcess(t *testing.T) {
 	s, on := audited(t, audit.Blocking, "omitStages: [RequestReceived]\nrules: [{level: Metadata}]")
 	w := newWorld(t, func(c *apiserver.Config) {
 		on(c)
-		c.Authz = rights(func(a authorizer.Attributes) bool { return a.GetUser().GetName() == "admin" })
+		c.Authz = rights(func(a authorizer.Attributes) bool {
+			of, _ := a.GetFieldSelector()
+			return a.GetUser().GetName() == "admin" || len(of) == 1 && of[0].Field == "spec.nodeName" && of[0].Value == a.GetUser().GetName()
+		})
 	})
 	ctx := t.Context()
 	nobody := w.server.Client(&user.DefaultInfo{Name: "nobody"})
@@ -133,6 +136,11 @@ func TestInProcess(t *testing.T) {
 	}
 	if _, err := c.List(ctx, refOf("pods", "").Kind, "", metav1.ListOptions{FieldSelector: "nope=1"}); !apierrors.IsBadRequest(err) {
 		t.Errorf("selector: %v", err)
+	}
+	for selector, forbidden := range map[string]bool{"spec.nodeName=nobody": false, "spec.nodeName=else": true, "": true, "broken": true} {
+		if _, err := nobody.List(ctx, refOf("pods", "").Kind, "", metav1.ListOptions{FieldSelector: selector}); apierrors.IsForbidden(err) != forbidden {
+			t.Errorf("a right by what is selected, %q: %v", selector, err)
+		}
 	}
 	answer, err := c.Create(ctx, kinds.Ref{Kind: kinds.SelfSubjectReview}, &authenticationv1.SelfSubjectReview{})
 	if r, ok := answer.(*authenticationv1.SelfSubjectReview); err != nil || !ok || r.Status.UserInfo.Username != "admin" || len(r.Status.UserInfo.Groups) != 1 {

@@ -90,7 +90,7 @@ var layers = []layer{
 	{"internal/tracing", nil},
 	{"internal/custom", []string{"internal/kinds", "internal/view", "internal/client", "internal/webhook"}},
 	{"internal/apiserver", []string{"internal/kinds", "internal/store", "internal/codec", "internal/view", "internal/client", "internal/admission", "internal/auth", "internal/version", "internal/plan", "internal/webhook", "internal/security", "internal/tracing"}},
-	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version", "internal/rmtree"}},
+	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version", "internal/rmtree", "internal/filewatch"}},
 	{"internal/hollow", []string{"internal/kubelet", "internal/kinds", "internal/view", "internal/client", "internal/event"}},
 	{"internal/runtime", []string{"internal/version", "internal/rmtree"}},
 	{"internal/network/cni", []string{"internal/network/nft", "internal/network/nettest"}},

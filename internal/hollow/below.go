@@ -9,7 +9,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"knarr.dev/knarr/internal/kubelet/dra"
 	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/kubelet/probe"
 	"knarr.dev/knarr/internal/kubelet/volume"
@@ -51,6 +53,23 @@ func (v *volumes) Resolve(pod *corev1.Pod, m *corev1.VolumeMount, expand func(st
 func (v *volumes) Teardown(string) error { return nil }
 
 func (v *volumes) UIDs() ([]string, error) { return nil, nil }
+
+// devices are given to whoever may have them, by drivers that always do: a pod
+// whose claim is not its own waits, as on a real node.
+type devices struct{ claim dra.Getter }
+
+func (d devices) Prepare(ctx context.Context, pod *corev1.Pod) error {
+	_, err := dra.Check(ctx, d.claim, pod)
+	return err
+}
+
+func (devices) IDs(*corev1.Pod, *corev1.Container) ([]string, error) { return nil, nil }
+
+func (devices) Health(*corev1.Pod, *corev1.Container) []corev1.ResourceStatus { return nil }
+
+func (devices) Holds(types.UID) bool { return false }
+
+func (devices) Unprepare(context.Context, types.UID) error { return nil }
 
 // prober finds every container well, at once and without asking.
 type prober struct {

@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kubelet"
+	"knarr.dev/knarr/internal/kubelet/dra"
 	"knarr.dev/knarr/internal/kubelet/volume"
 	"knarr.dev/knarr/internal/view"
 )
@@ -236,7 +237,8 @@ func (f *Fleet) start(ctx context.Context, i int) (ready <-chan struct{}, err er
 		NodeName: n.name, NodeIP: n.ip.String(), Client: as, View: f.cfg.Cluster.View, Objects: f.cfg.Cluster.Objects(as),
 		Runtime: n.runtime.Services(), RootDir: "/hollow", PodLogDir: "/hollow/logs", MaxPods: f.cfg.MaxPods,
 		Below: kubelet.Below{Machine: f.machine(n), Volumes: func(s volume.Source) kubelet.Volumes { return newVolumes(s) },
-			Files: noFiles{}, Prober: newProber(), NoCgroups: true},
+			Devices: func(claim dra.Getter) kubelet.Devices { return devices{claim} },
+			Files:   noFiles{}, Prober: newProber(), NoCgroups: true},
 		Subscribe: f.hub.subscribe(n.name), LookEvery: lookEvery, Counters: f.counters, Events: events, Log: log,
 	})
 	if err != nil {

@@ -44,7 +44,7 @@ func (w *worker) act(ctx context.Context, pod *corev1.Pod, a plan.Action, in pla
 	case plan.StopSandbox:
 		_, err = w.k.cri.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: a.ID})
 	case plan.CleanUp:
-		err = w.cleanUp()
+		err = w.cleanUp(ctx)
 	case plan.RemoveSandboxes:
 		err = w.remove(ctx, pod, in)
 	case plan.Delete:
@@ -129,6 +129,9 @@ func sysctls(pod *corev1.Pod) map[string]string {
 }
 
 func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) {
+	if !w.prepareDevices(ctx, pod) {
+		return
+	}
 	w.k.metrics.pods.Inc()
 	err := w.runSandbox(ctx, pod, attempt)
 	if err == nil {
@@ -185,9 +188,14 @@ func (w *worker) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, e
 	return o.(*nodev1.RuntimeClass).Handler, nil
 }
 
-func (w *worker) cleanUp() error {
+func (w *worker) cleanUp(ctx context.Context) error {
 	w.k.prober.Remove(string(w.uid))
 	w.k.source.forget(w.uid)
+	if err := w.k.devices.Unprepare(ctx, w.uid); err != nil {
+		f := &w.volumes.Unclean
+		*f = plan.Failed{Message: err.Error(), At: w.k.cfg.Now(), Count: f.Count + 1}
+		return err
+	}
 	err := errors.Join(w.k.volumes.Teardown(string(w.uid)), w.k.removeCgroup(string(w.uid)))
 	if err == nil {
 		w.volumes = plan.Volumes{Cleaned: true}

@@ -13,8 +13,10 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -107,8 +109,28 @@ func (a *api) Get(_ context.Context, ref kinds.Ref) (runtime.Object, error) {
 	return o, nil
 }
 
-func (a *api) List(context.Context, *kinds.Kind, string, metav1.ListOptions) (runtime.Object, error) {
-	return nil, apierrors.NewMethodNotSupported(kinds.Pod.GroupResource(), "list")
+// List the slices of devices of a node; a kubelet lists nothing else.
+func (a *api) List(_ context.Context, k *kinds.Kind, _ string, o metav1.ListOptions) (runtime.Object, error) {
+	if k != kinds.ResourceSlice {
+		return nil, apierrors.NewMethodNotSupported(k.GroupResource(), "list")
+	}
+	selector, err := fields.ParseSelector(o.FieldSelector)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := &resourcev1.ResourceSliceList{}
+	for ref, obj := range a.objects {
+		if ref.Kind != k {
+			continue
+		}
+		s := obj.(*resourcev1.ResourceSlice)
+		if selector.Matches(fields.Set{"spec.nodeName": *s.Spec.NodeName, "spec.driver": s.Spec.Driver}) {
+			out.Items = append(out.Items, *s)
+		}
+	}
+	return out, nil
 }
 
 func (a *api) Create(_ context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {

@@ -8,7 +8,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"knarr.dev/knarr/internal/kubelet/dra"
 	"knarr.dev/knarr/internal/kubelet/plan"
 	"knarr.dev/knarr/internal/kubelet/probe"
 	"knarr.dev/knarr/internal/kubelet/volume"
@@ -24,6 +26,8 @@ type Below struct {
 	Volumes func(volume.Source) Volumes
 	Files   Files
 	Prober  Prober
+	// Devices makes what gives pods their devices, out of claims read by that.
+	Devices func(dra.Getter) Devices
 	// NoCgroups: pods are put below none.
 	NoCgroups bool
 }
@@ -53,6 +57,15 @@ type Prober interface {
 	Remove(pod string)
 	Stop()
 	prometheus.Collector
+}
+
+// Devices that pods claim; dra.Claims says what each of it means.
+type Devices interface {
+	Prepare(ctx context.Context, pod *corev1.Pod) error
+	IDs(pod *corev1.Pod, c *corev1.Container) ([]string, error)
+	Health(pod *corev1.Pod, c *corev1.Container) []corev1.ResourceStatus
+	Holds(pod types.UID) bool
+	Unprepare(ctx context.Context, pod types.UID) error
 }
 
 // Files are the kubelet's own on the node: what it promised to pods, what is
@@ -103,6 +116,12 @@ func (k *Kubelet) below() {
 	if k.prober == nil {
 		k.prober = probe.New(probe.Config{Log: k.cfg.Log, Exec: k.execProbe})
 	}
+	if b.Devices != nil {
+		k.devices = b.Devices(k.source.ResourceClaim)
+	} else {
+		k.claims = k.newClaims()
+		k.devices = k.claims
+	}
 	if b.Volumes != nil {
 		k.volumes = b.Volumes(k.source)
 	} else {
@@ -123,6 +142,11 @@ func (k *Kubelet) readBelow() (err error) {
 	}
 	if k.pulls.records, err = openPullRecords(records); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
+	}
+	if k.claims != nil {
+		if err := k.claims.Open(); err != nil {
+			return fmt.Errorf("kubelet: %w", err)
+		}
 	}
 	return nil
 }

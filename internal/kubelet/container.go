@@ -137,6 +137,10 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		return nil, nil, err
 	}
 	shown := withAddresses(pod, box, k.cfg.NodeIP)
+	devices, err := k.devices.IDs(pod, c)
+	if err != nil {
+		return nil, nil, err
+	}
 	env, err := spec.Env(shown, c, w.lookup(ctx, pod))
 	if err != nil {
 		return nil, nil, err
@@ -167,6 +171,10 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 	for _, kv := range env {
 		known[kv[0]] = kv[1]
 		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: kv[0], Value: []byte(kv[1])})
+	}
+	if err := k.give(config, devices); err != nil {
+		closeMounts()
+		return nil, nil, err
 	}
 	for _, s := range c.Command {
 		config.Command = append(config.Command, spec.Expand(s, known))

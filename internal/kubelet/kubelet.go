@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/kubelet/cgroup"
 	"knarr.dev/knarr/internal/kubelet/cri"
+	"knarr.dev/knarr/internal/kubelet/dra"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -42,6 +44,8 @@ type Kubelet struct {
 	cri     *cri.Client
 	source  *source
 	volumes Volumes
+	devices Devices
+	claims  *dra.Claims // devices of real drivers; nil: there are none
 	cgroups *cgroup.Tree
 	prober  Prober
 	files   Files
@@ -60,6 +64,7 @@ type Kubelet struct {
 	relistNow  chan struct{}          // capacity 1
 	told       atomic.Bool            // the runtime says by itself what happens
 	runtime    atomic.Pointer[string] // its name
+	oldCDI     atomic.Bool            // it is too old to know devices by their names
 	features   atomic.Pointer[features]
 	runtimeErr error         // of the last relist; guarded by mu
 	changed    chan struct{} // capacity 1: a pod in the view changed
@@ -141,6 +146,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	run("pods", k.podLoop)
 	run("resizes", k.resizeLoop)
 	run("garbage", k.collectLoop)
+	if k.claims != nil {
+		run("devices", k.claims.Run)
+		run("plugins", k.registry().Run)
+	}
 	if k.measured() {
 		run("evictions", k.evictLoop)
 	}
@@ -162,7 +171,11 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 // prepare makes directories and reads what does not change.
 func (k *Kubelet) prepare() error {
-	for dir, mode := range map[string]os.FileMode{k.cfg.RootDir: 0o750, k.podsDir(): 0o750, k.cfg.PodLogDir: 0o755} {
+	dirs := map[string]os.FileMode{k.cfg.RootDir: 0o750, k.podsDir(): 0o750, k.cfg.PodLogDir: 0o755}
+	if k.claims != nil {
+		dirs[filepath.Join(k.cfg.RootDir, pluginsDir)] = 0o750
+	}
+	for dir, mode := range dirs {
 		if err := k.files.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("kubelet: %w", err)
 		}
@@ -416,6 +429,10 @@ func (k *Kubelet) adopt(ctx context.Context) error {
 			k.startWorker(ctx, orphan(p)).gone()
 			k.metrics.orphans.Inc()
 		}
+	}
+	for _, p := range k.forgotten(known) {
+		known[p.UID] = true
+		k.startWorker(ctx, orphan(p)).gone()
 	}
 	k.removeOrphans(func(uid string) bool { return known[uid] })
 	return nil

@@ -254,6 +254,7 @@ func (k *Kubelet) runtimeVersion(ctx context.Context) string {
 		return ""
 	}
 	k.runtime.Store(&v.RuntimeName)
+	k.oldCDI.Store(withoutCDI(v.RuntimeName, v.RuntimeVersion))
 	return v.RuntimeName + "://" + v.RuntimeVersion
 }
 

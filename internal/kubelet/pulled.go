@@ -12,6 +12,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/kubelet/durable"
 )
 
 // pullRecords remember with whose credentials an image came to this node, so
@@ -80,15 +82,7 @@ func (r *pullRecords) save() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(r.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), r.path)
+	return durable.Write(r.path, data)
 }
 
 // begin a pull.

@@ -25,7 +25,8 @@ type paperRuntime struct {
 	last       int
 	boxes      map[string]*runtimeapi.PodSandbox
 	containers map[string]*runtimeapi.ContainerStatus
-	of         map[string]string // sandboxes of containers
+	of         map[string]string   // sandboxes of containers
+	gave       map[string][]string // devices, by name of the container
 	images     map[string]bool
 	refuse     map[string]error // by what is asked: "RunPodSandbox" and the like
 }
@@ -37,7 +38,7 @@ func newPaperRuntime(t *testing.T) (r *paperRuntime, endpoint string) {
 		t.Fatal(err)
 	}
 	r = &paperRuntime{boxes: map[string]*runtimeapi.PodSandbox{}, containers: map[string]*runtimeapi.ContainerStatus{}, of: map[string]string{},
-		images: map[string]bool{}, refuse: map[string]error{}}
+		gave: map[string][]string{}, images: map[string]bool{}, refuse: map[string]error{}}
 	srv := grpc.NewServer()
 	runtimeapi.RegisterRuntimeServiceServer(srv, r)
 	runtimeapi.RegisterImageServiceServer(srv, r)
@@ -119,6 +120,10 @@ func (r *paperRuntime) CreateContainer(_ context.Context, req *runtimeapi.Create
 		return nil, err
 	}
 	r.of[id] = req.PodSandboxId
+	r.gave[req.Config.Metadata.Name] = nil
+	for _, d := range req.Config.CDIDevices {
+		r.gave[req.Config.Metadata.Name] = append(r.gave[req.Config.Metadata.Name], d.Name)
+	}
 	r.containers[id] = &runtimeapi.ContainerStatus{Id: id, Metadata: req.Config.Metadata, Labels: req.Config.Labels, Annotations: req.Config.Annotations,
 		Image: req.Config.Image, ImageRef: req.Config.Image.Image, State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: time.Now().UnixNano()}
 	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
@@ -134,6 +139,49 @@ func (r *paperRuntime) StartContainer(_ context.Context, req *runtimeapi.StartCo
 	}
 	c.State, c.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano()
 	return &runtimeapi.StartContainerResponse{}, nil
+}
+
+// devices that the last container of that name was given.
+func (r *paperRuntime) devices(name string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gave[name]
+}
+
+// runs reports whether a container of that name does.
+func (r *paperRuntime) runs(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.containers {
+		if c.Metadata.Name == name && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			return true
+		}
+	}
+	return false
+}
+
+// refusing a call from now on; nil: no longer.
+func (r *paperRuntime) refusing(call string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refuse[call] = err
+}
+
+// forget all of a pod.
+func (r *paperRuntime) forget(pod string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, b := range r.boxes {
+		if b.Metadata.Name != pod {
+			continue
+		}
+		delete(r.boxes, id)
+		for c, of := range r.of {
+			if of == id {
+				delete(r.containers, c)
+			}
+		}
+	}
 }
 
 // end containers of that name with a code, as their programs would.

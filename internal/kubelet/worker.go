@@ -57,6 +57,7 @@ type worker struct {
 	// an event said so.
 	pendingSince time.Time
 	deferred     int64
+	interrupt    context.CancelFunc // of what a pod that must end does not wait for; may be nil
 
 	containers []plan.Container // as last seen, for the server
 	sandboxes  []plan.Sandbox
@@ -103,6 +104,9 @@ func (w *worker) update(pod *corev1.Pod) {
 	// What the pod's downwardAPI volumes show.
 	w.dirty = w.dirty || !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations)
 	w.pod, w.newer = pod, w.newer || !same
+	if pod.DeletionTimestamp != nil && w.interrupt != nil {
+		w.interrupt()
+	}
 	w.mu.Unlock()
 	if same {
 		return
@@ -120,6 +124,9 @@ func (w *worker) gone() {
 	w.mu.Lock()
 	same := w.absent
 	w.absent = true
+	if w.interrupt != nil {
+		w.interrupt()
+	}
 	w.mu.Unlock()
 	if !same {
 		kick(w.wake)
@@ -293,6 +300,7 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 		Pod: pod, Gone: absent, Now: now, NodeIP: w.k.cfg.NodeIP, Runtime: w.k.runtimeName(), Sandboxes: boxes, Containers: containers,
 		Probes: map[string]plan.Probes{}, Images: map[string]plan.Image{}, Failures: w.failures,
 		Volumes: w.volumes, Rejected: w.rejected, Since: w.since, RecursiveReadOnly: w.k.able().recursiveReadOnly,
+		Devices: plan.Devices{Held: w.k.devices.Holds(w.uid), Health: w.health(pod)},
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -373,7 +381,7 @@ func (w *worker) refresh(ctx context.Context, pod *corev1.Pod, now time.Time) {
 			f.At = time.Time{}
 			w.failures[name] = f
 		}
-		w.volumes.Failed.At = time.Time{}
+		w.volumes.Failed.At, w.volumes.Unclean.At = time.Time{}, time.Time{}
 	}
 	if !w.volumes.Ready || !volume.Refreshes(pod) || !dirty && now.Sub(w.fresh) < w.k.cfg.LookEvery {
 		return

@@ -112,6 +112,9 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, g.Wait())
 	}
+	if err := kubelet.Link(n.cfg.Dir("agent", "kubelet")); err != nil {
+		n.log.Info("plugins of nodes must be told where this node's kubelet is: the usual place is taken", "directory", n.cfg.Dir("agent", "kubelet"), "reason", err)
+	}
 	g.Go(func() error { return events.Run(ctx) })
 	g.Go(func() error { return k.Run(ctx) })
 	g.Go(func() error {
@@ -229,7 +232,8 @@ func StopNode(ctx context.Context, in *Instance) error {
 func Remove(ctx context.Context, in *Instance) error {
 	var errs []error
 	if in.Agent {
-		errs = append(errs, kubelet.Clean(filepath.Join(in.DataDir, "agent", "kubelet"), cgroupRoot(in.NodeName)))
+		root := filepath.Join(in.DataDir, "agent", "kubelet")
+		errs = append(errs, kubelet.Unlink(root), kubelet.Clean(root, cgroupRoot(in.NodeName)))
 		if in.RuntimeEndpoint == "" {
 			r, err := runtimeOf(in.DataDir, in.RunDir, containerd.Registries{}, slog.New(slog.DiscardHandler))
 			if err != nil {

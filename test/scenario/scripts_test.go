@@ -25,6 +25,7 @@ func TestScripts(t *testing.T) {
 	h := l.newHost(t)
 	h.up(t)
 	probed(t, h)
+	driven(t, h)
 	testscript.Run(t, testscript.Params{
 		Dir:         "testdata",
 		WorkdirRoot: t.TempDir(),

@@ -64,6 +64,9 @@ func (p *pass) end() {
 		}
 	}
 	if !p.in.Volumes.Cleaned {
+		if f := p.in.Volumes.Unclean; f.Count > 0 && !p.retry(f) {
+			return
+		}
 		p.act(Action{Op: CleanUp})
 		return
 	}

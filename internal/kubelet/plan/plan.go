@@ -135,7 +135,17 @@ type Volumes struct {
 	Ready   bool
 	Working bool
 	Failed  Failed
-	Cleaned bool // nothing of the pod is left on the node but its logs
+	Cleaned bool   // nothing of the pod is left on the node but its logs
+	Unclean Failed // what keeps it from being so
+}
+
+// Devices that the pod claims.
+type Devices struct {
+	// Held: drivers have prepared some for the pod. Before they have taken that
+	// back, nobody may be told that the pod has ended, or its claims would be
+	// given to another one too early.
+	Held   bool
+	Health map[string][]corev1.ResourceStatus // by container name
 }
 
 // Input is everything that a decision depends on.
@@ -155,6 +165,7 @@ type Input struct {
 	Images     map[string]Image  // by container name
 	Failures   map[string]Failed // by container name; "" is the sandbox
 	Volumes    Volumes
+	Devices    Devices
 
 	Rejected *Rejection // the node refuses the pod
 	Evicted  string     // why the node ends the pod for good; "": it does not

@@ -102,6 +102,20 @@ func TestActions(t *testing.T) {
 		{"no image", nil, func(in *Input) { in.Images = nil }, []string{"ensure image a"}, "Pending"},
 		{"pulling", nil, func(in *Input) { in.Images["a"] = Image{Spec: "i", Pulling: true} }, nil, "Pending"},
 		{"start", nil, nil, []string{"start container a 0"}, "Pending"},
+		{"devices are taken back first", never, func(in *Input) {
+			in.Containers, in.Devices.Held, in.Pod.Status.Phase = []Container{exited("a", 0)}, true, corev1.PodRunning
+		}, []string{"stop sandbox", "clean up"}, "Running"},
+		{"devices that are not taken back", never, func(in *Input) {
+			in.Containers, in.Devices.Held, in.Pod.Status.Phase = []Container{exited("a", 0)}, true, corev1.PodRunning
+			in.Sandboxes[0].Ready, in.Volumes.Unclean = false, Failed{At: now, Count: 3}
+		}, nil, "Running"},
+		{"then again", never, func(in *Input) {
+			in.Containers, in.Devices.Held, in.Pod.Status.Phase = []Container{exited("a", 0)}, true, corev1.PodRunning
+			in.Sandboxes[0].Ready, in.Volumes.Unclean = false, Failed{At: now.Add(-5 * time.Second), Count: 3}
+		}, []string{"clean up"}, "Running"},
+		{"devices were taken back", never, func(in *Input) {
+			in.Containers, in.Sandboxes[0].Ready, in.Volumes = []Container{exited("a", 0)}, false, Volumes{Cleaned: true}
+		}, nil, "Succeeded"},
 		{"running", nil, func(in *Input) { in.Containers = []Container{running("a")} }, nil, "Running"},
 		{"first init", withInit, nil, []string{"start container i1 0"}, "Pending"},
 		{"second init", withInit, func(in *Input) { in.Containers = []Container{exited("i1", 0)} }, []string{"start container i2 0"}, "Pending"},

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +54,8 @@ func (p *pass) status() {
 		QOSClass:           old.QOSClass,
 		Reason:             old.Reason, Message: old.Message,
 		NominatedNodeName: old.NominatedNodeName, Resize: old.Resize,
-		ResourceClaimStatuses: old.ResourceClaimStatuses,
+		ResourceClaimStatuses: old.ResourceClaimStatuses, ExtendedResourceClaimStatus: old.ExtendedResourceClaimStatus,
+		NodeAllocatableResourceClaimStatuses: old.NodeAllocatableResourceClaimStatuses,
 	}
 	if st.QOSClass == "" {
 		st.QOSClass = qos.Of(p.pod)
@@ -68,7 +70,9 @@ func (p *pass) status() {
 		st.InitContainerStatuses = append(st.InitContainerStatuses, p.containerStatus(spec, true))
 	}
 	for i := range p.pod.Spec.Containers {
-		st.ContainerStatuses = append(st.ContainerStatuses, p.containerStatus(&p.pod.Spec.Containers[i], false))
+		one := p.containerStatus(&p.pod.Spec.Containers[i], false)
+		one.AllocatedResourcesStatus = p.in.Devices.Health[one.Name]
+		st.ContainerStatuses = append(st.ContainerStatuses, one)
 	}
 	for i := range p.pod.Spec.EphemeralContainers {
 		spec := corev1.Container(p.pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
@@ -261,6 +265,9 @@ func (p *pass) phase(st *corev1.PodStatus) corev1.PodPhase {
 		default:
 			waitingFirst++
 		}
+	}
+	if p.ending && p.in.Devices.Held {
+		return cmp.Or(p.pod.Status.Phase, corev1.PodPending)
 	}
 	if p.ending && !p.anyRunning() {
 		if waitingFirst > 0 || failed > 0 || p.failedInit() != nil || p.overdue() || p.in.Evicted != "" || len(st.ContainerStatuses) == 0 {

@@ -45,6 +45,9 @@ func (c Config) render(m machine, p programs) []byte {
 	// inside a pod's own network namespace.
 	line("  enable_unprivileged_ports = true")
 	line("  enable_unprivileged_icmp = true")
+	// Devices that drivers describe in files: on by itself since containerd 2,
+	// unknown before 1.7, where the kubelet does it.
+	line("  enable_cdi = true")
 	// Seconds between looks at the disk; it is asked for its size rarely.
 	line("  stats_collect_period = 60")
 	line("[%s.cni]", cri)
