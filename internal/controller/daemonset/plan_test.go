@@ -251,7 +251,7 @@ func TestPlan(t *testing.T) {
 		{"surge: two", observed(set(v2, surge(two)), r1, r2, n1, n2, n3, pod("a", "n1"), pod("b", "n2"), pod("c", "n3")), []string{"create n1 v2", "create n2 v2"}},
 		{"surge: those no good are no surge", observed(set(v2, surge(one)), r1, r2, n1, n2, pod("a", "n1"), pod("b", "n2", unready)), []string{"create n2 v2", "create n1 v2"}},
 		{"surge: an old one that is no good gives way", observed(set(v2, surge(one)), r1, r2, n1, pod("a", "n1", unready), pod("b", "n1", of("v2"), unready)), []string{"delete a"}},
-		{"surge: at most two", observed(set(v2, surge(one)), r1, r2, n1, pod("a", "n1"), pod("b", "n1", of("v2"), unready), pod("c", "n1", of("v2"), unready, young), pod("d", "n1", young)), []string{"delete c", "delete d"}},
+		{"surge: at most two", observed(set(v2, surge(one)), r1, r2, n1, pod("a", "n1"), pod("b", "n1", of("v2"), unready), pod("c", "n1", of("v2"), unready, young), pod("d", "n1", young)), []string{"delete d", "delete c"}},
 		{"surge: not only after the end of the last", observed(set(surge(one)), r1, n1, pod("a", "n1", deleting)), []string{"create n1 v1"}},
 		{"surge: leaves a node once enough are available", observed(set(v2, surge(one)), r1, r2, node("n1", tainted("x", "NoSchedule")), n2, pod("a", "n1"), pod("b", "n2", of("v2"))), []string{"delete a"}},
 		{"surge: not before", observed(set(v2, surge(one)), r1, r2, node("n1", tainted("x", "NoSchedule")), n2, pod("a", "n1"), pod("b", "n2", of("v2"), unready)), nil},
@@ -452,5 +452,20 @@ func TestBounded(t *testing.T) {
 	}
 	if creates != burst || deletes != burst {
 		t.Errorf("%d creates and %d deletes in one pass", creates, deletes)
+	}
+}
+
+// A pod that came in the same second as the one that it is to follow does not
+// count in its place.
+func TestAgesOfOneSecond(t *testing.T) {
+	old, next := pod("b", "n1"), pod("a", "n1", of("v2"), unready)
+	if byAge(old, next) >= 0 || byAge(next, old) <= 0 {
+		t.Error("the pod that is not ready counts as the older")
+	}
+	if byAge(pod("a", "n1"), pod("b", "n1")) >= 0 {
+		t.Error("names do not decide between equals")
+	}
+	if byAge(pod("b", "n1", young), pod("a", "n1", unready)) <= 0 {
+		t.Error("age does not come first")
 	}
 }

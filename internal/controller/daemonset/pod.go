@@ -97,15 +97,17 @@ func (p *pass) updated(pod *corev1.Pod) bool {
 	return p.current(pod) || g != "" && pod.Labels[generationLabel] == g
 }
 
-// byAge orders pods of a node: bound ones first, then the older.
+// byAge orders pods of a node: bound ones first, then the older. Of those of the
+// same second, which is all that is known, what is ready was there before.
 func byAge(a, b *corev1.Pod) int {
-	unbound := func(p *corev1.Pod) int {
-		if p.Spec.NodeName == "" {
+	last := func(is bool) int {
+		if is {
 			return 1
 		}
 		return 0
 	}
-	return cmp.Or(unbound(a)-unbound(b), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	return cmp.Or(last(a.Spec.NodeName == "")-last(b.Spec.NodeName == ""), a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+		last(!ready(a))-last(!ready(b)), cmp.Compare(a.Name, b.Name))
 }
 
 func ended(pod *corev1.Pod) bool {
