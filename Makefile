@@ -8,17 +8,21 @@ LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X kn
 KUBECTL_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 export CGO_ENABLED = 0
 
-.PHONY: run build images deps check test scenario conformance bench upstream sim fuzz generate clean
+.PHONY: run build supervisor images deps check test scenario conformance bench upstream sim fuzz generate clean
 
 ## run: install what is missing, build, start a one-node cluster with the demo
 run: deps build
 	$(BIN)/knarr up --detach --demo --images $(BIN)/images
 
-## build: bin/knarr, bin/kubectl and the images
-build:
+## build: bin/knarr, bin/kubectl, bin/knarr-supervisor and the images
+build: supervisor
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/knarr ./cmd/knarr
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(KUBECTL_LDFLAGS)' -o $(BIN)/kubectl ./cmd/kubectl
 	$(GO) run -tags $(TAGS) ./images/build -out $(BIN)/images
+
+## supervisor: the parent of containers; a static executable with C in it
+supervisor:
+	CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -linkmode external -extldflags -static' -o $(BIN)/knarr-supervisor ./cmd/knarr-supervisor
 
 ## deps: what a node needs from the distribution (Debian and Ubuntu)
 deps:

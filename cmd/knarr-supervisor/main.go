@@ -1,0 +1,100 @@
+//go:build cgo
+
+// knarr-supervisor is the parent of a node's containers: see
+// internal/runtime/supervisor. knarr starts it; nobody else has to.
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/runc/libcontainer/exeseal"
+	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/internal/runtime/supervisor/engine"
+	"knarr.dev/knarr/internal/runtime/supervisor/server"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "init" {
+		runtime.GOMAXPROCS(1)
+		runtime.LockOSThread()
+		engine.Init()
+		os.Exit(1)
+	}
+	if err := run(); err != nil {
+		fmt.Fprintf(os.Stderr, "knarr-supervisor: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	dir := flag.String("dir", "", "directory of its own, lost at reboot")
+	socket := flag.String("socket", "", "unix socket to serve")
+	handover := flag.Int("handover", -1, "descriptor with what the executable before has handed over")
+	flag.Parse()
+	if !filepath.IsAbs(*dir) || !filepath.IsAbs(*socket) || flag.NArg() != 0 {
+		return fmt.Errorf("--dir and --socket must be absolute paths, and there are no arguments")
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	if !exeseal.IsCloned(self) {
+		// A copy that no container can write to, once and for all of them:
+		// CVE-2019-5736.
+		return become(self, os.Args)
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, self); err != nil {
+		return err
+	}
+	self.Close()
+	// As low as it may be: where it may not, it is as knarr is.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0o644); err != nil && !os.IsPermission(err) {
+		return err
+	}
+	// Taken, not ignored: what is ignored stays so in containers.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	args := []string{os.Args[0], "--dir", *dir, "--socket", *socket}
+	var note *os.File
+	if *handover >= 0 {
+		unix.CloseOnExec(*handover)
+		note = os.NewFile(uintptr(*handover), "handover")
+	}
+	return server.New(server.Config{
+		Dir: *dir, Socket: *socket, Build: hex.EncodeToString(sum.Sum(nil)),
+		Engine: engine.New(filepath.Join(*dir, "oci")),
+		Exec: func(executable, note *os.File) error {
+			return become(executable, slices.Concat(args, []string{"--handover", strconv.Itoa(int(note.Fd()))}))
+		},
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}).Run(ctx, note)
+}
+
+// become replaces this process by a sealed copy of an executable.
+func become(executable *os.File, args []string) error {
+	info, err := executable.Stat()
+	if err != nil {
+		return err
+	}
+	sealed, err := exeseal.CloneBinary(executable, info.Size(), "knarr-supervisor", os.TempDir())
+	if err != nil {
+		return fmt.Errorf("cannot seal the executable: %w", err)
+	}
+	defer sealed.Close()
+	return unix.Exec("/proc/self/fd/"+strconv.Itoa(int(sealed.Fd())), args, os.Environ())
+}

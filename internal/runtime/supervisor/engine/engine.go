@@ -1,0 +1,246 @@
+//go:build cgo
+
+// Package engine runs OCI bundles with runc's libcontainer. Its C code enters
+// namespaces before Go's runtime starts: only the supervisor is built with it.
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	_ "github.com/opencontainers/cgroups/devices" // device rules on cgroup v2
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // see Init
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runc/libcontainer/utils"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/selinux/go-selinux"
+	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/internal/runtime/supervisor"
+	"knarr.dev/knarr/internal/runtime/supervisor/server"
+)
+
+// Init is what the executable does when it is called as "init": it becomes a
+// container's first process. It does not return.
+func Init() { libcontainer.Init() }
+
+// Engine keeps libcontainer's state below a directory.
+type Engine struct {
+	root string
+
+	mu   sync.Mutex
+	made map[string]*libcontainer.Container // created, not started
+}
+
+// New makes one. Nothing is read or written yet.
+func New(root string) *Engine {
+	return &Engine{root: root, made: map[string]*libcontainer.Container{}}
+}
+
+// Create implements server.Engine.
+func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio) (server.Created, error) {
+	if err := check(spec.Process); err != nil {
+		return server.Created{}, err
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	if err != nil {
+		return server.Created{}, supervisor.Errorf(supervisor.Invalid, "%v", err)
+	}
+	// It took the working directory for the bundle, which hooks are told.
+	for i, l := range config.Labels {
+		if strings.HasPrefix(l, "bundle=") {
+			config.Labels[i] = "bundle=" + bundle
+		}
+	}
+	if err := os.MkdirAll(e.root, 0o700); err != nil {
+		return server.Created{}, err
+	}
+	c, err := libcontainer.Create(e.root, id, config)
+	if err != nil {
+		return server.Created{}, err
+	}
+	created, err := run(c, spec.Process, stdio, true)
+	if err != nil {
+		return server.Created{}, errors.Join(err, e.Destroy(id))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.made[id] = c
+	return created, nil
+}
+
+// run starts a process in a container: its first, which then waits for Start,
+// or a further one.
+func run(c *libcontainer.Container, p *specs.Process, stdio server.Stdio, first bool) (server.Created, error) {
+	lp, err := process(p)
+	if err != nil {
+		return server.Created{}, err
+	}
+	lp.Init = first
+	var console *os.File
+	if p.Terminal {
+		parent, child, err := utils.NewSockPair("console")
+		if err != nil {
+			return server.Created{}, err
+		}
+		defer parent.Close()
+		defer child.Close()
+		lp.ConsoleSocket = child
+		console = parent
+	} else {
+		// A nil *os.File in an interface is not nil.
+		if stdio.In != nil {
+			lp.Stdin = stdio.In
+		}
+		if stdio.Out != nil {
+			lp.Stdout = stdio.Out
+		}
+		if stdio.Err != nil {
+			lp.Stderr = stdio.Err
+		}
+	}
+	if err := c.Start(lp); err != nil {
+		return server.Created{}, err
+	}
+	pid, err := lp.Pid()
+	if err != nil {
+		return server.Created{}, err
+	}
+	created := server.Created{PID: pid}
+	if console != nil {
+		if created.Console, err = utils.RecvFile(console); err != nil {
+			return server.Created{}, fmt.Errorf("the container sent no terminal: %w", err)
+		}
+	}
+	return created, nil
+}
+
+// Start implements server.Engine.
+func (e *Engine) Start(id string) error {
+	e.mu.Lock()
+	c := e.made[id]
+	delete(e.made, id)
+	e.mu.Unlock()
+	if c == nil {
+		var err error
+		if c, err = libcontainer.Load(e.root, id); err != nil {
+			return err
+		}
+		if status, err := c.Status(); err != nil || status == libcontainer.Running {
+			return errors.Join(server.ErrStarted, err)
+		}
+	}
+	return c.Exec()
+}
+
+// Exec implements server.Engine.
+func (e *Engine) Exec(id string, p *specs.Process, stdio server.Stdio) (server.Created, error) {
+	if err := check(p); err != nil {
+		return server.Created{}, err
+	}
+	c, err := libcontainer.Load(e.root, id)
+	if err != nil {
+		return server.Created{}, err
+	}
+	return run(c, p, stdio, false)
+}
+
+// Update implements server.Engine.
+func (e *Engine) Update(id string, r *specs.LinuxResources) error {
+	c, err := libcontainer.Load(e.root, id)
+	if err != nil {
+		return err
+	}
+	config := c.Config()
+	set(&config, r)
+	return c.Set(config)
+}
+
+// Ended implements server.Engine.
+func (e *Engine) Ended(id string) bool {
+	c, err := libcontainer.Load(e.root, id)
+	if err != nil {
+		return false
+	}
+	config := c.Config()
+	if !config.Namespaces.IsPrivate(configs.NEWPID) {
+		c.Signal(unix.SIGKILL) // all of its cgroup; the kernel does it otherwise
+	}
+	state, err := c.State()
+	if err != nil {
+		return false
+	}
+	return oomKilled(state.CgroupPaths)
+}
+
+// oomKilled reads the kernel's count of kills.
+func oomKilled(paths map[string]string) bool {
+	file := filepath.Join(paths["memory"], "memory.oom_control")
+	if p, ok := paths[""]; ok {
+		file = filepath.Join(p, "memory.events")
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(b) {
+		if n, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("oom_kill ")); ok {
+			v, err := strconv.Atoi(string(n))
+			return err == nil && v > 0
+		}
+	}
+	return false
+}
+
+// endTime is for processes to die of SIGKILL: more is the kernel's trouble.
+const endTime = 10 * time.Second
+
+// Destroy implements server.Engine.
+func (e *Engine) Destroy(id string) error {
+	e.mu.Lock()
+	delete(e.made, id)
+	e.mu.Unlock()
+	c, err := libcontainer.Load(e.root, id)
+	if errors.Is(err, libcontainer.ErrNotExist) {
+		return os.RemoveAll(filepath.Join(e.root, id)) // it was being made
+	}
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(endTime)
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		err := c.Destroy()
+		if !errors.Is(err, libcontainer.ErrRunning) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("container %s does not end: %w", id, err)
+		}
+		if err := c.Signal(unix.SIGKILL); err != nil && !errors.Is(err, libcontainer.ErrNotRunning) {
+			return err
+		}
+		<-time.After(pause)
+	}
+}
+
+// check refuses what libcontainer would trip over.
+func check(p *specs.Process) error {
+	switch {
+	case len(p.Args) == 0:
+		return supervisor.Errorf(supervisor.Invalid, "no command")
+	case !filepath.IsAbs(p.Cwd):
+		return supervisor.Errorf(supervisor.Invalid, "working directory %q is not absolute", p.Cwd)
+	case p.SelinuxLabel != "" && !selinux.GetEnabled():
+		return supervisor.Errorf(supervisor.Invalid, "an SELinux label is given, and SELinux is not enabled")
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"knarr.dev/knarr/internal/runtime/supervisor"
+)
+
+// recover finds what a former supervisor left behind when it died.
+func (s *Server) recover() {
+	entries, err := os.ReadDir(filepath.Join(s.Dir, "c"))
+	if err != nil {
+		s.Log.Error("cannot look for containers", "error", err)
+		return
+	}
+	for _, e := range entries {
+		if err := s.recoverOne(e.Name()); err != nil {
+			s.Log.Error("cannot find a container again", "container", e.Name(), "error", err)
+		}
+	}
+}
+
+func (s *Server) recoverOne(id string) error {
+	var r record
+	if err := s.read(id, "container.json", &r); errors.Is(err, os.ErrNotExist) {
+		// It was being made, or being deleted, and has run nothing since.
+		return errors.Join(s.Engine.Destroy(id), os.RemoveAll(s.dir(id)))
+	} else if err != nil {
+		return err
+	}
+	b := &box{run: r.Run, state: r.Container, ended: make(chan struct{}), watching: make(chan struct{})}
+	var exit supervisor.Exit
+	switch err := s.read(id, "exit.json", &exit); {
+	case err == nil:
+		b.state.Exit = &exit
+		close(b.ended)
+		close(b.watching)
+		s.put(id, b)
+		return nil
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	var err error
+	if b.log, err = openLog(b.run.Log); err != nil {
+		s.Log.Error("cannot open the log of a container that was found again", "container", id, "error", err)
+		b.log = &logFile{path: b.run.Log} // a later rotation opens it
+	}
+	if !r.Terminal {
+		if err := s.follow(id, b, false, nil, nil); err != nil {
+			return err
+		}
+	}
+	defer s.put(id, b)
+	if b.proc, err = openProcess(r.PID, r.Ticks); err != nil {
+		exit := exitOf(0, false)
+		exit.OOM = s.Engine.Ended(id)
+		close(b.watching)
+		s.end(id, b, exit)
+		return nil
+	}
+	// Dead before its program was started: nobody was told that it runs.
+	if err := s.Engine.Start(id); err != nil && !errors.Is(err, ErrStarted) {
+		return fmt.Errorf("cannot start it: %w", err)
+	}
+	go s.watch(id, b)
+	return nil
+}
+
+func (s *Server) put(id string, b *box) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boxes[id] = b
+}
+
+// ErrStarted is what an Engine's Start says of a container that runs.
+var ErrStarted = errors.New("the container was started already")
+
+func (s *Server) read(id, name string, v any) error {
+	b, err := os.ReadFile(filepath.Join(s.dir(id), name))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
+}
