@@ -91,6 +91,10 @@ func become(executable *os.File, args []string) error {
 	if err != nil {
 		return err
 	}
+	// Who passed it may have read it.
+	if _, err := executable.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
 	sealed, err := exeseal.CloneBinary(executable, info.Size(), "knarr-supervisor", os.TempDir())
 	if err != nil {
 		return fmt.Errorf("cannot seal the executable: %w", err)

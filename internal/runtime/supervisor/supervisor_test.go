@@ -393,9 +393,15 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// counting writes numbered lines, with a pause now and then.
+// counting writes numbered lines, with a pause now and then, once all are let go.
 func counting(lines, code int) string {
-	return fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); [ $((i%%50)) = 0 ] && /bin/busybox usleep 20000; done; exit %d", lines, code)
+	return fmt.Sprintf("while ! [ -e /tmp/go ]; do /bin/busybox usleep 5000; done; i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); [ $((i%%50)) = 0 ] && /bin/busybox usleep 20000; done; exit %d", lines, code)
+}
+
+func (n *node) letGo() {
+	if err := os.WriteFile(filepath.Join(n.dir, "root/tmp/go"), nil, 0o600); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 func (n *node) counted(id string, lines int) {
@@ -416,9 +422,10 @@ func TestReplace(t *testing.T) {
 		n.run(fmt.Sprintf("c%d", i), counting(lines, i))
 	}
 	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if _, _, err := n.Exec(n.ctx, "c0", "e", &specs.Process{Args: []string{"/bin/sh", "-c", "/bin/busybox usleep 900000; exit 9"}, Cwd: "/"}, [3]*os.File{null, null, null}); err != nil {
+	if _, _, err := n.Exec(n.ctx, "c0", "e", &specs.Process{Args: []string{"/bin/sh", "-c", "while ! [ -e /tmp/go ]; do /bin/busybox usleep 5000; done; /bin/busybox usleep 500000; exit 9"}, Cwd: "/"}, [3]*os.File{null, null, null}); err != nil {
 		t.Fatal(err)
 	}
+	n.letGo()
 	before := n.pid()
 	waited := make(chan supervisor.Exit, 1)
 	go func() { waited <- n.exit("c0", "e") }()
@@ -460,6 +467,7 @@ func TestKilled(t *testing.T) {
 		id := fmt.Sprintf("c%d", i)
 		pids[id] = n.run(id, counting(lines, i)).PID
 	}
+	n.letGo()
 	for range 3 {
 		pid := n.pid()
 		unix.Kill(pid, unix.SIGKILL)

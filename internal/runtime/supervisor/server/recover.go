@@ -3,9 +3,10 @@ package server
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/internal/runtime/supervisor"
 )
@@ -64,7 +65,8 @@ func (s *Server) recoverOne(id string) error {
 	}
 	// Dead before its program was started: nobody was told that it runs.
 	if err := s.Engine.Start(id); err != nil && !errors.Is(err, ErrStarted) {
-		return fmt.Errorf("cannot start it: %w", err)
+		s.Log.Warn("a container that was not started yet has ended, or cannot be", "container", id, "error", err)
+		b.proc.signal(int(unix.SIGKILL))
 	}
 	go s.watch(id, b)
 	return nil
