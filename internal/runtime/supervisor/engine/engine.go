@@ -5,17 +5,16 @@
 package engine
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	_ "github.com/opencontainers/cgroups/devices" // device rules on cgroup v2
+	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // see Init
@@ -179,26 +178,12 @@ func (e *Engine) Ended(id string) bool {
 	if err != nil {
 		return false
 	}
-	return oomKilled(state.CgroupPaths)
-}
-
-// oomKilled reads the kernel's count of kills.
-func oomKilled(paths map[string]string) bool {
-	file := filepath.Join(paths["memory"], "memory.oom_control")
-	if p, ok := paths[""]; ok {
-		file = filepath.Join(p, "memory.events")
-	}
-	b, err := os.ReadFile(file)
+	m, err := manager.NewWithPaths(config.Cgroups, state.CgroupPaths)
 	if err != nil {
 		return false
 	}
-	for line := range bytes.Lines(b) {
-		if n, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("oom_kill ")); ok {
-			v, err := strconv.Atoi(string(n))
-			return err == nil && v > 0
-		}
-	}
-	return false
+	kills, err := m.OOMKillCount()
+	return err == nil && kills > 0
 }
 
 // endTime is for processes to die of SIGKILL: more is the kernel's trouble.
