@@ -1,0 +1,235 @@
+// Package spec translates a container as the CRI describes it into an OCI
+// specification. It decides only: what it must know of the machine, the image
+// and the sandbox is given.
+package spec
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Input of a specification.
+type Input struct {
+	ID      string
+	Config  *runtimeapi.ContainerConfig
+	Image   v1.Config
+	Sandbox Sandbox
+	User    User
+	Machine Machine
+
+	Rootfs string
+	// Seccomp is the profile that Config asks for; nil is none.
+	Seccomp *specs.LinuxSeccomp
+	// Images are where images' files are, by the path in the container.
+	Images map[string]string
+	// Devices are what is at the host's paths that Config names: a node, or
+	// those of a directory.
+	Devices map[string][]specs.LinuxDevice
+}
+
+// Sandbox that the container is in.
+type Sandbox struct {
+	Config *runtimeapi.PodSandboxConfig
+	// Namespaces that are held for all of its containers, by the files that
+	// hold them. What is not named is the host's.
+	Network, IPC, UTS, User, PID string
+	// Dir has hosts, hostname, resolv.conf and, where IPC is the pod's, shm.
+	Dir string
+}
+
+// User that the program runs as.
+type User struct {
+	UID, GID   uint32
+	Additional []uint32
+}
+
+// Machine is what there is.
+type Machine struct {
+	CgroupV2 bool
+	HugeTLB  bool
+	Swap     bool // swap can be limited
+	// Capabilities that the kernel knows.
+	Capabilities []string
+	Devices      []specs.LinuxDevice // of the host, for privileged containers
+	AppArmor     bool
+	SELinux      bool
+}
+
+// Container returns the specification.
+func Container(in Input) (*specs.Spec, error) {
+	security := in.Config.GetLinux().GetSecurityContext()
+	process, err := process(in, security)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mounts(in, security)
+	if err != nil {
+		return nil, err
+	}
+	resources, err := Resources(in.Config.GetLinux().GetResources(), in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	devices, rules, err := devices(in, security)
+	if err != nil {
+		return nil, err
+	}
+	resources.Devices = rules
+	s := &specs.Spec{
+		Version:     specs.Version,
+		Root:        &specs.Root{Path: in.Rootfs, Readonly: security.GetReadonlyRootfs()},
+		Process:     process,
+		Mounts:      mounts,
+		Annotations: in.Config.Annotations,
+		Linux: &specs.Linux{
+			Namespaces:  namespaces(in.Sandbox, in.Machine, security),
+			CgroupsPath: CgroupPath(in.Sandbox.Config.GetLinux().GetCgroupParent(), in.ID),
+			Resources:   resources,
+			Devices:     devices,
+			Seccomp:     in.Seccomp,
+			// Mounts of the host that come later reach those who ask for it.
+			RootfsPropagation: rootPropagation(in.Config.Mounts),
+		},
+	}
+	if u := in.Sandbox.User; u != "" {
+		o := in.Sandbox.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+		s.Linux.UIDMappings, s.Linux.GIDMappings = mappings(o.GetUids()), mappings(o.GetGids())
+	}
+	if !security.GetPrivileged() {
+		s.Linux.MaskedPaths = security.GetMaskedPaths()
+		s.Linux.ReadonlyPaths = security.GetReadonlyPaths()
+	}
+	if l := label(security.GetSelinuxOptions()); l != "" && in.Machine.SELinux && !security.GetPrivileged() {
+		s.Process.SelinuxLabel = l
+	}
+	return s, nil
+}
+
+// CgroupPath of a container below its pod's.
+func CgroupPath(parent, id string) string { return path.Join("/", cmp.Or(parent, "knarr-runtime"), id) }
+
+// command is what is run: what the image says, unless the container says it.
+func command(c *runtimeapi.ContainerConfig, image v1.Config) ([]string, error) {
+	entry, args := c.Command, c.Args
+	if len(entry) == 0 {
+		entry = image.Entrypoint
+		if len(args) == 0 {
+			args = image.Cmd
+		}
+	}
+	all := slices.Concat(entry, args)
+	if len(all) == 0 || all[0] == "" {
+		return nil, fmt.Errorf("no command specified: neither the container nor its image says what to run")
+	}
+	return all, nil
+}
+
+// defaultPath is what a container without PATH gets.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func process(in Input, security *runtimeapi.LinuxContainerSecurityContext) (*specs.Process, error) {
+	args, err := command(in.Config, in.Image)
+	if err != nil {
+		return nil, err
+	}
+	cwd := cmp.Or(in.Config.WorkingDir, in.Image.WorkingDir, "/")
+	if !path.IsAbs(cwd) {
+		return nil, fmt.Errorf("working directory %q is not an absolute path", cwd)
+	}
+	p := &specs.Process{
+		Terminal: in.Config.Tty, Args: args, Cwd: path.Clean(cwd), Env: environment(in),
+		User:            specs.User{UID: in.User.UID, GID: in.User.GID, AdditionalGids: in.User.Additional},
+		NoNewPrivileges: security.GetNoNewPrivs(),
+	}
+	if p.Capabilities, err = capabilities(security, in.Machine.Capabilities); err != nil {
+		return nil, err
+	}
+	adj := int(in.Config.GetLinux().GetResources().GetOomScoreAdj())
+	p.OOMScoreAdj = &adj
+	switch profile := security.GetApparmor(); {
+	case security.GetPrivileged():
+	case !in.Machine.AppArmor:
+		if profile.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
+			return nil, fmt.Errorf("apparmor is not supported: profile %q cannot be used", profile.LocalhostRef)
+		}
+	case profile.GetProfileType() == runtimeapi.SecurityProfile_Localhost:
+		p.ApparmorProfile = strings.TrimPrefix(profile.LocalhostRef, "localhost/")
+	}
+	return p, nil
+}
+
+func environment(in Input) []string {
+	env := slices.Clone(in.Image.Env)
+	set := func(name, value string) {
+		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		env = append(env, name+"="+value)
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	}
+	if !has("PATH") {
+		set("PATH", defaultPath)
+	}
+	if in.Config.Tty && !has("TERM") {
+		set("TERM", "xterm")
+	}
+	if h := in.Sandbox.Config.GetHostname(); h != "" {
+		set("HOSTNAME", h)
+	}
+	for _, e := range in.Config.Envs {
+		set(e.Key, string(e.Value))
+	}
+	return env
+}
+
+// namespaces of a container: its own mounts, the rest is its pod's.
+func namespaces(s Sandbox, m Machine, security *runtimeapi.LinuxContainerSecurityContext) []specs.LinuxNamespace {
+	l := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	join := func(t specs.LinuxNamespaceType, path string) {
+		if path != "" {
+			l = append(l, specs.LinuxNamespace{Type: t, Path: path})
+		}
+	}
+	join(specs.NetworkNamespace, s.Network)
+	join(specs.IPCNamespace, s.IPC)
+	join(specs.UTSNamespace, s.UTS)
+	join(specs.UserNamespace, s.User)
+	switch security.GetNamespaceOptions().GetPid() {
+	case runtimeapi.NamespaceMode_CONTAINER:
+		l = append(l, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	case runtimeapi.NamespaceMode_NODE:
+	default: // the pod's, or another container's: the caller says which file
+		join(specs.PIDNamespace, s.PID)
+	}
+	if m.CgroupV2 && !security.GetPrivileged() {
+		l = append(l, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return l
+}
+
+func mappings(ids []*runtimeapi.IDMapping) []specs.LinuxIDMapping {
+	var l []specs.LinuxIDMapping
+	for _, m := range ids {
+		l = append(l, specs.LinuxIDMapping{ContainerID: m.ContainerId, HostID: m.HostId, Size: m.Length})
+	}
+	return l
+}
+
+// label is an SELinux label, as it is given.
+func label(o *runtimeapi.SELinuxOption) string {
+	if o == nil || o.Level == "" && o.Role == "" && o.Type == "" && o.User == "" {
+		return ""
+	}
+	return strings.Join([]string{o.User, o.Role, o.Type, o.Level}, ":")
+}
+
+// inRoot is a path below the container's root, lexically.
+func inRoot(p string) string { return filepath.Clean("/" + p) }
