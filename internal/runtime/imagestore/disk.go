@@ -211,13 +211,10 @@ func (s *Store) remove(path string) {
 func (s *Store) temp(kind string) (string, error) { return os.MkdirTemp(s.path("tmp"), kind+"-") }
 
 // aside moves a tree out of sight in one step, to be removed then. It returns
-// where it is.
+// where it is. What a dead process left there is swept before the count begins.
 func (s *Store) aside(path string) (string, error) {
-	dir, err := s.temp("gone")
-	if err != nil {
-		return "", err
-	}
-	return dir, os.Rename(path, filepath.Join(dir, "x"))
+	to := s.path("tmp", fmt.Sprintf("gone-%d", s.gone.Add(1)))
+	return to, os.Rename(path, to)
 }
 
 // write replaces a file in one step, and it stays so after a power loss.

@@ -23,6 +23,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -87,7 +88,8 @@ type Store struct {
 	pulls  flights[pullKey, string]
 	unpack flights[string, struct{}] // by chain ID
 
-	writing sync.Mutex // serialises changes of images.json; taken before mu
+	gone    atomic.Uint64 // names what is being removed
+	writing sync.Mutex    // serialises changes of images.json; taken before mu
 	mu      sync.Mutex
 	images  map[string]record // by ID; replaced as a whole
 	layers  map[string]layer  // by chain ID

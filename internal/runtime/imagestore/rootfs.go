@@ -89,13 +89,16 @@ func (s *Store) claim(id string, r root, writable bool, ids mapping) (dir string
 		if err := os.Mkdir(filepath.Join(tmp, p), 0o755); err != nil {
 			return "", err
 		}
-		if err := os.Chmod(filepath.Join(tmp, p), 0o755); err != nil { // whatever the umask
+	}
+	if writable { // the upper directory is the container's /
+		upper := filepath.Join(tmp, "upper")
+		if err := os.Chmod(upper, 0o755); err != nil { // whatever the umask
 			return "", err
 		}
-	}
-	if writable && ids.set() { // the upper directory is the container's /
-		if err := os.Lchown(filepath.Join(tmp, "upper"), int(ids.rootUID()), int(ids.rootGID())); err != nil {
-			return "", err
+		if ids.set() {
+			if err := os.Lchown(upper, ids.rootUID(), ids.rootGID()); err != nil {
+				return "", err
+			}
 		}
 	}
 	data, err := json.Marshal(r)
