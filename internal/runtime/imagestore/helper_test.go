@@ -94,7 +94,7 @@ func serve(t testing.TB) *server {
 	t.Helper()
 	srv := &server{}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	srv.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		srv.mu.Lock()
 		before := srv.before
 		srv.asked = append(srv.asked, r.Method+" "+r.URL.Path)
@@ -103,6 +103,8 @@ func serve(t testing.TB) *server {
 			inner.ServeHTTP(w, r)
 		}
 	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Start()
 	t.Cleanup(srv.Close)
 	srv.host = strings.TrimPrefix(srv.URL, "http://")
 	return srv
