@@ -309,6 +309,7 @@ func TestCredentials(t *testing.T) {
 // TestMirrors: in their order, then the registry; none of them learns a secret
 // that is not its own; their CA is theirs.
 func TestMirrors(t *testing.T) {
+	t.Parallel()
 	first, second, home := serve(t), serve(t), serve(t)
 	tls := httptest.NewUnstartedServer(second.Config.Handler)
 	tls.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -398,6 +399,7 @@ func TestDocker(t *testing.T) {
 // TestInterrupted: a transfer goes on where it broke off; servers that are
 // busy are asked again.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	srv := serve(t)
 	s, _ := open(t, Config{})
 	random := make([]byte, 256<<10)
@@ -465,6 +467,7 @@ func TestInterrupted(t *testing.T) {
 // TestStops: a registry that stands still, one that is not there, and a caller
 // who has enough.
 func TestStops(t *testing.T) {
+	t.Parallel()
 	srv := serve(t)
 	s, _ := open(t, Config{Progress: 100 * time.Millisecond})
 	ref := srv.push(t, "app:1", simple(t, "x"))
@@ -516,6 +519,7 @@ func TestStops(t *testing.T) {
 
 // TestDowngrade: a registry that is spoken to in TLS is never spoken to otherwise.
 func TestDowngrade(t *testing.T) {
+	t.Parallel()
 	plain := serve(t)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	other := httptest.NewTLSServer(http.NotFoundHandler())
@@ -535,6 +539,7 @@ func TestDowngrade(t *testing.T) {
 // TestRedirect: blobs may lie elsewhere; the signature in the URL and the
 // registry's credentials stay out of errors and of that place.
 func TestRedirect(t *testing.T) {
+	t.Parallel()
 	srv := serve(t)
 	s, _ := open(t, Config{})
 	ref := srv.push(t, "app:1", simple(t, "x"))
