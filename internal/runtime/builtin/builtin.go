@@ -76,6 +76,7 @@ type Runtime struct {
 	sandboxes  map[string]*sandbox
 	containers map[string]*container
 	names      map[string]string // reserved, to the ID that has them
+	pids       map[string]int    // of what the supervisor runs
 	subs       map[chan *runtimeapi.ContainerEventResponse]bool
 }
 
@@ -90,7 +91,7 @@ func New(cfg Config) (*Runtime, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Runtime{cfg: cfg, ready: make(chan struct{}),
-		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
+		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{}, pids: map[string]int{},
 		subs: map[chan *runtimeapi.ContainerEventResponse]bool{}}, nil
 }
 

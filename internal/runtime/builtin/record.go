@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // message is a message of the CRI in a JSON file.
@@ -65,6 +66,9 @@ func (r *Runtime) load() error {
 		c := &container{}
 		if err := json.Unmarshal(b, &c.record); err != nil || c.record.ID != id {
 			return fmt.Errorf("damaged: %w", err)
+		}
+		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			c.ended = make(chan struct{})
 		}
 		r.containers[id] = c
 		r.names[c.name()] = id

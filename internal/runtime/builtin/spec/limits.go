@@ -62,7 +62,8 @@ var defaults = []string{
 	"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 }
 
-func capabilities(security *runtimeapi.LinuxContainerSecurityContext, known []string) (*specs.LinuxCapabilities, error) {
+// Capabilities that a container has: the defaults, with what it adds and drops.
+func Capabilities(security *runtimeapi.LinuxContainerSecurityContext, known []string) (*specs.LinuxCapabilities, error) {
 	if security.GetPrivileged() {
 		return &specs.LinuxCapabilities{Bounding: known, Effective: known, Permitted: known}, nil
 	}

@@ -149,7 +149,7 @@ func process(in Input, security *runtimeapi.LinuxContainerSecurityContext) (*spe
 		User:            specs.User{UID: in.User.UID, GID: in.User.GID, AdditionalGids: in.User.Additional},
 		NoNewPrivileges: security.GetNoNewPrivs(),
 	}
-	if p.Capabilities, err = capabilities(security, in.Machine.Capabilities); err != nil {
+	if p.Capabilities, err = Capabilities(security, in.Machine.Capabilities); err != nil {
 		return nil, err
 	}
 	adj := int(in.Config.GetLinux().GetResources().GetOomScoreAdj())

@@ -1,0 +1,148 @@
+package builtin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/moby/sys/capability"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/runtime/builtin/spec"
+)
+
+// machine looks at what there is.
+func machine() (spec.Machine, error) {
+	var m spec.Machine
+	var s unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &s); err != nil {
+		return m, fmt.Errorf("no cgroups: %w", err)
+	}
+	m.CgroupV2 = s.Type == unix.CGROUP2_SUPER_MAGIC
+	if m.CgroupV2 {
+		b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+		if err != nil {
+			return m, err
+		}
+		m.HugeTLB = strings.Contains(string(b), "hugetlb")
+		m.Swap = exists("/proc/swaps")
+	} else {
+		m.HugeTLB = exists("/sys/fs/cgroup/hugetlb")
+		m.Swap = exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+	}
+	known, err := capability.ListSupported()
+	if err != nil {
+		return m, err
+	}
+	for _, c := range known {
+		m.Capabilities = append(m.Capabilities, "CAP_"+strings.ToUpper(c.String()))
+	}
+	m.AppArmor = readTrimmed("/sys/module/apparmor/parameters/enabled") == "Y"
+	m.SELinux = exists("/sys/fs/selinux/enforce")
+	return m, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func readTrimmed(path string) string {
+	b, _ := os.ReadFile(path)
+	return strings.TrimSpace(string(b))
+}
+
+// notForAll are those below /dev that belong to a container's own mounts.
+var notForAll = map[string]bool{"pts": true, "shm": true, "fd": true, "mqueue": true, ".lxc": true, ".lxd-mounts": true, ".udev": true}
+
+// devicesAt lists the device nodes at a path, and below it if it is a
+// directory.
+func devicesAt(path string) ([]specs.LinuxDevice, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []specs.LinuxDevice
+	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if path == "/dev" && notForAll[d.Name()] {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if d.Type()&fs.ModeDevice == 0 || p == "/dev/console" {
+			return nil
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return nil // gone meanwhile
+		}
+		kind := "b"
+		if st.Mode&unix.S_IFMT == unix.S_IFCHR {
+			kind = "c"
+		}
+		mode := fs.FileMode(st.Mode & 0o777)
+		out = append(out, specs.LinuxDevice{Path: p, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), FileMode: &mode, UID: &st.Uid, GID: &st.Gid})
+		return nil
+	})
+	return out, err
+}
+
+// maxProfile bounds a seccomp profile of a node's.
+const maxProfile = 4 << 20
+
+// seccomp is the profile that a container asks for. Without a word it is the
+// default one.
+func (r *Runtime) seccomp(sc *runtimeapi.LinuxContainerSecurityContext) (*specs.LinuxSeccomp, error) {
+	if sc.GetPrivileged() {
+		return nil, nil
+	}
+	p := sc.GetSeccomp()
+	switch p.GetProfileType() {
+	case runtimeapi.SecurityProfile_Unconfined:
+		return nil, nil
+	case runtimeapi.SecurityProfile_Localhost:
+		path := strings.TrimPrefix(p.LocalhostRef, "localhost/")
+		if !filepath.IsAbs(path) {
+			return nil, fmt.Errorf("seccomp profile %q is not an absolute path", p.LocalhostRef)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("cannot load seccomp profile: %w", err)
+		}
+		if !info.Mode().IsRegular() || info.Size() > maxProfile {
+			return nil, fmt.Errorf("seccomp profile %s is no file of at most %d bytes", path, maxProfile)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("cannot load seccomp profile: %w", err)
+		}
+		out := new(specs.LinuxSeccomp)
+		if err := json.Unmarshal(b, out); err != nil {
+			return nil, fmt.Errorf("cannot decode seccomp profile %s: %w", path, err)
+		}
+		return out, nil
+	case runtimeapi.SecurityProfile_RuntimeDefault:
+	default:
+		return nil, fmt.Errorf("unknown seccomp profile type %v", p.ProfileType)
+	}
+	// What is allowed depends on the capabilities.
+	caps, err := spec.Capabilities(sc, r.machine.Capabilities)
+	if err != nil {
+		return nil, err
+	}
+	return seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: caps}})
+}

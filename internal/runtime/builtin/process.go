@@ -1,0 +1,192 @@
+package builtin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/runtime/supervisor"
+)
+
+// runBundle runs a process of the runtime's own.
+func (r *Runtime) runBundle(ctx context.Context, id string, s *specs.Spec, log string, stdin, once bool) error {
+	if err := r.writeBundle(id, s); err != nil {
+		return err
+	}
+	_, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Log: log, Stdin: stdin, Once: once})
+	return err
+}
+
+// kill ends a process of the runtime's own and takes away what is left of it.
+func (r *Runtime) kill(ctx context.Context, id string) error {
+	err := r.cfg.Supervisor.Signal(ctx, id, "", int(unix.SIGKILL))
+	if supervisor.Is(err, supervisor.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if _, err := r.cfg.Supervisor.Wait(wait, id, ""); err != nil {
+		return err
+	}
+	return r.cfg.Supervisor.Delete(ctx, id)
+}
+
+// pidOf asks which process a container of the supervisor's is.
+func (r *Runtime) pidOf(id string) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pid, ok := r.pids[id]
+	if !ok {
+		return 0, fmt.Errorf("the process that holds the PID namespace of sandbox %s is gone", id)
+	}
+	return pid, nil
+}
+
+// follow takes what the supervisor tells until that ends: everything that is
+// there first.
+func (r *Runtime) follow(ctx context.Context, ended <-chan struct{}, ready func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for ctx.Err() == nil {
+		seen := map[string]bool{}
+		err := r.cfg.Supervisor.Events(ctx, func(c supervisor.Container) {
+			if seen != nil {
+				seen[c.ID] = true
+			}
+			r.take(ctx, c)
+		}, func() {
+			r.missing(seen)
+			seen = nil
+			ready()
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		r.cfg.Log.Debug("the supervisor's events begin anew", "error", err)
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// take notes what the supervisor says of one container.
+func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
+	r.mu.Lock()
+	c, box := r.containers[s.ID], r.sandboxes[s.ID]
+	if s.Gone || s.Exit != nil {
+		delete(r.pids, s.ID)
+	} else {
+		r.pids[s.ID] = s.PID
+	}
+	r.mu.Unlock()
+	switch {
+	case s.Gone:
+	case c != nil && s.Exit != nil:
+		r.exited(c, *s.Exit)
+		// What it held is not needed any more; its record tells how it ended.
+		go r.cfg.Supervisor.Delete(ctx, s.ID)
+	case c != nil:
+		r.mu.Lock()
+		known := !c.record.Started.IsZero()
+		r.mu.Unlock()
+		if !known {
+			r.runs(c, s)
+		}
+	case box != nil && s.Exit != nil:
+		r.pauseEnded(box)
+	}
+}
+
+// pauseEnded notes that the process that held a sandbox's PID namespace is
+// gone: its containers are too.
+func (r *Runtime) pauseEnded(s *sandbox) {
+	r.mu.Lock()
+	was := s.record.Ready
+	s.record.Ready = false
+	rec := s.record
+	r.mu.Unlock()
+	if !was {
+		return
+	}
+	if err := save(r.sandboxFile(rec.ID), rec); err != nil {
+		r.cfg.Log.Error("cannot keep the state of a sandbox", "sandbox", rec.ID, "error", err)
+	}
+	r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+}
+
+// missing ends, with an unknown code, what ran and is not there any more: the
+// machine was rebooted.
+func (r *Runtime) missing(seen map[string]bool) {
+	r.mu.Lock()
+	var lost []*container
+	for id, c := range r.containers {
+		if !seen[id] && c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			lost = append(lost, c)
+		}
+	}
+	var boxes []*sandbox
+	for id, s := range r.sandboxes {
+		if s.record.Pause && s.record.Ready && !seen[id] {
+			boxes = append(boxes, s)
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range lost {
+		r.exited(c, supervisor.Exit{At: time.Now().UTC()})
+	}
+	for _, s := range boxes {
+		r.pauseEnded(s)
+	}
+}
+
+// mergeResources puts what is said over what was.
+func mergeResources(was, said *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	out := &runtimeapi.LinuxContainerResources{}
+	if was != nil {
+		out = proto.Clone(was).(*runtimeapi.LinuxContainerResources)
+	}
+	if said == nil {
+		return out
+	}
+	proto.Merge(out, said)
+	if len(said.HugepageLimits) > 0 {
+		out.HugepageLimits = said.HugepageLimits // a list, which a merge would lengthen
+	}
+	return out
+}
+
+func withResources(c *runtimeapi.ContainerConfig, res *runtimeapi.LinuxContainerResources) *runtimeapi.ContainerConfig {
+	c = proto.Clone(c).(*runtimeapi.ContainerConfig)
+	if c.Linux == nil {
+		c.Linux = &runtimeapi.LinuxContainerConfig{}
+	}
+	c.Linux.Resources = res
+	return c
+}
+
+// info is what verbose answers have beside: for people and crictl.
+func info(m map[string]any) map[string]string {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return map[string]string{"error": err.Error()}
+	}
+	return map[string]string{"info": string(b)}
+}
