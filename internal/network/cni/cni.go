@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -116,19 +117,11 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	pool := pool{dir: c.DataDir, prefix: c.prefix}
-	addr, err := pool.allocate(args.ContainerID, args.IfName)
+	addr, mac, err := c.attach(args.ContainerID, args.IfName, args.Netns)
 	if err != nil {
 		return err
 	}
-	w := wire{container: args.ContainerID, ifName: args.IfName, netns: args.Netns, addr: addr, mtu: c.MTU}
-	mac, err := w.up()
-	if err == nil {
-		err = mapPorts(c.RuntimeConfig.PortMappings, addr)
-	}
-	if err != nil {
-		return errors.Join(err, undo(pool, w))
-	}
+	w := wire{container: args.ContainerID, ifName: args.IfName}
 	index := 1
 	result := &current.Result{
 		CNIVersion: current.ImplementedSpecVersion,
@@ -140,6 +133,24 @@ func add(args *skel.CmdArgs) error {
 		Routes: []*types.Route{{Dst: ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0)), GW: gatewayAddr().AsSlice()}},
 	}
 	return types.PrintResult(result, c.CNIVersion)
+}
+
+// attach gives a network namespace an address and its ports.
+func (c *Conf) attach(container, ifName, netns string) (netip.Addr, net.HardwareAddr, error) {
+	pool := pool{dir: c.DataDir, prefix: c.prefix}
+	addr, err := pool.allocate(container, ifName)
+	if err != nil {
+		return netip.Addr{}, nil, err
+	}
+	w := wire{container: container, ifName: ifName, netns: netns, addr: addr, mtu: c.MTU}
+	mac, err := w.up()
+	if err == nil {
+		err = mapPorts(c.RuntimeConfig.PortMappings, addr)
+	}
+	if err != nil {
+		return netip.Addr{}, nil, errors.Join(err, undo(pool, w))
+	}
+	return addr, mac, nil
 }
 
 // undo takes back a half-made attachment, so that a failed ADD leaves nothing
@@ -155,19 +166,23 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	return c.detach(args.ContainerID, args.IfName)
+}
+
+func (c *Conf) detach(container, ifName string) error {
 	p := pool{dir: c.DataDir, prefix: c.prefix}
-	w := wire{container: args.ContainerID, ifName: args.IfName}
+	w := wire{container: container, ifName: ifName}
 	if err := w.down(); err != nil {
 		return err
 	}
-	addr, err := p.find(args.ContainerID, args.IfName)
+	addr, err := p.find(container, ifName)
 	if err != nil || !addr.IsValid() {
 		return err
 	}
 	if err := unmapPorts(addr); err != nil {
 		return err
 	}
-	return p.release(args.ContainerID, args.IfName)
+	return p.release(container, ifName)
 }
 
 func check(args *skel.CmdArgs) error {

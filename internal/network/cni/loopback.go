@@ -37,13 +37,7 @@ func addLoopback(args *skel.CmdArgs) error {
 	if err := json.Unmarshal(args.StdinData, &c); err != nil {
 		return types.NewError(types.ErrDecodingFailure, "cannot read the network configuration", err.Error())
 	}
-	err := inPod(args.Netns, func(h *netlink.Handle, lo netlink.Link) error {
-		if err := h.LinkSetUp(lo); err != nil {
-			return linkError("cannot set the pod's lo up", err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := setUp(args.Netns); err != nil {
 		return err
 	}
 	index := 0
@@ -52,6 +46,16 @@ func addLoopback(args *skel.CmdArgs) error {
 		Interfaces: []*current.Interface{{Name: "lo", Mac: "00:00:00:00:00:00", Sandbox: args.Netns}},
 		IPs:        []*current.IPConfig{{Interface: &index, Address: net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}},
 	}, c.CNIVersion)
+}
+
+// setUp sets a pod's lo up.
+func setUp(netns string) error {
+	return inPod(netns, func(h *netlink.Handle, lo netlink.Link) error {
+		if err := h.LinkSetUp(lo); err != nil {
+			return linkError("cannot set the pod's lo up", err)
+		}
+		return nil
+	})
 }
 
 func checkLoopback(args *skel.CmdArgs) error {
