@@ -26,7 +26,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), serverCommand(), agentCommand(), downCommand(), uninstallCommand(),
-		statusCommand(), whyCommand(), kubeconfigCommand(), tokenCommand(), secretsCommand(), simCommand(), versionCommand())
+		statusCommand(), whyCommand(), runtimeCommand(), kubeconfigCommand(), tokenCommand(), secretsCommand(), simCommand(), versionCommand())
 	return root
 }
 

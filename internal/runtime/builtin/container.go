@@ -1,13 +1,14 @@
 package builtin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/runtime/builtin/spec"
@@ -118,6 +120,9 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 		c.record.Log = filepath.Join(dir, config.LogPath)
 	}
 	id := c.record.ID
+	if err := checkContainer(s, config); err != nil {
+		return nil, err
+	}
 	if err := r.reserve(c.name(), id); err != nil {
 		return nil, err
 	}
@@ -137,6 +142,37 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 	r.mu.Unlock()
 	r.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// checkContainer refuses what does not fit its sandbox.
+func checkContainer(s *sandbox, c *runtimeapi.ContainerConfig) error {
+	sc, box := c.GetLinux().GetSecurityContext(), s.config().GetLinux().GetSecurityContext()
+	invalid := func(format string, args ...any) error { return status.Errorf(codes.InvalidArgument, format, args...) }
+	if sc.GetPrivileged() && !box.GetPrivileged() {
+		return invalid("a privileged container in a sandbox that is not privileged")
+	}
+	want, have := sc.GetNamespaceOptions().GetUsernsOptions(), box.GetNamespaceOptions().GetUsernsOptions()
+	same := func(a, b *runtimeapi.IDMapping) bool {
+		return a.HostId == b.HostId && a.ContainerId == b.ContainerId && a.Length == b.Length
+	}
+	if len(want.GetUids())+len(want.GetGids()) > 0 && (!slices.EqualFunc(want.GetUids(), have.GetUids(), same) || !slices.EqualFunc(want.GetGids(), have.GetGids(), same)) {
+		return invalid("the container's user namespace is not its sandbox's")
+	}
+	for _, m := range c.Mounts {
+		if m.GetImage().GetImage() == "" {
+			continue
+		}
+		switch {
+		case m.HostPath != "":
+			return invalid("mount at %s: an image and a path of the host", m.ContainerPath)
+		case !m.Readonly:
+			return invalid("mount at %s: an image can only be mounted read-only", m.ContainerPath)
+		}
+	}
+	if len(c.CDIDevices) > 0 {
+		return invalid("CDI device %q: devices of the container device interface are not supported by this runtime", c.CDIDevices[0].Name)
+	}
+	return nil
 }
 
 // imageRef is how the CRI tells which image a container has: by digest if there
@@ -189,22 +225,19 @@ func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, i
 				return fmt.Errorf("image volume %s: %w", m.ContainerPath, err)
 			}
 			c.record.Volumes = append(c.record.Volumes, volume)
+			m.Image = proto.Clone(m.Image).(*runtimeapi.ImageSpec)
+			m.Image.ImageRef = im.ID
 			if in.Images[m.ContainerPath], err = r.cfg.Images.MountImage(ctx, volume, im, m.ImageSubPath, rootfsOptions(s.options().GetUsernsOptions())); err != nil {
 				return fmt.Errorf("image volume %s: %w", m.ContainerPath, err)
 			}
 			continue
 		}
-		// As the field's runtimes do: a host's path that is not there becomes a
-		// directory.
-		if path.IsAbs(m.HostPath) {
-			if _, err := os.Stat(m.HostPath); errors.Is(err, os.ErrNotExist) {
-				if err := os.MkdirAll(m.HostPath, 0o755); err != nil {
-					return fmt.Errorf("mount of %s: %w", m.HostPath, err)
-				}
-			} else if err != nil {
-				return fmt.Errorf("mount of %s: %w", m.HostPath, err)
-			}
+		if err := checkSource(m); err != nil {
+			return err
 		}
+	}
+	if in.Volumes, err = r.volumes(c, root.Path, image); err != nil {
+		return err
 	}
 	for _, d := range config.Devices {
 		if in.Devices[d.HostPath], err = devicesAt(d.HostPath); err != nil {
@@ -269,7 +302,7 @@ func (r *Runtime) writeBundle(id string, s *specs.Spec) error {
 // unmakeContainer takes everything of a container that is not running away.
 func (r *Runtime) unmakeContainer(c *container) error {
 	id := c.record.ID
-	errs := []error{r.cfg.Images.Release(id), os.RemoveAll(r.bundleDir(id))}
+	errs := []error{r.cfg.Images.Release(id), os.RemoveAll(r.bundleDir(id)), os.RemoveAll(r.volumeDir(id))}
 	for _, v := range c.record.Volumes {
 		errs = append(errs, r.cfg.Images.Release(v))
 	}
@@ -598,8 +631,9 @@ func (c *container) status() *runtimeapi.ContainerStatus {
 		CreatedAt: nanos(rec.Created), StartedAt: nanos(rec.Started), FinishedAt: nanos(rec.Ended), ExitCode: rec.Code,
 		Image: config.Image, ImageRef: rec.Ref, ImageId: rec.Image, Reason: rec.Reason, Message: rec.Message,
 		Labels: config.Labels, Annotations: config.Annotations, Mounts: config.Mounts, LogPath: rec.Log,
-		Resources: &runtimeapi.ContainerResources{Linux: config.GetLinux().GetResources()},
-		User:      &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: int64(rec.User.UID), Gid: int64(rec.User.GID), SupplementalGroups: groups}},
+		Resources:  &runtimeapi.ContainerResources{Linux: config.GetLinux().GetResources()},
+		StopSignal: cmp.Or(config.StopSignal, runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+rec.Stop])),
+		User:       &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: int64(rec.User.UID), Gid: int64(rec.User.GID), SupplementalGroups: groups}},
 	}
 }
 

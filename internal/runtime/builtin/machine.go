@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
@@ -41,8 +42,25 @@ func machine() (spec.Machine, error) {
 	if err != nil {
 		return m, err
 	}
+	own, err := capability.NewPid2(0)
+	if err == nil {
+		err = own.Load()
+	}
+	if err != nil {
+		return m, err
+	}
 	for _, c := range known {
-		m.Capabilities = append(m.Capabilities, "CAP_"+strings.ToUpper(c.String()))
+		// What knarr itself lacks it cannot give.
+		if own.Get(capability.BOUNDING, c) {
+			m.Capabilities = append(m.Capabilities, "CAP_"+strings.ToUpper(c.String()))
+		}
+	}
+	if !own.Get(capability.BOUNDING, capability.CAP_SYS_RESOURCE) {
+		if m.MinScore, err = strconv.Atoi(readTrimmed("/proc/self/oom_score_adj")); err != nil {
+			return m, err
+		}
+	} else {
+		m.MinScore = -1000
 	}
 	m.AppArmor = readTrimmed("/sys/module/apparmor/parameters/enabled") == "Y"
 	m.SELinux = exists("/sys/fs/selinux/enforce")
@@ -65,6 +83,7 @@ var notForAll = map[string]bool{"pts": true, "shm": true, "fd": true, "mqueue": 
 // devicesAt lists the device nodes at a path, and below it if it is a
 // directory.
 func devicesAt(path string) ([]specs.LinuxDevice, error) {
+	name := path
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
@@ -95,10 +114,25 @@ func devicesAt(path string) ([]specs.LinuxDevice, error) {
 			kind = "c"
 		}
 		mode := fs.FileMode(st.Mode & 0o777)
-		out = append(out, specs.LinuxDevice{Path: p, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), FileMode: &mode, UID: &st.Uid, GID: &st.Gid})
+		out = append(out, specs.LinuxDevice{Path: name + strings.TrimPrefix(p, path), Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), FileMode: &mode, UID: &st.Uid, GID: &st.Gid})
 		return nil
 	})
 	return out, err
+}
+
+// profile is one that is given in either of two ways: a field, or the name
+// that older kubelets send.
+func profile(p *runtimeapi.SecurityProfile, name string) *runtimeapi.SecurityProfile {
+	if p != nil || name == "" {
+		return p
+	}
+	switch name {
+	case "runtime/default", "docker/default":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+	case "unconfined":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	}
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: name}
 }
 
 // maxProfile bounds a seccomp profile of a node's.
@@ -110,7 +144,7 @@ func (r *Runtime) seccomp(sc *runtimeapi.LinuxContainerSecurityContext) (*specs.
 	if sc.GetPrivileged() {
 		return nil, nil
 	}
-	p := sc.GetSeccomp()
+	p := profile(sc.GetSeccomp(), sc.GetSeccompProfilePath())
 	switch p.GetProfileType() {
 	case runtimeapi.SecurityProfile_Unconfined:
 		return nil, nil

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -81,6 +82,15 @@ func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 	case len(c.Hostname) > 64:
 		return invalid("host name %q is longer than 64 characters", c.Hostname)
 	}
+	if sc := c.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return invalid("a group to run as is given without a user")
+	}
+	d := c.GetDnsConfig()
+	for _, word := range slices.Concat(d.GetServers(), d.GetSearches(), d.GetOptions()) {
+		if strings.ContainsFunc(word, unicode.IsSpace) {
+			return invalid("DNS: %q has white space", word)
+		}
+	}
 	o := c.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	if o.GetPid() == runtimeapi.NamespaceMode_TARGET || o.GetNetwork() == runtimeapi.NamespaceMode_CONTAINER || o.GetIpc() == runtimeapi.NamespaceMode_CONTAINER {
 		return invalid("namespace options %v are not those of a sandbox", o)
@@ -88,9 +98,15 @@ func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 	if u := o.GetUsernsOptions(); u != nil {
 		switch u.Mode {
 		case runtimeapi.NamespaceMode_NODE:
+			if len(u.Uids) > 0 || len(u.Gids) > 0 {
+				return invalid("the node's user namespace has no mappings")
+			}
 		case runtimeapi.NamespaceMode_POD:
 			if len(u.Uids) != 1 || len(u.Gids) != 1 || u.Uids[0].Length == 0 || u.Gids[0].Length == 0 {
 				return invalid("a user namespace needs one mapping of users and one of groups")
+			}
+			if u.Uids[0].ContainerId != 0 || u.Gids[0].ContainerId != 0 {
+				return invalid("a user namespace needs a mapping of root")
 			}
 			if o.GetNetwork() == runtimeapi.NamespaceMode_NODE || o.GetPid() == runtimeapi.NamespaceMode_NODE || o.GetIpc() == runtimeapi.NamespaceMode_NODE {
 				return invalid("a user namespace with one of the host's other namespaces is not supported")
@@ -100,8 +116,8 @@ func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 		}
 	}
 	for _, p := range c.PortMappings {
-		if p.HostPort < 0 || p.HostPort > 65535 || p.ContainerPort < 1 || p.ContainerPort > 65535 {
-			return invalid("port mapping %d to %d: ports are 1 to 65535", p.HostPort, p.ContainerPort)
+		if p.HostPort < 0 || p.HostPort > 65535 || p.ContainerPort < 0 || p.ContainerPort > 65535 || p.HostPort > 0 && p.ContainerPort == 0 {
+			return invalid("port mapping %d to %d: ports are 1 to 65535, and 0 of the host is none", p.HostPort, p.ContainerPort)
 		}
 	}
 	return nil
@@ -212,6 +228,9 @@ func pingGroups(o *runtimeapi.UserNamespace) string {
 	return fmt.Sprintf("0 %d", last)
 }
 
+// pauseScore is the OOM score of what holds a pod: the last to be killed.
+const pauseScore = -998
+
 // pause runs the process that holds the PID namespace of a pod.
 func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	id := s.record.ID
@@ -228,7 +247,7 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	sb.PID = ""
 	config := &runtimeapi.ContainerConfig{
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources: &runtimeapi.LinuxContainerResources{CpuShares: 2, OomScoreAdj: -998},
+			Resources: &runtimeapi.LinuxContainerResources{CpuShares: 2, OomScoreAdj: pauseScore},
 			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NoNewPrivs: true, ReadonlyRootfs: true,
 				NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 				Capabilities:     &runtimeapi.Capability{DropCapabilities: []string{"ALL"}}},
@@ -471,7 +490,12 @@ func (r *Runtime) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandbox
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := &runtimeapi.PodSandboxStatusResponse{Status: s.status()}
+	out := &runtimeapi.PodSandboxStatusResponse{Status: s.status(), Timestamp: time.Now().UnixNano()}
+	for _, c := range r.containers {
+		if c.record.Sandbox == s.record.ID {
+			out.ContainersStatuses = append(out.ContainersStatuses, c.status())
+		}
+	}
 	if req.Verbose {
 		out.Info = info(map[string]any{"config": s.record.Config, "runDir": r.sandboxDir(s.record.ID), "pause": s.record.Pause})
 	}

@@ -172,7 +172,7 @@ func (r *Runtime) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListP
 	r.mu.Lock()
 	var l []*sandbox
 	if id := f.GetId(); id != "" {
-		if s, ok := find(r.sandboxes, id); ok {
+		if s, ok := find(r.sandboxes, id); ok && matches(s.config().Labels, f.GetLabelSelector()) {
 			l = append(l, s)
 		}
 	} else {
@@ -198,15 +198,15 @@ func (r *Runtime) podStats(ctx context.Context, t *cgroup.Tree, s *sandbox) *run
 		at := path.Join("/", parent)
 		if u, ok := t.Read(at, now); ok {
 			linux.Cpu, linux.Memory = cpuUsage(u), memoryUsage(u)
-			if u.Tasks != nil {
-				linux.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(uint64(u.Tasks.Processes))}
-			}
 		}
 	}
 	linux.Network = r.networkUsage(s, now)
+	processes := 0
 	for _, k := range r.running("", s.record.ID, nil) {
 		linux.Containers = append(linux.Containers, r.statsOf(ctx, t, k))
+		processes += len(t.Procs(spec.CgroupPath(c.GetLinux().GetCgroupParent(), k.record.ID)))
 	}
+	linux.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(uint64(processes))}
 	return &runtimeapi.PodSandboxStats{Linux: linux,
 		Attributes: &runtimeapi.PodSandboxAttributes{Id: s.record.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations}}
 }

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// maxOutput bounds each stream of an ExecSync: its answer is one message.
-	maxOutput = 4 << 20
+	// maxOutput and maxErrors bound the streams of an ExecSync: its answer is
+	// one message of at most 16 MiB.
+	maxOutput = 16_000_000
+	maxErrors = 500_000
 	// lingerTime is for output of processes that outlive the one that was
 	// executed, and hold its streams.
 	lingerTime = 2 * time.Second
@@ -81,6 +83,12 @@ func (r *Runtime) PortForward(_ context.Context, req *runtimeapi.PortForwardRequ
 	if err != nil {
 		return nil, err
 	}
+	r.mu.Lock()
+	ready := s.record.Ready
+	r.mu.Unlock()
+	if !ready {
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not running", s.record.ID)
+	}
 	req.PodSandboxId = s.record.ID
 	return r.stream.GetPortForward(req)
 }
@@ -115,7 +123,7 @@ func (r *Runtime) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest)
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(req.Timeout)*time.Second, errExecTime)
 		defer cancel()
 	}
-	var out, errs bounded
+	out, errs := bounded{max: maxOutput}, bounded{max: maxErrors}
 	code, err := r.exec(ctx, c, req.Cmd, false, nil, &out, &errs, nil)
 	if errors.Is(context.Cause(ctx), errExecTime) {
 		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d s", req.Cmd, req.Timeout)
@@ -129,10 +137,13 @@ func (r *Runtime) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest)
 var errExecTime = errors.New("the command took too long")
 
 // bounded keeps the beginning of what is written.
-type bounded struct{ b []byte }
+type bounded struct {
+	b   []byte
+	max int
+}
 
 func (w *bounded) Write(p []byte) (int, error) {
-	w.b = append(w.b, p[:min(len(p), maxOutput-len(w.b))]...)
+	w.b = append(w.b, p[:min(len(p), w.max-len(w.b))]...)
 	return len(p), nil
 }
 

@@ -52,11 +52,11 @@ func (s *Store) layerPath(chain string) string { return s.path("layers", encoded
 func (s *Store) open() (unlock func(), err error) {
 	for _, dir := range []string{"", "configs", "layers", "containers", "tmp", "empty"} {
 		// Layers hold setuid programs: nobody but root may come near.
-		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
+		if err := os.MkdirAll(s.path(dir), 0o711); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
-	if err := errors.Join(os.Chmod(s.cfg.Root, 0o700), os.Chmod(s.path("empty"), 0o755)); err != nil {
+	if err := errors.Join(os.Chmod(s.cfg.Root, 0o711), os.Chmod(s.path("empty"), 0o755)); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
 	lock, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)

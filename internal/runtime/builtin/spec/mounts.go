@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,6 +41,11 @@ func mounts(in Input, security *runtimeapi.LinuxContainerSecurityContext) ([]spe
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
 		if p := "/etc/" + name; !given(p) {
 			l = append(l, specs.Mount{Destination: p, Type: "bind", Source: filepath.Join(in.Sandbox.Dir, name), Options: []string{"rbind", "rprivate", files}})
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(in.Volumes)) {
+		if !given(p) {
+			l = append(l, specs.Mount{Destination: p, Type: "bind", Source: in.Volumes[p], Options: []string{"rbind", "rprivate", "rw"}})
 		}
 	}
 	// A mount below another one comes after it.

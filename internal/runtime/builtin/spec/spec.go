@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,6 +31,9 @@ type Input struct {
 	Seccomp *specs.LinuxSeccomp
 	// Images are where images' files are, by the path in the container.
 	Images map[string]string
+	// Volumes are directories of the host for what the image declares to be
+	// one, by the path in the container.
+	Volumes map[string]string
 	// Devices are what is at the host's paths that Config names: a node, or
 	// those of a directory.
 	Devices map[string][]specs.LinuxDevice
@@ -61,6 +65,7 @@ type Machine struct {
 	Devices      []specs.LinuxDevice // of the host, for privileged containers
 	AppArmor     bool
 	SELinux      bool
+	MinScore     int // the least OOM score that can be given
 }
 
 // Container returns the specification.
@@ -107,6 +112,9 @@ func Container(in Input) (*specs.Spec, error) {
 		s.Linux.MaskedPaths = security.GetMaskedPaths()
 		s.Linux.ReadonlyPaths = security.GetReadonlyPaths()
 	}
+	if err := checkLabel(security.GetSelinuxOptions()); err != nil {
+		return nil, err
+	}
 	if l := label(security.GetSelinuxOptions()); l != "" && in.Machine.SELinux && !security.GetPrivileged() {
 		s.Process.SelinuxLabel = l
 	}
@@ -152,18 +160,34 @@ func process(in Input, security *runtimeapi.LinuxContainerSecurityContext) (*spe
 	if p.Capabilities, err = Capabilities(security, in.Machine.Capabilities); err != nil {
 		return nil, err
 	}
-	adj := int(in.Config.GetLinux().GetResources().GetOomScoreAdj())
+	// Without the right to lower it a process keeps the score of its parent.
+	adj := max(int(in.Config.GetLinux().GetResources().GetOomScoreAdj()), in.Machine.MinScore)
 	p.OOMScoreAdj = &adj
-	switch profile := security.GetApparmor(); {
+	switch profile := apparmor(security); {
 	case security.GetPrivileged():
 	case !in.Machine.AppArmor:
-		if profile.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
-			return nil, fmt.Errorf("apparmor is not supported: profile %q cannot be used", profile.LocalhostRef)
+		if profile != nil && profile.ProfileType != runtimeapi.SecurityProfile_Unconfined {
+			return nil, fmt.Errorf("apparmor is not supported by this machine: profile %s %q cannot be used", profile.ProfileType, profile.LocalhostRef)
 		}
 	case profile.GetProfileType() == runtimeapi.SecurityProfile_Localhost:
 		p.ApparmorProfile = strings.TrimPrefix(profile.LocalhostRef, "localhost/")
 	}
 	return p, nil
+}
+
+// apparmor is the profile that is asked for, in a field or by the name that
+// older kubelets send; nil is none.
+func apparmor(sc *runtimeapi.LinuxContainerSecurityContext) *runtimeapi.SecurityProfile {
+	name := sc.GetApparmorProfile()
+	switch {
+	case sc.GetApparmor() != nil || name == "":
+		return sc.GetApparmor()
+	case name == "unconfined":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	case name == "runtime/default":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+	}
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: name}
 }
 
 func environment(in Input) []string {
@@ -229,6 +253,26 @@ func label(o *runtimeapi.SELinuxOption) string {
 		return ""
 	}
 	return strings.Join([]string{o.User, o.Role, o.Type, o.Level}, ":")
+}
+
+// seLevel is the level of an SELinux label (selinux(8)): sensitivities, and
+// categories after a colon.
+var seLevel = regexp.MustCompile(`^s[0-9]+(-s[0-9]+)?(:c[0-9]+([.,]c[0-9]+)*)(-s[0-9]+:c[0-9]+([.,]c[0-9]+)*)?$|^s[0-9]+(-s[0-9]+)?$`)
+
+// checkLabel refuses what is no label: where SELinux is off, too.
+func checkLabel(o *runtimeapi.SELinuxOption) error {
+	if o == nil {
+		return nil
+	}
+	for _, part := range []string{o.User, o.Role, o.Type} {
+		if strings.ContainsAny(part, ": \t\n") {
+			return fmt.Errorf("SELinux options: %q is not a part of a label", part)
+		}
+	}
+	if o.Level != "" && !seLevel.MatchString(o.Level) {
+		return fmt.Errorf("SELinux options: level %q is not of the form s0:c1,c2", o.Level)
+	}
+	return nil
 }
 
 // inRoot is a path below the container's root, lexically.

@@ -289,6 +289,15 @@ func (s *Server) signal(id, exec string, sig int) error {
 		if err != nil {
 			return err
 		}
+		select {
+		case <-e.ended:
+			return nil
+		default:
+		}
+		if sig == int(unix.SIGKILL) {
+			// With all that it has started: it leads a session and a group.
+			unix.Kill(-e.proc.pid, unix.SIGKILL)
+		}
 		return notThere(e.proc.signal(sig))
 	}
 	b, err := s.box(id)
