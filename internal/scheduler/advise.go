@@ -119,7 +119,7 @@ func (c *change) String() string {
 		if class, ok := implicit(corev1.ResourceName(c.name)); ok {
 			return "the DeviceClass " + class
 		}
-		return amountText(c.name, c.missing) + " " + c.name + " from a device plugin, or from devices of a DeviceClass with this extendedResourceName"
+		return amountText(c.name, c.missing) + " " + c.name + " from a device plugin or a DeviceClass with this extendedResourceName"
 	case lessSkew:
 		return plural(c.missing, "matching pod") + " fewer in " + c.name + "=" + c.value
 	}
