@@ -21,8 +21,7 @@ var (
 		New:    func() Object { return &resourcev1.DeviceClass{} }, NewList: func() runtime.Object { return &resourcev1.DeviceClassList{} },
 		PrepareCreate: do(prepare.CreateManaged[*resourcev1.DeviceClass]), PrepareUpdate: doBoth(prepare.DeviceClassUpdate),
 		Validate: check(validate.DeviceClass), ValidateUpdate: checkBoth(validate.DeviceClassUpdate),
-		Warnings: warn(warnings.DeviceClass),
-		Columns:  []Column{nameColumn, ageColumn},
+		Columns: []Column{nameColumn, ageColumn},
 	}
 	ResourceClaim = &Kind{
 		GVK: resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"), Resource: "resourceclaims", Singular: "resourceclaim",

@@ -293,7 +293,8 @@ func TestStaleClaim(t *testing.T) {
 	}
 	l := newLoop(t, aNode("n"), standingFor("g", "a/x"), aSlice("n", "a:x"), aPod("o", requests("a/x", "1")), old(), aPod("p", requests("a/x", "1")))
 	l.steps()
-	if c := l.made(t, "p"); c != nil || !strings.Contains(l.events.String(), "p Warning FailedScheduling: 0/1 nodes are available: 1 cannot schedule extended resource claim. deletion of ResourceClaim completed") {
+	c := l.made(t, "p")
+	if c != nil || !strings.Contains(l.events.String(), "p Warning FailedScheduling: 0/1 nodes are available: 1 cannot schedule extended resource claim. deletion of ResourceClaim completed") {
 		t.Errorf("%+v\n%s", c, l.events)
 	}
 	l.Now = l.Now.Add(time.Minute)
@@ -302,6 +303,13 @@ func TestStaleClaim(t *testing.T) {
 		t.Errorf("o on %q, p on %q\n%s", l.pod("o").Spec.NodeName, l.pod("p").Spec.NodeName, l.events)
 	}
 	l.noDeviceIsPromised(t)
+
+	l = newLoop(t, aNode("n"), standingFor("g", "a/x"), aSlice("n", "a:x"), aDeviceClaim("old", exactly("g", 1), madeForPod("p")), aPod("p", requests("a/x", "1")))
+	l.steps()
+	l.Now = l.Now.Add(time.Minute)
+	if l.steps(); l.pod("p").Spec.NodeName != "n" || l.made(t, "p").Name == "old" {
+		t.Errorf("one that has nothing yet is in the way\n%s", l.events)
+	}
 
 	l = newLoop(t, aNode("n"), standingFor("g", "a/x"), aSlice("n", "a:x"), old(), aPod("p", requests("a/x", "1")))
 	l.Lag = true
@@ -321,6 +329,7 @@ func TestWhatWakesPodsWithExtendedResources(t *testing.T) {
 	}{
 		{"the class comes", []any{aNode("n"), aSlice("n", "a:x")}, put(standingFor("g", "a/x")), true, true},
 		{"another class comes", []any{aNode("n"), aSlice("n", "a:x")}, put(standingFor("g", "a/y")), false, false},
+		{"another class comes, while the node's own are in use", []any{aNode("n", has("a/x", "1")), aPod("x", on("n"), requests("a/x", "1")), standingFor("g", "a/x")}, put(standingFor("h", "a/y")), false, false},
 		{"a class gets the name", []any{aNode("n"), aSlice("n", "a:x"), aDeviceClass("g")}, put(standingFor("g", "a/x")), true, true},
 		{"devices come", []any{aNode("n"), standingFor("g", "a/x")}, put(aSlice("n", "a:x")), true, true},
 		{"the node's own come", []any{aNode("n"), standingFor("g", "a/x")}, put(aNode("n", has("a/x", "1"))), true, true},

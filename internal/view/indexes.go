@@ -70,7 +70,7 @@ var (
 	// that they have.
 	PodsByDeviceClaim = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
 		pod := o.(*corev1.Pod)
-		if len(pod.Spec.ResourceClaims) == 0 {
+		if len(pod.Spec.ResourceClaims) == 0 && pod.Status.ExtendedResourceClaimStatus == nil {
 			return nil
 		}
 		var keys []string
