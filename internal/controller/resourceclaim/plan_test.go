@@ -365,6 +365,13 @@ func TestClaimForExtendedResources(t *testing.T) {
 			if len(w.Writes) > 0 {
 				t.Fatalf("told %v: %q", told, w.Writes)
 			}
+			now, key := w.View.Snapshot(), reconcile.Key{Namespace: "a", Name: "c"}
+			if h, _ := observeClaim(reconcile.Input{View: now, Key: key}); h.Placed != told {
+				t.Errorf("told %v: a pod on a node has it: %v", told, h.Placed)
+			}
+			if keys := given(now, view.Change{Kind: kinds.Pod, Old: p}); !slices.Equal(keys, []reconcile.Key{key}) {
+				t.Errorf("told %v: the end of the pod wakes %v", told, keys)
+			}
 			if gone {
 				w.Remove(kinds.Pod, "a", "p")
 			} else {
