@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
@@ -17,6 +19,8 @@ import (
 const (
 	// deviced is what the class, the template, the claims and the pods are called.
 	deviced = "dev"
+	// devicedResource is what the devices of the class stand for.
+	devicedResource corev1.ResourceName = "dev.example.com/dev"
 	// onNetwork devices are reached from all nodes; each node has one of its own.
 	onNetwork = 5
 	// devicePods and sharedClaims of a namespace, at most.
@@ -25,7 +29,10 @@ const (
 
 // deviceObjects are what a driver brings.
 func deviceObjects() []kinds.Object {
-	out := []kinds.Object{&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: deviced}}}
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: deviced}}
+	stands := string(devicedResource)
+	class.Spec.ExtendedResourceName = &stands
+	out := []kinds.Object{class}
 	slice := func(name string, count int, where func(*resourcev1.ResourceSliceSpec)) {
 		s := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		s.Spec.Driver, s.Spec.Pool = "dev.example.com", resourcev1.ResourcePool{Name: name, ResourceSliceCount: 1}
@@ -69,15 +76,31 @@ func (u *users) actOnDevices(ns string) (string, error) {
 	}
 	p := u.pod(ns, "alone")
 	p.Name = name
-	c := corev1.PodResourceClaim{Name: "c"}
-	if shared := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(sharedClaims)); u.rng.IntN(3) == 0 {
+	c, template := corev1.PodResourceClaim{Name: "c"}, deviced
+	switch shared := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(sharedClaims)); u.rng.IntN(3) {
+	case 0:
 		c.ResourceClaimName = &shared
-	} else {
-		template := deviced
+	case 1:
 		c.ResourceClaimTemplateName = &template
+	default:
+		r := &p.Spec.Containers[0].Resources
+		for _, list := range []*corev1.ResourceList{&r.Requests, &r.Limits} {
+			if *list = maps.Clone(*list); *list == nil {
+				*list = corev1.ResourceList{}
+			}
+			(*list)[devicedResource] = *resource.NewQuantity(1, resource.DecimalSI)
+		}
+		return "create pod with an extended resource", u.create(kinds.Pod, p)
 	}
 	p.Spec.ResourceClaims = []corev1.PodResourceClaim{c}
 	return "create pod with devices", u.create(kinds.Pod, p)
+}
+
+// wantsDevices reports whether a pod may only have a node with devices, and
+// extended whether that is because of an extended resource.
+func wantsDevices(p *corev1.Pod) (wants, extended bool) {
+	_, extended = p.Spec.Containers[0].Resources.Requests[devicedResource]
+	return extended || len(p.Spec.ResourceClaims) > 0, extended
 }
 
 // claimDevices makes what pods name. What is there is no error.
@@ -104,6 +127,8 @@ type deviceAudit struct {
 	claims  map[string]*resourcev1.ResourceClaim
 	pods    map[types.UID]*corev1.Pod
 	granted int
+	// extended of the pods got theirs for an extended resource.
+	extended int
 }
 
 func newDeviceAudit() *deviceAudit {
@@ -140,7 +165,7 @@ func (a *deviceAudit) observe(before, after kinds.Object) error {
 			a.holders[d] = now.UID
 		}
 	case *corev1.Pod:
-		if len(now.Spec.ResourceClaims) == 0 {
+		if wants, _ := wantsDevices(now); !wants {
 			return nil
 		}
 		a.pods[now.UID] = now
@@ -152,6 +177,12 @@ func (a *deviceAudit) observe(before, after kinds.Object) error {
 }
 
 func (a *deviceAudit) bound(p *corev1.Pod) error {
+	if _, extended := wantsDevices(p); extended {
+		if p.Status.ExtendedResourceClaimStatus == nil {
+			return fmt.Errorf("pod %s/%s is bound without devices for its extended resource", p.Namespace, p.Name)
+		}
+		a.extended++
+	}
 	for name := range resourceclaim.PodClaims(p) {
 		c := a.claims[p.Namespace+"/"+name]
 		if c == nil || c.Status.Allocation == nil || !resourceclaim.IsReservedForPod(p, c, false) {
@@ -202,13 +233,15 @@ func (w *world) checkDevices(t truth) error {
 		}
 	}
 	for _, p := range pods {
-		if len(p.Spec.ResourceClaims) == 0 || finished(p) || p.Spec.NodeName != "" || free == 0 || p.DeletionTimestamp != nil {
+		wants, open := wantsDevices(p)
+		if !wants || finished(p) || p.Spec.NodeName != "" || free == 0 || p.DeletionTimestamp != nil {
 			continue
 		}
 		for name := range resourceclaim.PodClaims(p) {
-			if c := claims[p.Namespace+"/"+name]; c == nil || c.DeletionTimestamp != nil || c.Status.Allocation != nil {
-				continue
-			}
+			c := claims[p.Namespace+"/"+name]
+			open = open || c != nil && c.DeletionTimestamp == nil && c.Status.Allocation == nil
+		}
+		if open {
 			for i := range nodes {
 				n := fmt.Sprintf("n%d", i)
 				if l := w.audit.at(n); l.room(requests(p)) && slices.ContainsFunc(all[*corev1.Node](t, kinds.Node), func(o *corev1.Node) bool { return o.Name == n && !drained(o) }) {

@@ -238,6 +238,42 @@ func TestPromisesForExtendedResources(t *testing.T) {
 	l.noDeviceIsPromised(t)
 }
 
+// Until the view shows the claim, and that its pod is bound, others do not get
+// the same device.
+func TestMadeClaimIsKnownAtOnce(t *testing.T) {
+	l := newLoop(t, aNode("n"), standingFor("g", "a/x"), aSlice("n", "a:x"), aPod("p", requests("a/x", "1")), aPod("q", requests("a/x", "1")))
+	l.s.start()
+	l.s.absorb()
+	l.Lag = true
+	l.steps()
+	if l.pod("p").Spec.NodeName != "n" || l.pod("q").Spec.NodeName != "" || l.made(t, "q") != nil {
+		t.Errorf("p on %q, q on %q\n%s", l.pod("p").Spec.NodeName, l.pod("q").Spec.NodeName, l.events)
+	}
+	l.Lag = false
+	l.Deliver(nil)
+	l.steps()
+	l.noDeviceIsPromised(t)
+	// One that has gone before its making is known does not come back.
+	l = newLoop(t, aNode("n"), standingFor("g", "a/x"), aSlice("n", "a:x"), aPod("p", requests("a/x", "1")))
+	l.s.start()
+	l.s.absorb()
+	var held func(context.Context) result
+	l.s.schedule(l.s.queue.pop(l.Now), func(do func(context.Context) result) { held = do })
+	r := held(context.Background())
+	l.Remove(kinds.ResourceClaim, "default", l.made(t, "p").Name)
+	l.s.absorb()
+	l.s.report(r)
+	l.steps()
+	if n := len(l.s.cluster.deviceClaims); n != 0 || l.pod("p").Spec.NodeName != "" {
+		t.Errorf("%d claims, p on %q", n, l.pod("p").Spec.NodeName)
+	}
+	l.noDeviceIsPromised(t)
+	l.Now = l.Now.Add(2 * time.Second)
+	if l.steps(); l.pod("p").Spec.NodeName != "n" {
+		t.Errorf("%s", l.events)
+	}
+}
+
 // Nothing is left of an attempt that fails, and the next one succeeds.
 func TestFailuresWithExtendedResources(t *testing.T) {
 	no := apierrors.NewInternalError(errors.New("no"))
