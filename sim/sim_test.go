@@ -27,7 +27,7 @@ func TestInvariantsHold(t *testing.T) {
 	writes := map[string]int{}
 	preempted, scaled, charged, granted, extended := 0, 0, 0, 0, 0
 	t.Run("seeds", func(t *testing.T) {
-		for seed := range uint64(4) {
+		for seed := range uint64(5) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				w, err := newWorld(config{seed: seed, steps: 3000})
