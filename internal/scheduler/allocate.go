@@ -39,6 +39,7 @@ type podDevices struct {
 	// allocator for those that are open, and for drafts. Its search may be
 	// long, so all of it has to end in time.
 	allocator structured.Allocator
+	selectors *cel.Cache // of classes
 	timeout   time.Duration
 	until     time.Time // zero: it has not begun
 	answers   map[*node]*deviceAnswer
@@ -81,7 +82,7 @@ const (
 
 // prepareDevices looks the pod's claims up, once for all nodes.
 func (c *cycle) prepareDevices(selectors *cel.Cache) {
-	p := &podDevices{timeout: c.rules.filterTimeout, answers: map[*node]*deviceAnswer{}, stale: c.stale(), drafts: map[string]*draft{}}
+	p := &podDevices{selectors: selectors, timeout: c.rules.filterTimeout, answers: map[*node]*deviceAnswer{}, stale: c.stale(), drafts: map[string]*draft{}}
 	c.podDevices = p
 	if c.refusal, c.early, c.soon = c.findClaims(); c.refusal != "" {
 		return

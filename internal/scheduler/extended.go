@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/dynamic-resource-allocation/cel"
+	"k8s.io/dynamic-resource-allocation/structured"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -254,6 +257,66 @@ func (d *draft) give(all []corev1.Container, i int, name corev1.ResourceName, of
 func requestName(all []corev1.Container, i int, name corev1.ResourceName) string {
 	at := slices.Index(slices.Sorted(maps.Keys(all[i].Resources.Requests)), name)
 	return fmt.Sprintf("container-%d-request-%d", i, at)
+}
+
+// inUse implements the type: nothing, if devices do not serve the resource on the
+// node, or if it cannot be told which of them do.
+func (c *cycle) inUse(n *node, name corev1.ResourceName) (used, of int64) {
+	if c.podDevices == nil || !c.delegated(n, name) {
+		return 0, 0
+	}
+	class := c.classFor(name)
+	for _, s := range c.offer() {
+		for i := range s.Spec.Devices {
+			d := &s.Spec.Devices[i]
+			ok, err := reaches(n.obj, &s.Spec, d)
+			if ok && err == nil {
+				ok, err = c.podDevices.isOf(class, s.Spec.Driver, d)
+			}
+			switch {
+			case err != nil:
+				return 0, 0
+			case !ok:
+				continue
+			}
+			of++
+			if structured.IsDeviceAllocated(structured.MakeDeviceID(s.Spec.Driver, s.Spec.Pool.Name, d.Name), &c.taken) {
+				used++
+			}
+		}
+	}
+	return used, of
+}
+
+// reaches reports whether a node reaches a device of a slice.
+func reaches(n *corev1.Node, s *resourcev1.ResourceSliceSpec, d *resourcev1.Device) (bool, error) {
+	name, all, selector := s.NodeName, s.AllNodes, s.NodeSelector
+	if s.PerDeviceNodeSelection != nil && *s.PerDeviceNodeSelection {
+		name, all, selector = d.NodeName, d.AllNodes, d.NodeSelector
+	}
+	only := ""
+	if name != nil {
+		only = *name
+	}
+	return structured.NodeMatches(deviceFeatures, n, only, all != nil && *all, selector)
+}
+
+// isOf reports whether a device is of a class.
+func (p *podDevices) isOf(class *resourcev1.DeviceClass, driver string, d *resourcev1.Device) (bool, error) {
+	for _, s := range class.Spec.Selectors {
+		if s.CEL == nil {
+			continue // validation refuses it
+		}
+		compiled := p.selectors.GetOrCompile(s.CEL.Expression)
+		if compiled.Error != nil {
+			return false, compiled.Error
+		}
+		ok, _, err := compiled.DeviceMatches(context.Background(), cel.Device{Driver: driver, AllowMultipleAllocations: d.AllowMultipleAllocations, Attributes: d.Attributes, Capacity: d.Capacity})
+		if !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // implicit is the class that a resource names by itself.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 
 	"knarr.dev/knarr/internal/kinds"
 	"knarr.dev/knarr/internal/plan"
@@ -420,4 +422,32 @@ func TestSharedDeviceForExtendedResource(t *testing.T) {
 		t.Errorf("%v\n%s", l.s.cluster.taken.AllocatedSharedDeviceIDs, l.events)
 	}
 	l.noDeviceIsPromised(t)
+}
+
+// A profile that does not look at devices leaves nothing to them.
+func TestExtendedResourcesByProfile(t *testing.T) {
+	c := world(aNode("n"), standingFor("g", "a/x"), aSlice("n", "a:x"))
+	d := deciderWith(func(p *Profile) {
+		p.Filters = maps.Clone(p.Filters)
+		p.Filters[dynamicResources{}.Name()] = false
+	}).decide(c, pending(aPod("p", requests("a/x", "1"))))
+	if d.node != nil || !strings.HasPrefix(d.why, "0/1 nodes are available: 1 Insufficient a/x.") {
+		t.Errorf("%+v %s", d.node, d.why)
+	}
+}
+
+// What is given away of devices counts at once, though the node is the same.
+func TestScoresFollowDevices(t *testing.T) {
+	c := world(aNode("a"), aNode("b"), standingFor("g", widget), aSlice("a", "a:x", "b:x", "c:x"), aSlice("b", "a:x", "b:x", "c:x"))
+	d := deciderWith(strategy(configv1.MostAllocated, widget, 100))
+	for i, on := range []string{"b", "a", "b"} {
+		c.take(aDeviceClaim(fmt.Sprint("d", i), exactly("g", 1), given(map[string][]string{"a": {"a/a", "a/b"}, "b": {"b/" + string(rune('a'+i))}}[on])), false)
+		if on == "b" && i > 0 {
+			c.take(aDeviceClaim("d1", exactly("g", 1)), false) // given back
+		}
+		dec := d.decide(c, d.classes.pending(aPod(fmt.Sprint("p", i), requests(widget, "1"))))
+		if dec.node == nil || dec.node.name != on {
+			t.Errorf("%d: on %v, want %s: %s", i, dec.node, on, dec.why)
+		}
+	}
 }
