@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,6 +27,8 @@ const (
 	onNetwork = 5
 	// devicePods and sharedClaims of a namespace, at most.
 	devicePods, sharedClaims = 4, 2
+	// taintRules of the cluster, at most.
+	taintRules = 2
 )
 
 // deviceObjects are what a driver brings.
@@ -59,7 +63,7 @@ func deviceSpec() resourcev1.ResourceClaimSpec {
 func (u *users) actOnDevices(ns string) (string, error) {
 	name := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(devicePods))
 	ref := kinds.Ref{Kind: kinds.Pod, Namespace: ns, Name: name}
-	switch u.rng.IntN(14) {
+	switch u.rng.IntN(16) {
 	case 0, 1:
 		return "delete pod with devices", u.remove(ref, "")
 	case 2:
@@ -70,6 +74,10 @@ func (u *users) actOnDevices(ns string) (string, error) {
 		return "delete the template of claims", u.remove(kinds.Ref{Kind: kinds.ResourceClaimTemplate, Namespace: ns, Name: deviced}, "")
 	case 5, 6:
 		return "create claims to devices", u.claimDevices(ns)
+	case 7:
+		return "taint a device", u.create(kinds.DeviceTaintRule, u.taintRule())
+	case 8:
+		return "untaint a device", u.remove(kinds.Ref{Kind: kinds.DeviceTaintRule, Name: fmt.Sprintf("%s-%d", deviced, u.rng.IntN(taintRules))}, "")
 	}
 	if u.rng.IntN(4) > 0 { // otherwise they may come later
 		u.note("create claims", u.claimDevices(ns))
@@ -101,6 +109,15 @@ func (u *users) actOnDevices(ns string) (string, error) {
 func wantsDevices(p *corev1.Pod) (wants, extended bool) {
 	_, extended = p.Spec.Containers[0].Resources.Requests[devicedResource]
 	return extended || len(p.Spec.ResourceClaims) > 0, extended
+}
+
+// taintRule drives pods out of the first device of a pool, or says whom it would.
+func (u *users) taintRule() *resourcev1.DeviceTaintRule {
+	r := &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", deviced, u.rng.IntN(taintRules))}}
+	pool, device := u.pick("network", "n0", "n1"), "d0"
+	r.Spec.DeviceSelector = &resourcev1.DeviceTaintSelector{Pool: &pool, Device: &device}
+	r.Spec.Taint = resourcev1.DeviceTaint{Key: "k", Effect: resourcev1.DeviceTaintEffect(u.pick("NoExecute", "NoExecute", "None"))}
+	return r
 }
 
 // claimDevices makes what pods name. What is there is no error.
@@ -202,14 +219,36 @@ func devicesOf(c *resourcev1.ResourceClaim) (out []string) {
 	return out
 }
 
+// tainted are the devices that rules drive pods out of. None does so any more.
+func tainted(t truth) (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, r := range all[*resourcev1.DeviceTaintRule](t, kinds.DeviceTaintRule) {
+		c := meta.FindStatusCondition(r.Status.Conditions, resourcev1.DeviceTaintConditionEvictionInProgress)
+		if c == nil || c.ObservedGeneration != r.Generation || c.Status != metav1.ConditionFalse {
+			return nil, fmt.Errorf("rule %s says %+v, but nothing is under way", r.Name, c)
+		}
+		if r.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNoExecute {
+			out[*r.Spec.DeviceSelector.Pool+"/"+*r.Spec.DeviceSelector.Device] = true
+		}
+	}
+	return out, nil
+}
+
 // checkDevices: claims have devices if and only if pods use them, nobody else is
-// in the way, and no pod waits for a device that is free.
+// in the way, no pod stays on a device that drives it out, and no pod waits for a device that is free.
 func (w *world) checkDevices(t truth) error {
 	pods := map[types.UID]*corev1.Pod{}
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
 		pods[p.UID] = p
 	}
+	driven, err := tainted(t)
+	if err != nil {
+		return err
+	}
 	free := onNetwork
+	if driven["network/d0"] {
+		free--
+	}
 	claims := map[string]*resourcev1.ResourceClaim{}
 	for _, c := range all[*resourcev1.ResourceClaim](t, kinds.ResourceClaim) {
 		claims[c.Namespace+"/"+c.Name] = c
@@ -227,7 +266,10 @@ func (w *world) checkDevices(t truth) error {
 			return fmt.Errorf("claim %s/%s was made for %s, which is gone or has ended", c.Namespace, c.Name, ref.Name)
 		}
 		for _, d := range devicesOf(c) {
-			if len(d) > len("network/") && d[:len("network/")] == "network/" {
+			if driven[d] {
+				return fmt.Errorf("claim %s/%s has device %s, which drives pods out", c.Namespace, c.Name, d)
+			}
+			if strings.HasPrefix(d, "network/") {
 				free--
 			}
 		}

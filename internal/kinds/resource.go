@@ -74,7 +74,6 @@ var (
 		PrepareCreate: do(prepare.DeviceTaintRuleCreate), PrepareUpdate: doBoth(prepare.DeviceTaintRuleUpdate),
 		Stamp:    stamp(prepare.DeviceTaintRuleStamp),
 		Validate: check(validate.DeviceTaintRule), ValidateUpdate: checkBoth(validate.DeviceTaintRuleUpdate),
-		Warnings:     warn(warnings.DeviceTaintRule),
 		Subresources: map[string]Subresource{"status": status(prepare.DeviceTaintRuleStatusUpdate, validate.DeviceTaintRuleStatusUpdate)},
 		Columns: []Column{
 			nameColumn,
@@ -99,6 +98,13 @@ var resourceKinds = []*Kind{
 	ResourceClaimTemplate,
 	ResourceSlice,
 	DeviceTaintRule,
+}
+
+// SelectsDevice reports whether a rule is about a device. What its selector does
+// not name is any; without a selector it is about none.
+func SelectsDevice(r *resourcev1.DeviceTaintRule, driver, pool, device string) bool {
+	s := r.Spec.DeviceSelector
+	return s != nil && valueOr(s.Driver, driver) == driver && valueOr(s.Pool, pool) == pool && valueOr(s.Device, device) == device
 }
 
 func claimState(c *resourcev1.ResourceClaim) string {

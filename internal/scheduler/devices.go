@@ -192,12 +192,8 @@ func (d *devices) ruled(s *resourcev1.ResourceSlice) *resourcev1.ResourceSlice {
 	out := s
 	for _, name := range slices.Sorted(maps.Keys(d.taintRules)) {
 		rule := d.taintRules[name]
-		sel := rule.Spec.DeviceSelector
-		if sel == nil || !is(sel.Driver, s.Spec.Driver) || !is(sel.Pool, s.Spec.Pool.Name) {
-			continue // without a selector it is about no device
-		}
 		for i := range s.Spec.Devices {
-			if !is(sel.Device, s.Spec.Devices[i].Name) {
+			if !kinds.SelectsDevice(rule, s.Spec.Driver, s.Spec.Pool.Name, s.Spec.Devices[i].Name) {
 				continue
 			}
 			if out == s {
@@ -208,9 +204,6 @@ func (d *devices) ruled(s *resourcev1.ResourceSlice) *resourcev1.ResourceSlice {
 	}
 	return out
 }
-
-// is reports whether a part of a selector allows a name; nil allows any.
-func is(want *string, name string) bool { return want == nil || *want == name }
 
 // classLister gives the allocator the classes.
 type classLister map[string]*resourcev1.DeviceClass

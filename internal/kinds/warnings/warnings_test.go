@@ -88,8 +88,4 @@ func TestStorage(t *testing.T) {
 
 func TestDevices(t *testing.T) {
 	only(t, ResourceSlice(&resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Driver: "D"}}, nil), "should be lowercase")
-	rule := &resourcev1.DeviceTaintRule{}
-	only(t, DeviceTaintRule(rule, nil))
-	rule.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
-	only(t, DeviceTaintRule(rule, nil), "does not evict")
 }
