@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +41,9 @@ func drawNode(t *rapid.T, name string) *corev1.Node {
 	}
 	if rapid.IntRange(0, 4).Draw(t, "taint") == 0 {
 		tainted("k", rapid.SampledFrom([]corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule}).Draw(t, "effect"))(n)
+	}
+	if rapid.IntRange(0, 5).Draw(t, "extended") == 0 {
+		has(widget, rapid.SampledFrom([]string{"0", "1", "2"}).Draw(t, "widgets"))(n)
 	}
 	n.Spec.Unschedulable = rapid.IntRange(0, 6).Draw(t, "cordoned") == 0
 	return n
@@ -78,6 +82,9 @@ func drawPod(t *rapid.T, name string) *corev1.Pod {
 	}
 	p.Namespace = rapid.SampledFrom([]string{"default", "default", "other"}).Draw(t, "namespace")
 	chance := func(of int, label string) bool { return rapid.IntRange(0, of).Draw(t, label) == 0 }
+	if chance(3, "extended") {
+		p.Spec.Containers[0].Resources.Requests[widget] = *resource.NewQuantity(rapid.Int64Range(1, 2).Draw(t, "widgets"), resource.DecimalSI)
+	}
 	if chance(4, "selects") {
 		p.Spec.NodeSelector = map[string]string{"disk": "ssd"}
 	}
@@ -153,7 +160,7 @@ func variants() []*rules {
 
 func agree(t *rapid.T, decisions, remembered *int) {
 	c := world(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: map[string]string{"team": "t"}}})
-	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}, naiveStorage: newNaiveStorage()}
+	w := &naive{nodes: map[string]*corev1.Node{}, namespaces: map[string]map[string]string{"default": nil, "other": {"team": "t"}}, naiveStorage: newNaiveStorage(), naiveExtended: newNaiveExtended()}
 	take := func(o kinds.Object, gone bool) {
 		c.take(o, gone)
 		w.take(o, gone)
@@ -167,9 +174,12 @@ func agree(t *rapid.T, decisions, remembered *int) {
 	}
 	var templates []*corev1.Pod
 	for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
-		switch rapid.IntRange(0, 13).Draw(t, "step") {
+		switch rapid.IntRange(0, 14).Draw(t, "step") {
 		case 10, 11:
 			w.disturb(t, take)
+			continue
+		case 12:
+			w.disturbDevices(t, c)
 			continue
 		case 0, 1:
 			n := drawNode(t, fmt.Sprintf("n%d", rapid.IntRange(0, 4).Draw(t, "node")))
@@ -185,6 +195,7 @@ func agree(t *rapid.T, decisions, remembered *int) {
 			if len(w.pods) > 0 {
 				j := rapid.IntRange(0, len(w.pods)-1).Draw(t, "removed")
 				c.remove(c.pods[w.pods[j].UID])
+				w.giveBack(w.pods[j], c)
 				w.pods = slices.Delete(w.pods, j, j+1)
 			}
 			continue
@@ -227,6 +238,7 @@ func agree(t *rapid.T, decisions, remembered *int) {
 			if dec.wanted != nil {
 				w.promise(t, p, dec.wanted, c, take)
 			}
+			w.grant(t, p, dec.grants, c)
 			w.pods = append(w.pods, p)
 		}
 	}
@@ -316,10 +328,14 @@ func newAPI() *api {
 	return a
 }
 
-// Create binds. It is safe for concurrent use, for Run.
+// Create binds, or makes a claim for extended resources. It is safe for
+// concurrent use, for Run.
 func (a *api) Create(ctx context.Context, ref kinds.Ref, obj runtime.Object) (runtime.Object, error) {
+	if ref.Kind == kinds.ResourceClaim {
+		return a.World.Create(ctx, ref, obj)
+	}
 	if ref.Sub != "binding" {
-		return nil, errors.New("the scheduler creates nothing but bindings")
+		return nil, errors.New("the scheduler creates nothing but bindings and claims")
 	}
 	if fail := a.fail; fail != nil {
 		if err := fail(ref.Name); err != nil {

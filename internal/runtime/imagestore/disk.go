@@ -50,13 +50,13 @@ func (s *Store) layerPath(chain string) string { return s.path("layers", encoded
 
 // open takes the store over and reads what is there.
 func (s *Store) open() (unlock func(), err error) {
-	for _, dir := range []string{"", "configs", "layers", "containers", "tmp", "empty"} {
+	for _, dir := range []string{"", "configs", "layers", "containers", "tmp", "empty/1", "empty/2"} {
 		// Layers hold setuid programs: nobody but root may come near.
-		if err := os.MkdirAll(s.path(dir), 0o711); err != nil {
+		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
-	if err := errors.Join(os.Chmod(s.cfg.Root, 0o711), os.Chmod(s.path("empty"), 0o755)); err != nil {
+	if err := errors.Join(os.Chmod(s.cfg.Root, 0o700), os.Chmod(s.path("empty/1"), 0o755), os.Chmod(s.path("empty/2"), 0o755)); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
 	lock, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -211,9 +211,9 @@ func (s *Store) remove(path string) {
 func (s *Store) temp(kind string) (string, error) { return os.MkdirTemp(s.path("tmp"), kind+"-") }
 
 // aside moves a tree out of sight in one step, to be removed then. It returns
-// where it is. What a dead process left there is swept before the count begins.
+// where it is.
 func (s *Store) aside(path string) (string, error) {
-	to := s.path("tmp", fmt.Sprintf("gone-%d", s.gone.Add(1)))
+	to := s.path("tmp", fmt.Sprintf("gone-%d-%d", os.Getpid(), s.gone.Add(1)))
 	return to, os.Rename(path, to)
 }
 

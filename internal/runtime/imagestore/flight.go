@@ -82,3 +82,37 @@ func (f *flights[K, V]) do(ctx context.Context, key K, work func(context.Context
 	}
 	return value, own, context.Cause(ctx)
 }
+
+// locks serialises what is done to one thing, by its name.
+type locks struct {
+	mu   sync.Mutex
+	held map[string]*lock
+}
+
+type lock struct {
+	sync.Mutex
+	users int
+}
+
+func (l *locks) lock(name string) (unlock func()) {
+	l.mu.Lock()
+	if l.held == nil {
+		l.held = map[string]*lock{}
+	}
+	own := l.held[name]
+	if own == nil {
+		own = &lock{}
+		l.held[name] = own
+	}
+	own.users++
+	l.mu.Unlock()
+	own.Lock()
+	return func() {
+		own.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if own.users--; own.users == 0 {
+			delete(l.held, name)
+		}
+	}
+}

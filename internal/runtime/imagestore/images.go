@@ -147,8 +147,8 @@ func (s *Store) add(r record, config []byte) error {
 	}
 	return s.changeLocked(func(images map[string]record) {
 		for id, other := range images {
-			if id != r.ID && slices.ContainsFunc(other.Tags, func(t string) bool { return slices.Contains(r.Tags, t) }) {
-				other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return slices.Contains(r.Tags, t) })
+			if id != r.ID {
+				other.Tags, other.Digests = without(other.Tags, r.Tags), without(other.Digests, r.Digests)
 				images[id] = other
 			}
 		}
@@ -164,6 +164,10 @@ func union(a, b []string) []string {
 	out := slices.Concat(a, b)
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+func without(list, taken []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(n string) bool { return slices.Contains(taken, n) })
 }
 
 func (s *Store) syncfs() error {

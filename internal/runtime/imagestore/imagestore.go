@@ -88,6 +88,7 @@ type Store struct {
 	pulls  flights[pullKey, string]
 	unpack flights[string, struct{}] // by chain ID
 
+	rooting locks         // by name of a root file system
 	gone    atomic.Uint64 // names what is being removed
 	writing sync.Mutex    // serialises changes of images.json; taken before mu
 	mu      sync.Mutex

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -204,5 +205,23 @@ func TestOldDockerSave(t *testing.T) {
 	}
 	if _, err := s.Import(t.Context(), path); err == nil {
 		t.Error("a link to itself was followed")
+	}
+}
+
+// TestMemory: what a layer costs while it is unpacked does not depend on its size.
+func TestMemory(t *testing.T) {
+	s, _ := open(t, Config{})
+	const size = 64 << 20
+	archive := layout(t, map[string]v1.Image{"registry.example/big:1": image(t, v1.Config{}, layerOfFiles(t, reg("big", strings.Repeat("x", size))))}, nil)
+	for name, path := range map[string]string{"warm": layout(t, map[string]v1.Image{"w": simple(t, "w")}, nil), "big": archive} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := s.Import(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > size/8 {
+			t.Errorf("%s: %d bytes were allocated for a layer of %d", name, got, size)
+		}
 	}
 }

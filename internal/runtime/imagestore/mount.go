@@ -24,9 +24,9 @@ type overlay struct {
 // puts around them.
 const optionBytes = 4096 - 64
 
-// mount makes it. empty is a directory to fill up with: overlayfs wants one
-// layer below an upper directory, and two without.
-func (o overlay) mount(empty string) error {
+// mount makes it. Overlayfs wants a layer below an upper directory and two
+// without one: empty directories fill up.
+func (o overlay) mount(empty []string) error {
 	lower := append([]string(nil), o.lower...)
 	if o.ids.set() && len(lower) > 0 {
 		view, close, err := o.ids.view(o.layers, o.temp)
@@ -38,14 +38,12 @@ func (o overlay) mount(empty string) error {
 			lower[i] = view + strings.TrimPrefix(dir, o.layers)
 		}
 	}
-	if len(lower) == 0 {
-		lower = append(lower, empty)
+	want := 1
+	if o.upper == "" {
+		want = 2
 	}
-	if o.upper == "" && len(lower) == 1 {
-		lower = append(lower, empty)
-	}
-	if len(lower) == 2 && lower[0] == lower[1] {
-		lower[1] = o.temp // hidden: nothing of it is looked at
+	if missing := want - len(lower); missing > 0 {
+		lower = append(lower, empty[:missing]...)
 	}
 	return mountOverlay(o.target, lower, o.upper, o.work)
 }

@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 
-	continuity "github.com/containerd/continuity/fs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
 )
@@ -57,6 +55,7 @@ func (s *Store) Prepare(ctx context.Context, id string, image Image, o RootfsOpt
 	if err != nil {
 		return Rootfs{}, fmt.Errorf("root file system %s: %w", id, err)
 	}
+	defer s.rooting.lock(id)()
 	dir, err := s.claim(id, root{Image: image.ID, Layers: image.layers}, !o.ReadOnly, ids)
 	if err != nil {
 		return Rootfs{}, fmt.Errorf("root file system %s: %w", id, err)
@@ -67,8 +66,8 @@ func (s *Store) Prepare(ctx context.Context, id string, image Image, o RootfsOpt
 		m.upper, m.work = filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 		out.Upper = m.upper
 	}
-	if err := m.mount(s.path("empty")); err != nil {
-		return Rootfs{}, errors.Join(fmt.Errorf("root file system %s: %w", id, err), s.Release(id))
+	if err := m.mount([]string{s.path("empty/1"), s.path("empty/2")}); err != nil {
+		return Rootfs{}, errors.Join(fmt.Errorf("root file system %s: %w", id, err), s.release(id))
 	}
 	return out, nil
 }
@@ -147,9 +146,18 @@ func (s *Store) Release(id string) error {
 	if !rootName.MatchString(id) {
 		return fmt.Errorf("root file system %q: not a name", id)
 	}
+	defer s.rooting.lock(id)()
+	if err := s.release(id); err != nil {
+		return fmt.Errorf("root file system %s: %w", id, err)
+	}
+	return nil
+}
+
+// release is Release for who has locked the name.
+func (s *Store) release(id string) error {
 	dir := s.path("containers", id)
 	if err := unmount(filepath.Join(dir, "rootfs")); err != nil {
-		return fmt.Errorf("root file system %s: %w", id, err)
+		return err
 	}
 	s.mu.Lock()
 	_, known := s.roots[id]
@@ -160,36 +168,32 @@ func (s *Store) Release(id string) error {
 		}
 	}
 	s.mu.Unlock()
-	if gone != "" {
+	if known && err == nil {
 		s.remove(gone)
-	}
-	if err != nil {
-		return fmt.Errorf("root file system %s: %w", id, err)
-	}
-	if known {
 		s.collect()
 	}
-	return nil
+	return err
 }
 
 // Roots are the names of all root file systems, those of an earlier process
-// too, whether they are still mounted or not.
+// too, whether they are still mounted or not: whoever starts releases those
+// that it does not know.
 func (s *Store) Roots() []string {
+	if s.running() != nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.roots))
 }
 
-// Usage of a container is what it wrote.
+// Usage of a container is what it wrote; of one that is read-only or gone,
+// nothing.
 func (s *Store) Usage(ctx context.Context, id string) (bytes, inodes int64, err error) {
 	if !rootName.MatchString(id) {
 		return 0, 0, fmt.Errorf("root file system %q: not a name", id)
 	}
-	u, err := continuity.DiskUsage(ctx, s.path("containers", id, "upper"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, nil // read-only, or released meanwhile
-	}
-	return u.Size, u.Inodes, err
+	return usage(ctx, s.path("containers", id, "upper"))
 }
 
 // MountImage mounts an image to be looked at only, for a volume, and answers

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -154,6 +155,9 @@ func TestOpaqueRoot(t *testing.T) {
 func TestManyLayers(t *testing.T) {
 	srv := serve(t)
 	s, _ := open(t, Config{})
+	if err := os.WriteFile(s.path("tmp", "alien"), nil, 0o600); err != nil { // nobody's file is seen elsewhere
+		t.Fatal(err)
+	}
 	for _, n := range []int{0, 1, 2, 40, 128} {
 		var layers []v1.Layer
 		for i := range n {
@@ -177,7 +181,7 @@ func TestManyLayers(t *testing.T) {
 			}
 		}
 	}
-	if left := tree(t, s, "tmp", "containers"); len(left) > 0 {
+	if left := fmt.Sprint(tree(t, s, "tmp", "containers")); left != "[tmp/alien]" {
 		t.Error(left)
 	}
 }
@@ -377,5 +381,29 @@ func TestDamaged(t *testing.T) {
 		mustPull(t, s, srv.host+"/app:1")
 		clean(t, s, 3, 2)
 		stop()
+	}
+}
+
+// TestSameName: one name, prepared and released by many at the same time.
+func TestSameName(t *testing.T) {
+	srv := serve(t)
+	s, _ := open(t, Config{})
+	im := mustPull(t, s, srv.push(t, "app:1", simple(t, "x")))
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 10 {
+				if _, err := s.Prepare(t.Context(), "c", im, RootfsOptions{}); err != nil && !errors.Is(err, ErrExists) {
+					t.Error(err)
+				}
+				if err := s.Release("c"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if left := tree(t, s, "tmp", "containers"); len(left) > 0 || mounted(t, s.path("containers/c/rootfs")) {
+		t.Error(left)
 	}
 }

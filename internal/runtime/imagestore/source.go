@@ -243,8 +243,8 @@ const denied = "pull access denied, repository does not exist or may require aut
 // public gives an error of a pull the code and the words that clients of the
 // CRI tell apart.
 func public(ref string, err error) error {
-	say := func(code codes.Code, format string, args ...any) error {
-		return status.Errorf(code, format+": pull of %s: %v", append(args, ref, err)...)
+	say := func(code codes.Code, what string) error {
+		return status.Errorf(code, "%s: pull of %s: %s", what, ref, brief(err.Error()))
 	}
 	if full := noSpace(err); full != nil {
 		err = full
@@ -252,6 +252,8 @@ func public(ref string, err error) error {
 	te := (*transport.Error)(nil)
 	code := status.Code(err)
 	switch {
+	case errors.Is(err, errStopped):
+		return unavailable(err)
 	case errors.Is(err, context.Canceled):
 		return status.Errorf(codes.Canceled, "pull of %s: %v", ref, err)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -263,7 +265,18 @@ func public(ref string, err error) error {
 	case errors.As(err, &te), errors.Is(err, errStalled), temporary(err):
 		return say(codes.Unavailable, crierrors.ErrRegistryUnavailable.Error())
 	case code != codes.Unknown:
-		return status.Errorf(code, "pull of %s: %s", ref, status.Convert(err).Message())
+		return status.Errorf(code, "pull of %s: %s", ref, brief(status.Convert(err).Message()))
 	}
-	return status.Errorf(codes.Unknown, "pull of %s: %v", ref, err)
+	return status.Errorf(codes.Unknown, "pull of %s: %s", ref, brief(err.Error()))
+}
+
+// maxWords bounds what of a registry's answer goes into events.
+const maxWords = 1 << 10
+
+func brief(text string) string {
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= maxWords {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxWords], "") + "…"
 }

@@ -16,7 +16,6 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
-	continuity "github.com/containerd/continuity/fs"
 	"github.com/containerd/log"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -79,11 +78,11 @@ func (s *Store) unpackLayer(ctx context.Context, dir string, blob io.Reader, pac
 
 // figures measures an unpacked layer and writes that beside it.
 func figures(ctx context.Context, dir, root string) (layer, error) {
-	usage, err := continuity.DiskUsage(ctx, root)
+	bytes, inodes, err := usage(ctx, root)
 	if err != nil {
 		return layer{}, err
 	}
-	l := layer{Bytes: usage.Size, Inodes: usage.Inodes}
+	l := layer{Bytes: bytes, Inodes: inodes}
 	var mark [1]byte
 	if n, err := unix.Lgetxattr(root, "trusted.overlay.opaque", mark[:]); err == nil && n == 1 {
 		l.Opaque = mark[0] == 'y'

@@ -10,6 +10,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 	maxLinks = 8
 )
 
-// ErrNoFile: the archive does not have it.
+// ErrNoFile: it is no archive of images, or it lacks a file.
 var ErrNoFile = errors.New("not an OCI archive")
 
 // File is what an archive is read from.
@@ -30,11 +31,16 @@ type File interface {
 	io.ReaderAt
 }
 
-// Archive whose table of contents has been read.
+// Archive that is read as far as is needed: one of images/build has its
+// metadata first. Its methods may be called at the same time.
 type Archive struct {
-	file  File
+	file File
+
+	mu    sync.Mutex
+	next  *tar.Reader // stands behind what is known
 	files map[string]span
 	links map[string]string
+	end   error // why nothing more can be known
 }
 
 type span struct{ at, size int64 }
@@ -49,55 +55,64 @@ type Image struct {
 	Layers    []string // files of its layers, bottom first
 }
 
-// Read reads the table of contents. Content is skipped by seeking.
+// Read reads an archive from its start.
 func Read(f File) (*Archive, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	a := &Archive{file: f, files: map[string]span{}, links: map[string]string{}}
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return a, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNoFile, err)
-		}
-		if len(a.files)+len(a.links) > maxFiles {
-			return nil, fmt.Errorf("%w: it has more than %d files", ErrNoFile, maxFiles)
-		}
-		name := path.Clean(h.Name)
-		switch h.Typeflag {
-		case tar.TypeReg:
-			at, err := f.Seek(0, io.SeekCurrent) // the reader does not read ahead
-			if err != nil {
-				return nil, err
-			}
-			if _, ok := a.files[name]; !ok {
-				a.files[name] = span{at, h.Size}
-			}
-		case tar.TypeSymlink: // old versions of docker save store a layer once
-			a.links[name] = path.Join(path.Dir(name), h.Linkname)
-		case tar.TypeLink:
-			a.links[name] = path.Clean(h.Linkname)
-		}
+	return &Archive{file: f, next: tar.NewReader(f), files: map[string]span{}, links: map[string]string{}}, nil
+}
+
+// advance learns of one more entry. Content is skipped by seeking.
+func (a *Archive) advance() error {
+	h, err := a.next.Next()
+	if err != nil {
+		return err
 	}
+	if len(a.files)+len(a.links) > maxFiles {
+		return fmt.Errorf("it has more than %d files", maxFiles)
+	}
+	name := path.Clean(h.Name)
+	switch h.Typeflag {
+	case tar.TypeReg:
+		at, err := a.file.Seek(0, io.SeekCurrent) // the reader does not read ahead
+		if err != nil {
+			return err
+		}
+		if _, ok := a.files[name]; !ok {
+			a.files[name] = span{at, h.Size}
+		}
+	case tar.TypeSymlink: // old versions of docker save store a layer once
+		a.links[name] = path.Join(path.Dir(name), h.Linkname)
+	case tar.TypeLink:
+		a.links[name] = path.Clean(h.Linkname)
+	}
+	return nil
 }
 
 // File opens a file of the archive.
 func (a *Archive) File(name string) (*io.SectionReader, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	at := path.Clean(name)
-	for range maxLinks {
+	for links := 0; ; {
 		if s, ok := a.files[at]; ok {
 			return io.NewSectionReader(a.file, s.at, s.size), nil
 		}
-		to, ok := a.links[at]
-		if !ok {
-			break
+		if to, ok := a.links[at]; ok && links < maxLinks {
+			links++
+			at = to
+			continue
 		}
-		at = to
+		if a.end == nil {
+			a.end = a.advance()
+			continue
+		}
+		if errors.Is(a.end, io.EOF) {
+			return nil, fmt.Errorf("%w: it has no %s", ErrNoFile, name)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrNoFile, a.end)
 	}
-	return nil, fmt.Errorf("%w: it has no %s", ErrNoFile, name)
 }
 
 // Blob opens content by its digest, which is not verified.
