@@ -33,7 +33,7 @@ type Image struct {
 
 // Import loads an archive into the containerd behind socket and returns what
 // it holds. An archive whose images are all present costs one look at its
-// table of contents.
+// first kilobytes.
 func Import(ctx context.Context, socket, archive string) ([]Image, error) {
 	list, err := Inspect(archive)
 	if err != nil {
@@ -108,7 +108,8 @@ func havesAll(ctx context.Context, socket string, list []Image) (bool, error) {
 	return true, nil
 }
 
-// Inspect reads which images an archive holds.
+// Inspect reads which images an archive holds. Archives of images/build have
+// their metadata first, so only their beginning is read.
 func Inspect(archive string) ([]Image, error) {
 	f, err := os.Open(archive)
 	if err != nil {
