@@ -333,6 +333,11 @@ func TestRules(t *testing.T) {
 			Status: networkingv1.IngressStatus{LoadBalancer: networkingv1.IngressLoadBalancerStatus{Ingress: []networkingv1.IngressLoadBalancerIngress{{IP: "192.0.2.1"}}}}}}}},
 		{name: "events that may not be read", things: []thing{aPod("p", waits("ContainerCreating", ""))}, refused: []*kinds.Kind{kinds.Event},
 			want: []string{"Event ns/*: you may not read events", "Pod ns/p: container c is being made"}},
+		{name: "old pods that stay", things: []thing{func() thing {
+			d := aDeployment(1, 1)
+			d.obj.(*appsv1.Deployment).Status.Replicas = 2
+			return d
+		}()}, want: []string{"Deployment ns/web: 1 of 1 pods are available; 1 of an older template are not replaced yet"}},
 		{name: "pods that may not be read", things: []thing{aDeployment(2, 0)}, refused: []*kinds.Kind{kinds.ReplicaSet},
 			want: []string{"ReplicaSet ns/*: you may not read replicasets", "Deployment ns/web: 0 of 2"}},
 	} {
