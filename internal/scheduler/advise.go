@@ -48,6 +48,8 @@ const (
 	noNeighbour                      // missing pods fewer, in name=value
 	lessSkew                         // missing matching pods fewer, in name=value
 	freeDevices                      // for the requests in value of the claim name
+	devicesOf                        // missing of class value, which stand for the resource name
+	offered                          // missing of name, of which the node has none
 )
 
 // change is the smallest one after which a filter would let a pod onto a node.
@@ -115,6 +117,13 @@ func (c *change) String() string {
 		return plural(c.missing, "conflicting pod") + " fewer in " + c.name + "=" + c.value
 	case freeDevices:
 		return "devices for the requests of its claim " + c.name + ": " + c.value
+	case devicesOf:
+		return plural(c.missing, "free device") + " of class " + c.value + " for " + c.name
+	case offered:
+		if class, ok := implicit(corev1.ResourceName(c.name)); ok {
+			return "the DeviceClass " + class
+		}
+		return amountText(c.name, c.missing) + " " + c.name + " from a device plugin or a DeviceClass with this extendedResourceName"
 	case lessSkew:
 		return plural(c.missing, "matching pod") + " fewer in " + c.name + "=" + c.value
 	}

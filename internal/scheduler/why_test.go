@@ -31,7 +31,7 @@ func TestAdvice(t *testing.T) {
 			p.Spec.Containers = append(p.Spec.Containers, p.Spec.Containers[0])
 		}), "It would fit on n with far less memory requested."},
 		{"too much memory", []any{aNode("n")}, aPod("p", requests("memory", "99Ti")), "It would fit on n with 99Ti less memory requested."},
-		{"too large for any", []any{aNode("n")}, aPod("p", requests("cpu", "4500m", "x.y/gpu", "2")), "It would fit on n with 500m less cpu requested and 2 less x.y/gpu requested."},
+		{"too large for any", []any{aNode("n", has("x.y/gpu", "1"))}, aPod("p", requests("cpu", "4500m", "x.y/gpu", "2")), "It would fit on n with 500m less cpu requested and 1 less x.y/gpu requested."},
 		{"pods", []any{aNode("n", has("pods", "1")), aPod("x", on("n"))}, aPod("p"), "It would fit on n with 1 pod fewer on the node."},
 		{"taint", []any{aNode("n", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p"), "It would fit on n with a toleration of k:NoSchedule."},
 		{"cordon", []any{aNode("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })}, aPod("p"), "It would fit on n with the node uncordoned."},

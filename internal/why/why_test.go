@@ -120,6 +120,13 @@ func claiming(name, message string) func(*corev1.Pod) {
 	}
 }
 
+func asking(name corev1.ResourceName, message string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		pending(message)(p)
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{name: resource.MustParse("1")}
+	}
+}
+
 func devices(name, class string) thing {
 	c := &resourcev1.ResourceClaim{ObjectMeta: named(name)}
 	c.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class}}}
@@ -224,6 +231,12 @@ func TestRules(t *testing.T) {
 		{name: "devices, but not those", things: []thing{aPod("p", claiming("gpu", "0/1 nodes are available: 1 cannot allocate all claims. It would fit on n with devices for the requests of its claim gpu: r (class big).")), devices("gpu", "big"),
 			{kinds.DeviceClass, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "big"}}}, {kinds.ResourceSlice, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}}}}, refused: []*kinds.Kind{kinds.Node},
 			want: []string{"Pod ns/p: 0/1 nodes are available: 1 cannot allocate all claims."}, remedy: "it would fit on n with devices for the requests of its claim gpu: r (class big)"},
+		{name: "an extended resource, but no devices", things: []thing{aPod("p", asking("x.y/gpu", "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable"))},
+			want: []string{"ResourceSlice *: there is none: no driver offers devices", "Pod ns/p: 0/1 nodes are available: 1 cannot allocate all claims."}, remedy: "install the driver"},
+		{name: "an extended resource of a missing class", things: []thing{aPod("p", asking("deviceclass.resource.kubernetes.io/big", "0/1 nodes are available: 1 Insufficient deviceclass.resource.kubernetes.io/big."))},
+			want: []string{"DeviceClass big: it does not exist", "Pod ns/p: 0/1 nodes are available: 1 Insufficient"}, remedy: "install the driver"},
+		{name: "an extended resource that nobody has", things: []thing{aPod("p", asking("x.y/gpu", "0/1 nodes are available: 1 Insufficient x.y/gpu.")), aNode(func(n *corev1.Node) { n.Status.Allocatable = corev1.ResourceList{"pods": resource.MustParse("9")} })},
+			want: []string{"Pod ns/p: 0/1 nodes are available: 1 Insufficient x.y/gpu."}, remedy: "it would fit on n with 1 x.y/gpu from a device plugin or a DeviceClass with this extendedResourceName"},
 		{name: "missing claim", things: []thing{aPod("p", pending(`persistentvolumeclaim "data" not found`, ofClaim("data")))},
 			want: []string{"PersistentVolumeClaim ns/data: it does not exist", `Pod ns/p: persistentvolumeclaim "data" not found`}, remedy: "create it"},
 		{name: "unbound claim of a missing class", things: []thing{aPod("p", pending(unbound, ofClaim("data"))), aClaim(fast)},

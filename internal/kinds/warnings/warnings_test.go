@@ -140,12 +140,5 @@ func TestStorage(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	name := "example.com/gpu"
-	only(t, DeviceClass(&resourcev1.DeviceClass{}, nil))
-	only(t, DeviceClass(&resourcev1.DeviceClass{Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: &name}}, nil), "does not meet requests for extended resources")
 	only(t, ResourceSlice(&resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Driver: "D"}}, nil), "should be lowercase")
-	rule := &resourcev1.DeviceTaintRule{}
-	only(t, DeviceTaintRule(rule, nil))
-	rule.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
-	only(t, DeviceTaintRule(rule, nil), "does not evict")
 }
