@@ -63,7 +63,7 @@ const plantSteps = 20000
 
 // plantSeeds find all of them; nearly every seed does. What else takes place before
 // differs with each change of the simulation.
-var plantSeeds = []uint64{4, 5}
+var plantSeeds = []uint64{1, 2}
 
 // Each planted bug must be found, for the right reason, on each of the seeds.
 func TestPlantsAreFound(t *testing.T) {

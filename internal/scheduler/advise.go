@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -87,6 +88,9 @@ func (c *change) String() string {
 	case freeResource:
 		return amountText(c.name, c.missing) + " more " + c.name + " free"
 	case smallerRequest:
+		if c.of >= maxAmount { // what is beyond is not counted
+			return "far less " + c.name + " requested"
+		}
 		return amountText(c.name, c.missing) + " less " + c.name + " requested"
 	case fewerPods:
 		return plural(c.missing, "pod") + " fewer on the node"
@@ -139,9 +143,24 @@ func amountText(name string, v int64) string {
 	case corev1.ResourceCPU:
 		return resource.NewMilliQuantity(v, resource.DecimalSI).String()
 	case corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
-		return resource.NewQuantity(v, resource.BinarySI).String()
+		return resource.NewQuantity(roundBytes(v), resource.BinarySI).String()
 	}
 	return resource.NewQuantity(v, resource.DecimalSI).String()
+}
+
+// roundBytes goes up, so that what is named is enough, to whole units of which
+// there are ten or more: quantities would be written to the last byte.
+func roundBytes(v int64) int64 {
+	for unit := int64(1) << 40; unit > 1; unit >>= 10 {
+		if v < 10*unit {
+			continue
+		}
+		if rest := v % unit; rest > 0 && v <= math.MaxInt64-unit {
+			v += unit - rest
+		}
+		return v
+	}
+	return v
 }
 
 // adviseLabels lists the labels that a node lacks for a pod's node selector and
