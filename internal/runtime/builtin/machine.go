@@ -138,14 +138,17 @@ func profile(p *runtimeapi.SecurityProfile, name string) *runtimeapi.SecurityPro
 // maxProfile bounds a seccomp profile of a node's.
 const maxProfile = 4 << 20
 
-// seccomp is the profile that a container asks for. Without a word it is the
-// default one.
+// seccomp is the profile that a container asks for. Without a word there is
+// none, as with the field's other runtimes: the kubelet says which.
 func (r *Runtime) seccomp(sc *runtimeapi.LinuxContainerSecurityContext) (*specs.LinuxSeccomp, error) {
 	if sc.GetPrivileged() {
 		return nil, nil
 	}
 	p := profile(sc.GetSeccomp(), sc.GetSeccompProfilePath())
-	switch p.GetProfileType() {
+	if p == nil {
+		return nil, nil
+	}
+	switch p.ProfileType {
 	case runtimeapi.SecurityProfile_Unconfined:
 		return nil, nil
 	case runtimeapi.SecurityProfile_Localhost:

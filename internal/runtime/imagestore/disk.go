@@ -56,7 +56,9 @@ func (s *Store) open() (unlock func(), err error) {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
-	if err := errors.Join(os.Chmod(s.cfg.Root, 0o700), os.Chmod(s.path("empty/1"), 0o755), os.Chmod(s.path("empty/2"), 0o755)); err != nil {
+	// The root of a user namespace must get to its own root file system, whose
+	// name nobody can list.
+	if err := errors.Join(os.Chmod(s.cfg.Root, 0o711), os.Chmod(s.path("containers"), 0o711), os.Chmod(s.path("empty/1"), 0o755), os.Chmod(s.path("empty/2"), 0o755)); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
 	lock, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)

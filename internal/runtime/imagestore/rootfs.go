@@ -100,6 +100,11 @@ func (s *Store) claim(id string, r root, writable bool, ids mapping) (dir string
 			}
 		}
 	}
+	if ids.set() {
+		if err := errors.Join(os.Chown(tmp, -1, ids.rootGID()), os.Chmod(tmp, 0o710)); err != nil {
+			return "", err
+		}
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return "", err

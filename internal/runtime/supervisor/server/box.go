@@ -313,7 +313,7 @@ func (s *Server) signal(id, exec string, sig int) error {
 // notThere takes an end that came first for success: who signals learns of it
 // by waiting.
 func notThere(err error) error {
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	return err

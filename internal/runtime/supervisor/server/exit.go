@@ -56,7 +56,7 @@ func startTicks(pid int) (uint64, error) {
 func (p *process) signal(s int) error {
 	var err error
 	if cerr := p.control(func(fd int) { err = unix.PidfdSendSignal(fd, unix.Signal(s), nil, 0) }); cerr != nil {
-		return cerr
+		return unix.ESRCH // it was waited for, and let go
 	}
 	return err
 }
