@@ -79,7 +79,8 @@ type Config struct {
 	JoinServer string // https://host:port
 	JoinToken  string // knarr1.<CA hash>.<id>.<secret>; only needed the first time
 
-	// RuntimeEndpoint is a CRI socket to use instead of knarr's own containerd.
+	// RuntimeEndpoint is a CRI socket to use instead of knarr's own containerd;
+	// "builtin" is the runtime in this process, "containerd" or nothing our own.
 	RuntimeEndpoint string
 	// Registries that need more than their name; for that containerd.
 	Registries registry.Hosts
@@ -97,6 +98,9 @@ type Config struct {
 // Complete sets defaults and reports the first thing that cannot work. What was
 // chosen at an earlier start with the same data directory stays chosen.
 func (c *Config) Complete() error {
+	if c.RuntimeEndpoint == runtimeContainerd {
+		c.RuntimeEndpoint = ""
+	}
 	if c.DataDir == "" {
 		c.DataDir = "/var/lib/knarr"
 	}

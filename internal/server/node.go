@@ -20,12 +20,14 @@ import (
 	"knarr.dev/knarr/internal/client"
 	"knarr.dev/knarr/internal/event"
 	"knarr.dev/knarr/internal/kubelet"
+	"knarr.dev/knarr/internal/kubelet/cri"
 	"knarr.dev/knarr/internal/network"
 	"knarr.dev/knarr/internal/network/cni"
 	"knarr.dev/knarr/internal/network/dns"
 	"knarr.dev/knarr/internal/network/proxy"
 	"knarr.dev/knarr/internal/network/route"
 	"knarr.dev/knarr/internal/rmtree"
+	"knarr.dev/knarr/internal/runtime/builtin"
 	"knarr.dev/knarr/internal/runtime/containerd"
 	"knarr.dev/knarr/internal/runtime/images"
 	"knarr.dev/knarr/internal/runtime/registry"
@@ -46,6 +48,8 @@ type node struct {
 	cert    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	clients *x509.CertPool       // who may call the kubelet
 	metrics *prometheus.Registry // of the node; nil: a new one
+	// pods is told the range of this node's pods; nil: plugins are.
+	pods func(netip.Prefix) error
 }
 
 // runtimeOf is the private containerd of a data directory.
@@ -92,7 +96,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	if n.metrics == nil {
 		n.metrics = prometheus.NewRegistry()
 	}
-	endpoint, err := n.runtime(ctx, g)
+	endpoint, services, err := n.runtime(ctx, g)
 	if err != nil {
 		return errors.Join(err, g.Wait())
 	}
@@ -105,7 +109,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	}
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: n.cfg.NodeName, NodeIP: n.cfg.NodeIP, Client: n.client, View: n.view, Objects: n.objects,
-		RuntimeEndpoint: endpoint, RootDir: n.cfg.Dir("agent", "kubelet"), PodLogDir: n.cfg.Dir("agent", "pod-logs"),
+		RuntimeEndpoint: endpoint, Runtime: services, RootDir: n.cfg.Dir("agent", "kubelet"), PodLogDir: n.cfg.Dir("agent", "pod-logs"),
 		ClusterDNS: n.cfg.ClusterDNS, ClusterDomain: n.cfg.ClusterDomain, Port: n.cfg.KubeletPort,
 		TLS:        &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: n.cert, ClientCAs: n.clients, ClientAuth: tls.VerifyClientCertIfGiven},
 		CgroupRoot: cgroupRoot(n.cfg.NodeName), Events: events, Log: n.log, Metrics: n.metrics, SandboxImage: n.sandboxImage(),
@@ -131,17 +135,52 @@ func (n *node) run(ctx context.Context, ready func()) error {
 
 // sandboxImage is known of our own runtime only.
 func (n *node) sandboxImage() string {
-	if n.cfg.RuntimeEndpoint != "" {
+	if r := n.cfg.RuntimeEndpoint; r != "" && r != runtimeBuiltin {
 		return ""
 	}
 	return sandboxImage
 }
 
-// runtime starts or adopts containerd, and loads the images that ship with knarr.
-func (n *node) runtime(ctx context.Context, g *errgroup.Group) (endpoint string, err error) {
-	if n.cfg.RuntimeEndpoint != "" {
-		return n.cfg.RuntimeEndpoint, nil
+// runtime starts or adopts the container runtime, and loads the images that ship
+// with knarr.
+func (n *node) runtime(ctx context.Context, g *errgroup.Group) (endpoint string, services cri.Services, err error) {
+	switch n.cfg.RuntimeEndpoint {
+	case "":
+		endpoint, err = n.containerd(ctx, g)
+	case runtimeBuiltin:
+		services, err = n.builtin(ctx, g)
+	default:
+		endpoint = n.cfg.RuntimeEndpoint
 	}
+	return endpoint, services, err
+}
+
+func builtinOf(dataDir, runDir string, hosts registry.Hosts, log *slog.Logger) (*builtinRuntime, error) {
+	return newBuiltin(filepath.Join(dataDir, "agent", "runtime"), filepath.Join(runDir, "runtime"), filepath.Join(dataDir, "agent", "cni", "data"), hosts, log)
+}
+
+func (n *node) builtin(ctx context.Context, g *errgroup.Group) (cri.Services, error) {
+	n.cfg.Progress("starting the container runtime")
+	b, err := builtinOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Registries, n.log)
+	if err != nil {
+		return cri.Services{}, err
+	}
+	if err := b.start(ctx, g); err != nil {
+		return cri.Services{}, err
+	}
+	if n.cfg.ImagesDir != "" {
+		n.cfg.Progress("loading images")
+		if err := b.load(ctx, n.cfg.ImagesDir); err != nil {
+			return cri.Services{}, err
+		}
+	}
+	n.pods = b.network.SetRange
+	g.Go(func() error { return builtin.Serve(ctx, filepath.Join(n.cfg.RunDir(), "cri", "cri.sock"), b, b.images) })
+	return cri.Services{Runtime: b, Image: b.images}, nil
+}
+
+// containerd starts or adopts our own.
+func (n *node) containerd(ctx context.Context, g *errgroup.Group) (endpoint string, err error) {
 	n.cfg.Progress("starting containerd")
 	r, err := runtimeOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Registries, n.log)
 	if err != nil {
@@ -186,7 +225,12 @@ func (n *node) network(ctx context.Context, g *errgroup.Group) error {
 	}
 	router, err := route.New(route.Config{View: n.view, NodeName: n.cfg.NodeName, ClusterCIDR: cluster, ServiceCIDR: services, DNS: local,
 		StateFile: routeState(n.cfg.DataDir), Log: n.log,
-		PodCIDR: func(p netip.Prefix) error { return cni.WriteConf(confDir, p.String(), cniData, 0) }})
+		PodCIDR: func(p netip.Prefix) error {
+			if n.pods != nil {
+				return n.pods(p)
+			}
+			return cni.WriteConf(confDir, p.String(), cniData, 0)
+		}})
 	if err != nil {
 		return err
 	}
@@ -219,7 +263,14 @@ func StopNode(ctx context.Context, in *Instance) error {
 		return nil
 	}
 	var errs []error
-	if in.RuntimeEndpoint == "" {
+	switch in.RuntimeEndpoint {
+	case runtimeBuiltin:
+		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		errs = append(errs, b.stop(ctx, true))
+	case "":
 		r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
@@ -235,7 +286,14 @@ func Remove(ctx context.Context, in *Instance) error {
 	if in.Agent {
 		root := filepath.Join(in.DataDir, "agent", "kubelet")
 		errs = append(errs, kubelet.Unlink(root), kubelet.Clean(root, cgroupRoot(in.NodeName)))
-		if in.RuntimeEndpoint == "" {
+		switch in.RuntimeEndpoint {
+		case runtimeBuiltin:
+			b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			errs = append(errs, b.clean(ctx))
+		case "":
 			r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err

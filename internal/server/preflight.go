@@ -66,7 +66,19 @@ func (c *Config) preflightNode(fail func(string, ...any)) {
 	} else {
 		_ = unix.Close(fd)
 	}
-	if c.RuntimeEndpoint != "" {
+	switch c.RuntimeEndpoint {
+	case "":
+	case runtimeBuiltin:
+		if path, err := supervisorPath(); err != nil {
+			fail("%w", err)
+		} else if _, err := os.Stat(path); err != nil {
+			fail("the supervisor of containers is not here: copy %s from beside knarr where it was built (%w)", supervisorName, err)
+		}
+		if _, err := os.Stat(c.Dir("agent", "runtime", "images")); err != nil && c.ImagesDir == "" {
+			fail("the images that pods need are not here: copy the directory `images` that lies beside knarr where it was built, or name it with --images")
+		}
+		return
+	default:
 		path := strings.TrimPrefix(c.RuntimeEndpoint, "unix://")
 		if _, err := os.Stat(path); err != nil {
 			fail("there is no container runtime at %s: start it, or leave --container-runtime-endpoint away (%w)", c.RuntimeEndpoint, err)

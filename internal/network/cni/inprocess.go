@@ -1,13 +1,10 @@
 package cni
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
-
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Network wires pods from within knarr, as the plugin does and with its
@@ -53,32 +50,18 @@ func (n *Network) conf() *Conf {
 }
 
 // Attach gives a network namespace its address and ports.
-func (n *Network) Attach(_ context.Context, id, netns string, ports []*runtimeapi.PortMapping) ([]netip.Addr, error) {
+func (n *Network) Attach(id, netns string, ports []PortMapping) (netip.Addr, error) {
 	if err := n.Ready(); err != nil {
-		return nil, err
+		return netip.Addr{}, err
 	}
 	if err := setUp(netns); err != nil {
-		return nil, err
+		return netip.Addr{}, err
 	}
 	c := n.conf()
-	for _, p := range ports {
-		if p.HostPort == 0 {
-			continue
-		}
-		c.RuntimeConfig.PortMappings = append(c.RuntimeConfig.PortMappings, PortMapping{HostPort: int(p.HostPort), ContainerPort: int(p.ContainerPort),
-			Protocol: map[runtimeapi.Protocol]string{runtimeapi.Protocol_UDP: "udp", runtimeapi.Protocol_SCTP: "sctp"}[p.Protocol], HostIP: p.HostIp})
-	}
-	for i := range c.RuntimeConfig.PortMappings {
-		if m := &c.RuntimeConfig.PortMappings[i]; m.Protocol == "" {
-			m.Protocol = "tcp"
-		}
-	}
+	c.RuntimeConfig.PortMappings = ports
 	addr, _, err := c.attach(id, ifName, netns)
-	if err != nil {
-		return nil, err
-	}
-	return []netip.Addr{addr}, nil
+	return addr, err
 }
 
-// Detach takes back what Attach gave.
-func (n *Network) Detach(_ context.Context, id, _ string) error { return n.conf().detach(id, ifName) }
+// Detach takes back what Attach gave; that there is nothing is fine.
+func (n *Network) Detach(id string) error { return n.conf().detach(id, ifName) }

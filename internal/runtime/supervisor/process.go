@@ -84,6 +84,30 @@ func (p *Process) Run(ctx context.Context, ready func(ended <-chan struct{})) er
 	}
 }
 
+// Stop ends the supervisor, if there is one: its containers should have ended
+// before.
+func (p *Process) Stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	defer cancel()
+	hello, err := p.Hello(ctx)
+	if err != nil {
+		return nil
+	}
+	if err := syscall.Kill(hello.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("cannot stop the supervisor of containers: %w", err)
+	}
+	for {
+		if _, err := p.Hello(ctx); err != nil {
+			return nil
+		}
+		select {
+		case <-time.After(lookTime):
+		case <-ctx.Done():
+			return errors.New("the supervisor of containers does not end")
+		}
+	}
+}
+
 // await returns when the supervisor is gone: its stream of events ends with it.
 // A replacement by execve ends the stream too; it answers again at once.
 func (p *Process) await(ctx context.Context) error {
