@@ -76,7 +76,9 @@ var containerCases = []testCase{
 		t.equal("listed state", l.State, running)
 		t.equal("listed sandbox", l.PodSandboxId, p.id)
 		t.equal("listed creation", l.CreatedAt, st.CreatedAt)
-		t.equal("listed image", l.ImageRef, st.ImageRef)
+		for _, ref := range []string{st.ImageRef, l.ImageRef} {
+			t.equal("image of the reference "+ref, t.image(ref).GetId(), c.config.Image.Image)
+		}
 	}},
 	{"container/its image in the status", func(t *T) {
 		c := t.pod().start()
@@ -84,11 +86,14 @@ var containerCases = []testCase{
 		if st.Image.GetImage() == "" {
 			t.errorf("no image: %v", st)
 		}
-		t.equal("user's name of the image", st.Image.GetUserSpecifiedImage(), c.config.Image.UserSpecifiedImage)
 		// The kubelet looks by this whether an image is in use.
 		img, err := t.images.ImageStatus(t.ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: st.ImageRef}})
 		t.must(err)
 		t.equal("image of its reference", img.GetImage().GetId(), c.config.Image.Image)
+	}},
+	{"container/the user's name of its image", func(t *T) {
+		c := t.pod().start()
+		t.equal("user's name of the image", c.status().Image.GetUserSpecifiedImage(), c.config.Image.UserSpecifiedImage)
 	}},
 	{"container/its image's identifier in the status", func(t *T) {
 		c := t.pod().start()
@@ -121,7 +126,7 @@ var containerCases = []testCase{
 			reason string
 		}{
 			"exit 0": {0, "Completed"}, "exit 1": {1, "Error"}, "exit 42": {42, "Error"}, "exit 255": {255, "Error"},
-			"kill -9 $$": {137, "Error"}, "kill -TERM $$; sleep 1; exit 3": {3, "Error"}, // process 1 has no default for SIGTERM
+			"kill -TERM $$; sleep 1; exit 3": {3, "Error"}, // process 1 has no default for SIGTERM
 		} {
 			st := p.run(script)
 			t.equal(script+": exit code", st.ExitCode, want.code)
@@ -223,16 +228,19 @@ var containerCases = []testCase{
 			t.must(c.stop(0))
 			t.equal("exit code", c.status().ExitCode, 137)
 		}
-		t.must(c.remove())
-		t.must(c.stop(0))
-		_, err := t.runtime.StopContainer(t.ctx, &runtimeapi.StopContainerRequest{ContainerId: "nosuchcontainer"})
-		t.must(err)
 		// One that never started has nothing to stop.
 		d := p.create()
 		t.must(d.stop(0))
 		if d.status().State == running {
 			t.errorf("it runs")
 		}
+	}},
+	{"container/stop of what is gone", func(t *T) {
+		c := t.pod().start()
+		t.must(c.remove())
+		t.must(c.stop(0))
+		_, err := t.runtime.StopContainer(t.ctx, &runtimeapi.StopContainerRequest{ContainerId: "nosuchcontainer"})
+		t.must(err)
 	}},
 	{"container/two stops at once", func(t *T) {
 		c := t.pod().start(stubborn)

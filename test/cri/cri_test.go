@@ -103,6 +103,9 @@ func suite(t *testing.T, to target) {
 			})
 		}
 	})
+	for _, c := range lastCases {
+		t.Run(c.name, func(t *testing.T) { n.judge(t, c, differences[to.name][c.name]) })
+	}
 	// What the cases made is gone while the runtime still runs.
 	for _, left := range n.leftovers(t) {
 		t.Errorf("the cases left %s", left)
@@ -136,7 +139,7 @@ func (n *node) judge(t *testing.T, c testCase, d difference) {
 // TestCaseNames: a name is used once, and differences name cases and targets.
 func TestCaseNames(t *testing.T) {
 	names := map[string]bool{}
-	for _, c := range cases {
+	for _, c := range slices.Concat(cases, lastCases) {
 		if names[c.name] {
 			t.Errorf("two cases are called %q", c.name)
 		}

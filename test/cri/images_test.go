@@ -315,7 +315,9 @@ func (r *registryServer) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Body = http.NoBody
 	}
 	r.handler.ServeHTTP(w, req)
-	return w.Result(), nil
+	resp := w.Result()
+	resp.Request = req
+	return resp, nil
 }
 
 // publish makes an image available as REPO:1.

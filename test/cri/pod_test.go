@@ -23,6 +23,7 @@ type pod struct {
 	t      *T
 	id     string
 	config *podConfig
+	gone   bool // removed by the case
 }
 
 // podConfig is that of a pod with its own network, IPC and, per container,
@@ -74,8 +75,10 @@ func (t *T) tryPodOf(c *podConfig, handler string) (*pod, error) {
 	t.cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		if _, err := t.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
-			t.errorf("StopPodSandbox: %v", err)
+		if !p.gone {
+			if _, err := t.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
+				t.errorf("StopPodSandbox: %v", err)
+			}
 		}
 		if _, err := t.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
 			t.errorf("RemovePodSandbox: %v", err)
@@ -91,6 +94,7 @@ func (p *pod) stop() error {
 
 func (p *pod) remove() error {
 	_, err := p.t.runtime.RemovePodSandbox(p.t.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
+	p.gone = p.gone || err == nil
 	return err
 }
 

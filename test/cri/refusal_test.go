@@ -23,9 +23,24 @@ var harmless = map[string]bool{
 	"ContainerStats": true, "PodSandboxStats": true, "CheckpointContainer": true, "CheckpointPod": true, "RestorePod": true, "UpdatePodSandboxResources": true,
 	"PullImage": true,
 	// What is not there is removed already, and a list has no must.
-	"StopPodSandbox": false, "RemovePodSandbox": false, "StopContainer": false, "RemoveContainer": false, "RemoveImage": false, "ImageStatus": false,
+	"StopPodSandbox": false, "RemovePodSandbox": false, "StopContainer": false, "RemoveContainer": false, "ImageStatus": false,
 	"Version": false, "Status": false, "RuntimeConfig": false, "UpdateRuntimeConfig": false, "ListPodSandbox": false, "ListContainers": false,
 	"ListContainerStats": false, "ListPodSandboxStats": false, "ListMetricDescriptors": false, "ListPodSandboxMetrics": false, "ListImages": false, "ImageFsInfo": false,
+}
+
+// lastCases run when the others have ended: a runtime that fails them does harm.
+var lastCases = []testCase{
+	{"last/removal of no image", func(t *T) {
+		before := len(t.listImages(nil))
+		for _, spec := range []*runtimeapi.ImageSpec{nil, {}} {
+			_, err := t.images.RemoveImage(t.ctx, &runtimeapi.RemoveImageRequest{Image: spec})
+			if code := status.Code(err); code == codes.Unavailable {
+				t.errorf("RemoveImage: %v", err)
+			}
+		}
+		t.equal("images afterwards", len(t.listImages(nil)), before)
+		t.alive()
+	}},
 }
 
 var refusalCases = []testCase{
@@ -122,7 +137,6 @@ var refusalCases = []testCase{
 		p := t.pod()
 		for name, change := range map[string]func(*containerConfig){
 			"no metadata": func(c *containerConfig) { c.Metadata = nil },
-			"no image":    func(c *containerConfig) { c.Image = &runtimeapi.ImageSpec{} },
 			"an image nobody has": func(c *containerConfig) {
 				c.Image = &runtimeapi.ImageSpec{Image: t.registry.host + "/nosuchrepository:1"}
 			},
@@ -136,6 +150,10 @@ var refusalCases = []testCase{
 		_, err = t.runtime.CreateContainer(t.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config})
 		t.refused("no config of the container", err)
 		t.alive()
+	}},
+	{"refusals/container of no image", func(t *T) {
+		_, err := t.pod().tryCreate(func(c *containerConfig) { c.Image = &runtimeapi.ImageSpec{} })
+		t.refused("no image", err)
 	}},
 	{"refusals/a log path that leaves its directory", func(t *T) {
 		p := t.pod()

@@ -97,6 +97,9 @@ var sandboxCases = []testCase{
 			t.must(p.stop())
 			t.equal("state", p.status().State, notReady)
 		}
+	}},
+	{"sandbox/stop of what is gone", func(t *T) {
+		p := t.pod()
 		t.must(p.remove())
 		t.must(p.stop())
 		_, err := t.runtime.StopPodSandbox(t.ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: "nosuchsandbox"})
