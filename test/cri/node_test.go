@@ -50,7 +50,7 @@ type node struct {
 // dial connects to a runtime and waits until it answers.
 func dial(ctx context.Context, endpoint string, in func(func() error) error) (*node, error) {
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20))) // as the kubelet does, and more: outputs of 16 MiB
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20))) // the kubelet's limit: an answer above is lost
 	if err != nil {
 		return nil, err
 	}

@@ -324,12 +324,19 @@ func parseLog(data string) ([]logLine, error) {
 	return lines, nil
 }
 
-// log of a container that has ended, or what is there yet.
+// log of a container that has ended: what it wrote last may take a moment from
+// its end to the file, so that the file is read once it has stopped growing.
 func (c *container) log() []logLine {
-	data, err := os.ReadFile(c.logFile())
-	if err != nil {
-		c.t.fatalf("log: %v", err)
-	}
+	var data []byte
+	c.t.within("the log does not grow", func() bool {
+		last := len(data)
+		c.t.pass(20 * time.Millisecond)
+		var err error
+		if data, err = os.ReadFile(c.logFile()); err != nil {
+			c.t.fatalf("log: %v", err)
+		}
+		return len(data) == last
+	})
 	lines, err := parseLog(string(data))
 	if err != nil {
 		c.t.errorf("log: %v", err)

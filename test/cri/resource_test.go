@@ -183,8 +183,6 @@ var resourceCases = []testCase{
 		c := p.start(resources(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}))
 		t.refused("a CPU that is not there", c.update(&runtimeapi.LinuxContainerResources{CpusetCpus: "4000"}))
 		t.equal("memory", c.memoryLimit(), 64<<20)
-		t.must(c.stop(0))
-		t.refused("an exited container", c.update(&runtimeapi.LinuxContainerResources{CpuShares: 256}))
 		_, err := t.runtime.UpdateContainerResources(t.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: "nosuchcontainer", Linux: &runtimeapi.LinuxContainerResources{CpuShares: 2}})
 		t.refused("a container that is not there", err, codes.NotFound)
 	}},

@@ -342,9 +342,8 @@ var streamCases = join(
 		}},
 		{"stream/port forward to the pod's loopback", func(t *T) {
 			p := t.pod()
-			c := p.start(shell("while :; do echo local | nc -l -s 127.0.0.1 -p 8082; done"))
-			t.within("it listens", func() bool { return strings.Contains(c.sh("netstat -ltn"), "127.0.0.1:8082") })
-			t.contains("answer", askHere(t.forward(p, 8082)[0]), "local")
+			p.start(serve("tcp", "127.0.0.1:8082", "local")).says("serving")
+			t.equal("answer", askHere(t.forward(p, 8082)[0]), "local ?")
 		}},
 		{"stream/port forward on the host's network", func(t *T) {
 			p := t.pod(namespaces(func(n *runtimeapi.NamespaceOption) { n.Network = runtimeapi.NamespaceMode_NODE }), func(c *podConfig) { c.Hostname = "" })

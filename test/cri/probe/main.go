@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("probe euid | serve NETWORK PORT TEXT | eat MIB | signals")
+		fail("probe euid | serve NETWORK [ADDRESS:]PORT TEXT | eat MIB | signals")
 	}
 	switch os.Args[1] {
 	case "euid":
@@ -36,8 +37,11 @@ func fail(why any) {
 
 // serve answers every connection or packet with a text and what came first.
 func serve(network, port, text string) {
+	if !strings.Contains(port, ":") {
+		port = ":" + port
+	}
 	if network == "udp" {
-		c, err := net.ListenPacket("udp", ":"+port)
+		c, err := net.ListenPacket("udp", port)
 		if err != nil {
 			fail(err)
 		}
@@ -51,7 +55,7 @@ func serve(network, port, text string) {
 			_, _ = c.WriteTo([]byte(text+" "+string(buf[:n])), from)
 		}
 	}
-	l, err := net.Listen("tcp", ":"+port)
+	l, err := net.Listen("tcp", port)
 	if err != nil {
 		fail(err)
 	}
