@@ -91,10 +91,6 @@ var containerCases = []testCase{
 		t.must(err)
 		t.equal("image of its reference", img.GetImage().GetId(), c.config.Image.Image)
 	}},
-	{"container/the user's name of its image", func(t *T) {
-		c := t.pod().start()
-		t.equal("user's name of the image", c.status().Image.GetUserSpecifiedImage(), c.config.Image.UserSpecifiedImage)
-	}},
 	{"container/its image's identifier in the status", func(t *T) {
 		c := t.pod().start()
 		t.equal("image ID", c.status().ImageId, c.config.Image.Image)

@@ -263,6 +263,13 @@ func startContainerd(t *testing.T, dir string) (*node, func() error) {
 	if _, err := images.Import(ctx, filepath.Join(cfg.State, "containerd.sock"), filepath.Join(archives(t), "pause.tar")); err != nil {
 		t.Fatal(err)
 	}
+	// Only root gets at what is inside, but the root of a user namespace has to
+	// pass on its way to its own files.
+	for _, d := range []string{dir, cfg.State} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
 	n, err := dial(ctx, r.Endpoint(), host.Try)
 	if err != nil {
 		t.Fatal(err)

@@ -110,13 +110,16 @@ var statsCases = []testCase{
 	}},
 	{"stats/CPU rate", func(t *T) {
 		c := t.pod().start(shell("while :; do :; done"), resources(&runtimeapi.LinuxContainerResources{CpuQuota: 20000, CpuPeriod: 100000}))
-		t.within("a rate of a fifth of a core is seen", func() bool {
+		var rate uint64
+		if !t.within("a rate of a fifth of a core is seen", func() bool {
 			resp, err := t.runtime.ContainerStats(t.ctx, &runtimeapi.ContainerStatsRequest{ContainerId: c.id})
 			t.must(err)
-			rate := resp.Stats.GetCpu().GetUsageNanoCores().GetValue()
+			rate = resp.Stats.GetCpu().GetUsageNanoCores().GetValue()
 			t.pass(time.Second)
 			return rate > 50e6 && rate < 400e6
-		})
+		}) {
+			t.errorf("the last rate is %d", rate)
+		}
 	}},
 	{"stats/list", func(t *T) {
 		began := time.Now()

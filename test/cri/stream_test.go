@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +32,14 @@ func overSPDY(u *url.URL) (remotecommand.Executor, error) {
 	return remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host}, http.MethodPost, u)
 }
 
+// overWebSocket is the version that the streaming servers of runtimes speak: it
+// has no end of the input.
 func overWebSocket(u *url.URL) (remotecommand.Executor, error) {
+	return remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{Host: u.Host}, http.MethodGet, u.String(), "v4.channel.k8s.io")
+}
+
+// overWebSocket5 is what kubectl speaks.
+func overWebSocket5(u *url.URL) (remotecommand.Executor, error) {
 	return remotecommand.NewWebSocketExecutor(&rest.Config{Host: u.Host}, http.MethodGet, u.String())
 }
 
@@ -91,7 +99,13 @@ func (t *T) open(by protocol, address string, stdin, stderr, tty bool) *session 
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
 	t.cleanup(cancel)
-	go func() { s.done <- e.StreamWithContext(ctx, o) }()
+	go func() {
+		err := e.StreamWithContext(ctx, o)
+		if stdin {
+			_ = o.Stdin.(*io.PipeReader).CloseWithError(fmt.Errorf("the stream is over: %v", err)) // so that nobody sends for ever
+		}
+		s.done <- err
+	}()
 	return s
 }
 
@@ -145,7 +159,21 @@ func both(name string, run func(*T, protocol)) []testCase {
 	}
 }
 
-var streamCases = join(
+func only(name string, run func(*T)) []testCase { return []testCase{{"stream/" + name, run}} }
+
+func endOfInput(name string, by protocol) []testCase {
+	return only("exec to the end of its input over "+name, func(t *T) {
+		c := t.pod().start()
+		s := t.open(by, c.execURL([]string{"sh", "-c", "cat; echo end"}, true, true, false), true, true, false)
+		s.send("one\n")
+		s.says("one\n")
+		t.must(s.in.Close())
+		t.equal("exit code", s.end(), 0)
+		t.equal("output", s.out.String(), "one\nend\n")
+	})
+}
+
+var streamCases = slices.Concat(
 	both("exec", func(t *T, by protocol) {
 		c := t.pod().start()
 		for _, code := range []int{0, 42} {
@@ -156,18 +184,28 @@ var streamCases = join(
 	}),
 	both("exec with input", func(t *T, by protocol) {
 		c := t.pod().start()
-		s := t.open(by, c.execURL([]string{"sh", "-c", "while read line; do echo \"got $line\"; done; echo end"}, true, true, false), true, true, false)
+		s := t.open(by, c.execURL([]string{"sh", "-c", "while read line && test $line != stop; do echo \"got $line\"; done; echo end"}, true, true, false), true, true, false)
 		s.send("one\n")
 		s.says("got one\n")
 		s.send("two\n")
 		s.says("got two\n")
-		t.must(s.in.Close())
+		s.send("stop\n")
 		t.equal("exit code", s.end(), 0)
 		t.equal("output", s.out.String(), "got one\ngot two\nend\n")
 	}),
-	both("exec with much data", func(t *T, by protocol) {
+	endOfInput("SPDY", overSPDY),
+	endOfInput("WebSocket, version 5", overWebSocket5),
+	both("exec with much output", func(t *T, by protocol) {
 		c := t.pod().start()
-		s := t.open(by, c.execURL([]string{"cat"}, true, true, false), true, true, false)
+		s := t.open(by, c.execURL([]string{"sh", "-c", "seq 1 300000"}, false, true, false), false, true, false)
+		t.equal("exit code", s.end(), 0)
+		if out := s.out.String(); len(out) != 1988895 || !strings.HasSuffix(out, "\n299999\n300000\n") {
+			t.errorf("%d bytes, or others", len(out))
+		}
+	}),
+	only("exec with much data", func(t *T) {
+		c := t.pod().start()
+		s := t.open(overSPDY, c.execURL([]string{"cat"}, true, true, false), true, true, false)
 		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
 		go func() {
 			_, _ = s.in.Write(data)
@@ -201,13 +239,23 @@ var streamCases = join(
 		close(s.sizes)
 	}),
 	both("attach", func(t *T, by protocol) {
-		p := t.pod()
-		c := p.start(shell("while read line; do echo \"got $line\"; echo \"err $line\" >&2; done; echo end"), func(c *containerConfig) { c.Stdin, c.StdinOnce = true, true })
+		c := t.pod().start(shell("while read line && test $line != stop; do echo \"got $line\"; echo \"err $line\" >&2; done; echo end"), func(c *containerConfig) { c.Stdin = true })
 		s := t.open(by, c.attachURL(true, true, false), true, true, false)
 		s.send("one\n")
 		s.says("got one\n")
 		t.within("errors come on their own stream", func() bool { return strings.Contains(s.errs.String(), "err one\n") })
-		// stdinOnce: the container's input ends with the first attached client.
+		s.send("stop\n")
+		s.end()
+		t.equal("exit code of the container", c.wait().ExitCode, 0)
+		out, _ := c.output()
+		t.equal("its log", out, "got one\nend\n")
+	}),
+	only("attach with an input that is used once", func(t *T) {
+		// stdinOnce: the container's input ends with its first client's.
+		c := t.pod().start(shell("while read line; do echo \"got $line\"; done; echo end"), func(c *containerConfig) { c.Stdin, c.StdinOnce = true, true })
+		s := t.open(overSPDY, c.attachURL(true, true, false), true, true, false)
+		s.send("one\n")
+		s.says("got one\n")
 		t.must(s.in.Close())
 		t.equal("exit code", s.end(), 0)
 		t.equal("exit code of the container", c.wait().ExitCode, 0)
@@ -365,14 +413,6 @@ var streamCases = join(
 		}},
 	},
 )
-
-func join(lists ...[]testCase) []testCase {
-	var all []testCase
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	return all
-}
 
 // forward opens ports here that lead into the pod.
 func (t *T) forward(p *pod, remote ...int32) []int32 {
