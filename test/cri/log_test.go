@@ -99,7 +99,7 @@ var logCases = []testCase{
 	}},
 	{"log/much output", func(t *T) {
 		c := t.pod().start(shell("seq 1 200000"))
-		c.wait()
+		c.says(" F 200000\n")
 		out, _ := c.output()
 		want := strings.Builder{}
 		for i := range 200000 {

@@ -218,7 +218,7 @@ var statsCases = []testCase{
 		if n := l.GetCpu().GetUsageCoreNanoSeconds().GetValue(); n < 1e6 {
 			t.errorf("CPU: %d ns", n)
 		}
-		if n := l.GetProcess().GetProcessCount().GetValue(); n < 2 || n > 5 {
+		if n := l.GetProcess().GetProcessCount().GetValue(); n < 2 || n > 100 { // some count threads
 			t.errorf("%d processes", n)
 		}
 		net := l.GetNetwork().GetDefaultInterface()
