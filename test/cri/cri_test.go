@@ -60,7 +60,9 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(buildDir)
+	os.Exit(code)
 }
 
 func TestCRI(t *testing.T) {
@@ -122,19 +124,77 @@ func suite(t *testing.T, to target) {
 // judge runs a case and compares its failures with what is known.
 func (n *node) judge(t *testing.T, c testCase, d difference) {
 	failures := n.try(c)
-	switch {
-	case d.race && len(failures) == 0:
-		t.Logf("holds this time: %s", d.reason)
-	case d.reason == "":
-		for _, f := range failures {
-			t.Error(f)
-		}
-	case len(failures) == 0:
-		t.Errorf("holds, but stands among the differences: %s", d.reason)
-	case !strings.Contains(strings.Join(failures, "\n"), d.says):
-		t.Errorf("differs in another way than is known (%s): %s", d.reason, strings.Join(failures, "\n"))
-	default:
+	for _, v := range verdict(failures, d) {
+		t.Error(v)
+	}
+	if d.reason != "" {
 		t.Logf("known difference: %s: %s", d.reason, strings.Join(failures, "\n"))
+	}
+}
+
+// verdict on the failures of a case: what of them is wrong.
+func verdict(failures []string, d difference) []string {
+	all := strings.Join(failures, "\n")
+	switch {
+	case d.reason == "":
+		return failures
+	case len(failures) == 0 && d.race:
+		return nil
+	case len(failures) == 0:
+		return []string{"it holds, but stands among the differences: " + d.reason}
+	case !strings.Contains(all, d.says):
+		return []string{fmt.Sprintf("it differs in another way than is known (%s): %s", d.reason, all)}
+	}
+	return nil
+}
+
+func TestVerdict(t *testing.T) {
+	n := &node{}
+	var order []string
+	failing := testCase{"x", func(t *T) {
+		t.cleanup(func() { order = append(order, "first") })
+		t.cleanup(func() { order = append(order, "last") })
+		t.equal("a number", 1, 2)
+		t.refused("a call", nil)
+		t.fatalf("no further")
+		t.errorf("never said")
+	}}
+	failures := n.try(failing)
+	if got := strings.Join(failures, "\n"); len(failures) != 3 || !strings.Contains(got, "cri_test.go:") || !strings.Contains(got, "a number is") || !strings.Contains(got, "no further") {
+		t.Errorf("failures: %q", failures)
+	}
+	if strings.Join(order, " ") != "last first" {
+		t.Errorf("cleanups: %v", order)
+	}
+	for name, x := range map[string]struct {
+		failures []string
+		d        difference
+		bad      bool
+	}{
+		"good":                 {nil, difference{}, false},
+		"bad":                  {failures, difference{}, true},
+		"known":                {failures, difference{reason: "r", says: "no further"}, false},
+		"known otherwise":      {failures, difference{reason: "r", says: "something else"}, true},
+		"known, and it holds":  {nil, difference{reason: "r", says: "x"}, true},
+		"a race that is lost":  {failures, difference{reason: "r", says: "no further", race: true}, false},
+		"a race that is won":   {nil, difference{reason: "r", says: "x", race: true}, false},
+		"a race and something": {failures, difference{reason: "r", says: "x", race: true}, true},
+	} {
+		if got := verdict(x.failures, x.d); (len(got) > 0) != x.bad {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestParseLog(t *testing.T) {
+	lines, err := parseLog("2026-01-02T03:04:05.123456789Z stdout P a b \n2026-01-02T03:04:05+01:00 stderr F \n")
+	if err != nil || len(lines) != 2 || lines[0].text != "a b " || lines[0].tag != "P" || lines[1].stream != "stderr" || lines[1].text != "" {
+		t.Errorf("%v %v", lines, err)
+	}
+	for _, bad := range []string{"2026-01-02T03:04:05Z stdout F half", "stdout F x\n", "yesterday stdout F x\n"} {
+		if _, err := parseLog(bad); err == nil {
+			t.Errorf("%q was read", bad)
+		}
 	}
 }
 
