@@ -94,7 +94,11 @@ func suite(t *testing.T, to target) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	n, stop := to.start(t, dir)
 	n.setUp(t, dir)
 	t.Run("cases", func(t *testing.T) {
