@@ -9,6 +9,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"knarr.dev/knarr/internal/network/cni"
 )
@@ -54,6 +56,9 @@ func TestMain(m *testing.M) {
 		os.Exit(cni.Main())
 	}
 	flag.Parse()
+	// What client-go says of streams that a case ends on purpose.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	// Most of a case is waiting: for processes to start, for time to pass.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set("8"); err != nil {
