@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X kn
 KUBECTL_LDFLAGS := -s -w -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2 -X k8s.io/client-go/pkg/version.gitCommit=$(COMMIT) -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 export CGO_ENABLED = 0
 
-.PHONY: run build supervisor images deps check test scenario conformance bench upstream sim fuzz generate clean
+.PHONY: run build supervisor images deps check test scenario conformance cri bench upstream sim fuzz generate clean
 
 ## run: install what is missing, build, start a one-node cluster with the demo
 run: deps build
@@ -49,6 +49,13 @@ conformance: deps build
 ecosystem: deps build
 	cd test/ecosystem && $(GO) build -o $(BIN)/ecosystem/helm helm.sh/helm/v4/cmd/helm && $(GO) test -c -o $(BIN)/ecosystem/ecosystem.test .
 	ECOSYSTEM=$(BIN)/ecosystem $(GO) test -tags $(TAGS) -count=1 -run TestEcosystem -v ./test/scenario
+
+## cri: our suite for CRI runtimes against two containerds, as root
+ORACLE = $(BIN)/oracle
+cri: deps
+	cd test/cri/oracle && $(GO) build -trimpath -o $(ORACLE)/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	cd test/cri/oracle && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o $(ORACLE)/ github.com/opencontainers/runc
+	$(GO) test -tags $(TAGS) -count=1 ./test/cri
 
 ## bench: the figures of docs/performance.md on this machine: make bench UPSTREAM=bin/upstream
 UPSTREAM ?=

@@ -362,6 +362,44 @@ func TestExec(t *testing.T) {
 	n.exit("c", "e2")
 }
 
+// What a command has started ends with it when it is killed.
+func TestExecKilled(t *testing.T) {
+	n := start(t)
+	c := n.run("c", "/bin/busybox sleep 1000")
+	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	pid, _, err := n.Exec(n.ctx, "c", "e", &specs.Process{Args: []string{"/bin/sh", "-c", "/bin/busybox sleep 2000; true"}, Cwd: "/"}, [3]*os.File{null, null, null})
+	if err != nil {
+		t.Fatal(err)
+	}
+	children := func() int {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		return len(strings.Fields(string(b)))
+	}
+	for children() == 0 {
+		<-time.After(time.Millisecond)
+	}
+	if err := n.Signal(n.ctx, "c", "e", int(unix.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.exit("c", "e"); e.Code != 137 {
+		t.Errorf("exit %+v", e)
+	}
+	procs := func() string {
+		b, _ := os.ReadFile("/sys/fs/cgroup/pids" + n.parent() + "/c/cgroup.procs")
+		if b == nil {
+			b, _ = os.ReadFile("/sys/fs/cgroup" + n.parent() + "/c/cgroup.procs")
+		}
+		return strings.TrimSpace(string(b))
+	}
+	for end := time.After(5 * time.Second); procs() != fmt.Sprint(c.PID); {
+		select {
+		case <-end:
+			t.Fatalf("processes %q, want only %d", procs(), c.PID)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 func TestAttach(t *testing.T) {
 	n := start(t)
 	r := n.bundle("c", n.spec("c", "while read x; do echo said $x; done; echo end"))
