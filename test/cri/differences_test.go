@@ -45,6 +45,12 @@ var anyContainerd = map[string]difference{
 	"last/removal of no image":                                      {reason: "containerd takes no name as the beginning of one, and removes an image if there is but one", says: "images afterwards", race: true},
 }
 
+// builtin is what knarr's own runtime does otherwise.
+var builtin = map[string]difference{
+	"network/host port at the node's loopback":                      anyContainerd["network/host port at the node's loopback"],
+	"stream/exec to the end of its input over WebSocket, version 5": anyContainerd["stream/exec to the end of its input over WebSocket, version 5"],
+}
+
 // containerd16 is what Debian's containerd 1.6.20 with runc 1.1.5 does, of 2023.
 var containerd16 = map[string]difference{
 	"info/runtime handlers":                          {reason: "1.6 has no runtime handlers in its status", says: "the default handler is not listed"},

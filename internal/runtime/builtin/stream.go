@@ -186,7 +186,8 @@ func (r *Runtime) exec(ctx context.Context, c *container, cmd []string, tty bool
 			ours = append(ours, mine)
 		}
 	}
-	_, console, err := r.cfg.Supervisor.Client.Exec(ctx, id, name, &p, theirs)
+	// Not with the caller's time: what was begun must be known, to be ended.
+	_, console, err := r.cfg.Supervisor.Client.Exec(context.WithoutCancel(ctx), id, name, &p, theirs)
 	for _, f := range theirs {
 		if f != nil {
 			f.Close()

@@ -194,8 +194,9 @@ func (s *Server) serve(ctx context.Context, raw *net.UnixConn, l *net.UnixListen
 		}
 		r.Error = e
 	}
-	if err := conn.Send(r, files...); err != nil && ctx.Err() == nil {
-		s.Log.Debug("an answer was not taken", "op", q.Op, "error", err)
+	if err := conn.Send(r, files...); err != nil && q.Op == supervisor.OpExec && r.PID != 0 {
+		// Nobody knows of it, so nobody would end it.
+		s.signal(q.ID, q.Exec, int(unix.SIGKILL))
 	}
 	for _, f := range files {
 		f.Close()
