@@ -5,7 +5,7 @@ COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 BIN     := $(CURDIR)/bin
 TAGS    := grpcnotrace
 LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X knarr.dev/knarr/internal/version.GitCommit=$(COMMIT)
-KUBECTL_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
+KUBECTL_LDFLAGS := -s -w -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2 -X k8s.io/client-go/pkg/version.gitCommit=$(COMMIT) -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 export CGO_ENABLED = 0
 
 .PHONY: run build images deps check test scenario conformance cri bench upstream sim fuzz generate clean

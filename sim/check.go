@@ -247,9 +247,10 @@ func (w *world) checkPods(t truth) error {
 		there[n.Name] = !drained(n)
 	}
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
+		devices, _ := wantsDevices(p)
 		switch {
 		case finished(p), t.robbed(p):
-		case p.Spec.NodeName == "" && len(p.Spec.ResourceClaims) > 0: // see checkDevices
+		case p.Spec.NodeName == "" && devices: // see checkDevices
 		case p.Spec.NodeName == "":
 			for _, name := range slices.Sorted(maps.Keys(there)) {
 				l := w.audit.at(name)

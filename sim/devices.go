@@ -2,10 +2,14 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
@@ -17,15 +21,22 @@ import (
 const (
 	// deviced is what the class, the template, the claims and the pods are called.
 	deviced = "dev"
+	// devicedResource is what the devices of the class stand for.
+	devicedResource corev1.ResourceName = "dev.example.com/dev"
 	// onNetwork devices are reached from all nodes; each node has one of its own.
 	onNetwork = 5
 	// devicePods and sharedClaims of a namespace, at most.
 	devicePods, sharedClaims = 4, 2
+	// taintRules of the cluster, at most.
+	taintRules = 2
 )
 
 // deviceObjects are what a driver brings.
 func deviceObjects() []kinds.Object {
-	out := []kinds.Object{&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: deviced}}}
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: deviced}}
+	stands := string(devicedResource)
+	class.Spec.ExtendedResourceName = &stands
+	out := []kinds.Object{class}
 	slice := func(name string, count int, where func(*resourcev1.ResourceSliceSpec)) {
 		s := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		s.Spec.Driver, s.Spec.Pool = "dev.example.com", resourcev1.ResourcePool{Name: name, ResourceSliceCount: 1}
@@ -52,7 +63,7 @@ func deviceSpec() resourcev1.ResourceClaimSpec {
 func (u *users) actOnDevices(ns string) (string, error) {
 	name := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(devicePods))
 	ref := kinds.Ref{Kind: kinds.Pod, Namespace: ns, Name: name}
-	switch u.rng.IntN(14) {
+	switch u.rng.IntN(16) {
 	case 0, 1:
 		return "delete pod with devices", u.remove(ref, "")
 	case 2:
@@ -63,21 +74,50 @@ func (u *users) actOnDevices(ns string) (string, error) {
 		return "delete the template of claims", u.remove(kinds.Ref{Kind: kinds.ResourceClaimTemplate, Namespace: ns, Name: deviced}, "")
 	case 5, 6:
 		return "create claims to devices", u.claimDevices(ns)
+	case 7:
+		return "taint a device", u.create(kinds.DeviceTaintRule, u.taintRule())
+	case 8:
+		return "untaint a device", u.remove(kinds.Ref{Kind: kinds.DeviceTaintRule, Name: fmt.Sprintf("%s-%d", deviced, u.rng.IntN(taintRules))}, "")
 	}
 	if u.rng.IntN(4) > 0 { // otherwise they may come later
 		u.note("create claims", u.claimDevices(ns))
 	}
 	p := u.pod(ns, "alone")
 	p.Name = name
-	c := corev1.PodResourceClaim{Name: "c"}
-	if shared := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(sharedClaims)); u.rng.IntN(3) == 0 {
+	c, template := corev1.PodResourceClaim{Name: "c"}, deviced
+	switch shared := fmt.Sprintf("%s-%d", deviced, u.rng.IntN(sharedClaims)); u.rng.IntN(3) {
+	case 0:
 		c.ResourceClaimName = &shared
-	} else {
-		template := deviced
+	case 1:
 		c.ResourceClaimTemplateName = &template
+	default:
+		r := &p.Spec.Containers[0].Resources
+		for _, list := range []*corev1.ResourceList{&r.Requests, &r.Limits} {
+			if *list = maps.Clone(*list); *list == nil {
+				*list = corev1.ResourceList{}
+			}
+			(*list)[devicedResource] = *resource.NewQuantity(1, resource.DecimalSI)
+		}
+		return "create pod with an extended resource", u.create(kinds.Pod, p)
 	}
 	p.Spec.ResourceClaims = []corev1.PodResourceClaim{c}
 	return "create pod with devices", u.create(kinds.Pod, p)
+}
+
+// wantsDevices reports whether a pod may only have a node with devices, and
+// extended whether that is because of an extended resource.
+func wantsDevices(p *corev1.Pod) (wants, extended bool) {
+	_, extended = p.Spec.Containers[0].Resources.Requests[devicedResource]
+	return extended || len(p.Spec.ResourceClaims) > 0, extended
+}
+
+// taintRule drives pods out of the first device of a pool, or says whom it would.
+func (u *users) taintRule() *resourcev1.DeviceTaintRule {
+	r := &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", deviced, u.rng.IntN(taintRules))}}
+	pool, device := u.pick("network", "n0", "n1"), "d0"
+	r.Spec.DeviceSelector = &resourcev1.DeviceTaintSelector{Pool: &pool, Device: &device}
+	r.Spec.Taint = resourcev1.DeviceTaint{Key: "k", Effect: resourcev1.DeviceTaintEffect(u.pick("NoExecute", "NoExecute", "None"))}
+	return r
 }
 
 // claimDevices makes what pods name. What is there is no error.
@@ -104,6 +144,8 @@ type deviceAudit struct {
 	claims  map[string]*resourcev1.ResourceClaim
 	pods    map[types.UID]*corev1.Pod
 	granted int
+	// extended of the pods got theirs for an extended resource.
+	extended int
 }
 
 func newDeviceAudit() *deviceAudit {
@@ -140,7 +182,7 @@ func (a *deviceAudit) observe(before, after kinds.Object) error {
 			a.holders[d] = now.UID
 		}
 	case *corev1.Pod:
-		if len(now.Spec.ResourceClaims) == 0 {
+		if wants, _ := wantsDevices(now); !wants {
 			return nil
 		}
 		a.pods[now.UID] = now
@@ -152,6 +194,12 @@ func (a *deviceAudit) observe(before, after kinds.Object) error {
 }
 
 func (a *deviceAudit) bound(p *corev1.Pod) error {
+	if _, extended := wantsDevices(p); extended {
+		if p.Status.ExtendedResourceClaimStatus == nil {
+			return fmt.Errorf("pod %s/%s is bound without devices for its extended resource", p.Namespace, p.Name)
+		}
+		a.extended++
+	}
 	for name := range resourceclaim.PodClaims(p) {
 		c := a.claims[p.Namespace+"/"+name]
 		if c == nil || c.Status.Allocation == nil || !resourceclaim.IsReservedForPod(p, c, false) {
@@ -171,14 +219,36 @@ func devicesOf(c *resourcev1.ResourceClaim) (out []string) {
 	return out
 }
 
+// tainted are the devices that rules drive pods out of. None does so any more.
+func tainted(t truth) (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, r := range all[*resourcev1.DeviceTaintRule](t, kinds.DeviceTaintRule) {
+		c := meta.FindStatusCondition(r.Status.Conditions, resourcev1.DeviceTaintConditionEvictionInProgress)
+		if c == nil || c.ObservedGeneration != r.Generation || c.Status != metav1.ConditionFalse {
+			return nil, fmt.Errorf("rule %s says %+v, but nothing is under way", r.Name, c)
+		}
+		if r.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNoExecute {
+			out[*r.Spec.DeviceSelector.Pool+"/"+*r.Spec.DeviceSelector.Device] = true
+		}
+	}
+	return out, nil
+}
+
 // checkDevices: claims have devices if and only if pods use them, nobody else is
-// in the way, and no pod waits for a device that is free.
+// in the way, no pod stays on a device that drives it out, and no pod waits for a device that is free.
 func (w *world) checkDevices(t truth) error {
 	pods := map[types.UID]*corev1.Pod{}
 	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
 		pods[p.UID] = p
 	}
+	driven, err := tainted(t)
+	if err != nil {
+		return err
+	}
 	free := onNetwork
+	if driven["network/d0"] {
+		free--
+	}
 	claims := map[string]*resourcev1.ResourceClaim{}
 	for _, c := range all[*resourcev1.ResourceClaim](t, kinds.ResourceClaim) {
 		claims[c.Namespace+"/"+c.Name] = c
@@ -196,19 +266,24 @@ func (w *world) checkDevices(t truth) error {
 			return fmt.Errorf("claim %s/%s was made for %s, which is gone or has ended", c.Namespace, c.Name, ref.Name)
 		}
 		for _, d := range devicesOf(c) {
-			if len(d) > len("network/") && d[:len("network/")] == "network/" {
+			if driven[d] {
+				return fmt.Errorf("claim %s/%s has device %s, which drives pods out", c.Namespace, c.Name, d)
+			}
+			if strings.HasPrefix(d, "network/") {
 				free--
 			}
 		}
 	}
 	for _, p := range pods {
-		if len(p.Spec.ResourceClaims) == 0 || finished(p) || p.Spec.NodeName != "" || free == 0 || p.DeletionTimestamp != nil {
+		wants, open := wantsDevices(p)
+		if !wants || finished(p) || p.Spec.NodeName != "" || free == 0 || p.DeletionTimestamp != nil {
 			continue
 		}
 		for name := range resourceclaim.PodClaims(p) {
-			if c := claims[p.Namespace+"/"+name]; c == nil || c.DeletionTimestamp != nil || c.Status.Allocation != nil {
-				continue
-			}
+			c := claims[p.Namespace+"/"+name]
+			open = open || c != nil && c.DeletionTimestamp == nil && c.Status.Allocation == nil
+		}
+		if open {
 			for i := range nodes {
 				n := fmt.Sprintf("n%d", i)
 				if l := w.audit.at(n); l.room(requests(p)) && slices.ContainsFunc(all[*corev1.Node](t, kinds.Node), func(o *corev1.Node) bool { return o.Name == n && !drained(o) }) {

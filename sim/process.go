@@ -21,6 +21,7 @@ import (
 	"knarr.dev/knarr/internal/controller/cronjob"
 	"knarr.dev/knarr/internal/controller/daemonset"
 	"knarr.dev/knarr/internal/controller/deployment"
+	"knarr.dev/knarr/internal/controller/devicetaint"
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
@@ -132,6 +133,7 @@ func (w *world) controllers() []reconcile.Controller {
 	if err != nil {
 		panic(err) // the configuration is constant
 	}
+	evicted := devicetaint.NewTally()
 	return []reconcile.Controller{
 		deployment.Controller(), replicaset.Controller(), replicaset.ReplicationController(), statefulset.Controller(), daemonset.Controller(), disruption.Controller(w.table),
 		job.Controller(), cronjob.Controller(), ttlafterfinished.Controller(), horizontalpodautoscaler.Controller(w.table, w.loads),
@@ -146,7 +148,7 @@ func (w *world) controllers() []reconcile.Controller {
 			Schema: func(schema.GroupVersionKind) *spec.Schema { return nil },
 		}),
 		resourcequota.Controller(w.table), pvcprotection.Controller(), pvprotection.Controller(), vacprotection.Controller(), volumebinder.Claims(), volumebinder.Volumes(),
-		resourceclaim.Claims(), resourceclaim.Pods(),
+		resourceclaim.Claims(), resourceclaim.Pods(), devicetaint.Pods(evicted), devicetaint.Rules(evicted),
 		servicecidr.Default("10.96.0.0/16"), servicecidr.Controller(), ipaddress.Controller(),
 		trustbundle.Controller(func() []byte { return []byte(anchor) }), podcertificate.Controller(),
 	}

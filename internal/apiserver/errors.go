@@ -31,7 +31,7 @@ func statusOf(err error) *metav1.Status {
 	case errors.Is(err, store.ErrNoSpace):
 		err = statusError(http.StatusInsufficientStorage, metav1.StatusReasonInternalError, "the store is full: delete objects, or raise its quota")
 	case errors.Is(err, store.ErrDiskFull):
-		err = statusError(http.StatusInsufficientStorage, metav1.StatusReasonInternalError, "the disk of the store is full: free some space on the server; nothing is lost, and deletes still work")
+		err = statusError(http.StatusInsufficientStorage, metav1.StatusReasonInternalError, "the disk of the store is full: free some space on the server; nothing is lost, and deletes work while there is a little left")
 	case errors.Is(err, store.ErrTooLarge):
 		err = apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("an object may take %d bytes as it is stored", store.MaxValue))
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

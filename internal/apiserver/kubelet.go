@@ -298,23 +298,26 @@ func (p *kubeletProxy) podProxy(w *recorder, r *http.Request, in *info, pod *cor
 	if pod.Status.PodIP == "" {
 		return badRequest("pod %s has no address yet", pod.Name)
 	}
-	number := port
-	if number == "" {
-		for _, c := range pod.Spec.Containers {
-			if len(c.Ports) > 0 && number == "" {
-				number = strconv.Itoa(int(c.Ports[0].ContainerPort))
-			}
-		}
-	} else {
-		for _, c := range pod.Spec.Containers {
-			for _, cp := range c.Ports {
-				if cp.Name == port {
-					number = strconv.Itoa(int(cp.ContainerPort))
-				}
+	return p.address(w, r, in, scheme, pod.Status.PodIP, podPort(pod, scheme, port))
+}
+
+// podPort is the number of a pod's port that a URL names: without a name the
+// first that it has, and if it has none that of the scheme.
+func podPort(pod *corev1.Pod, scheme, port string) string {
+	for _, c := range pod.Spec.Containers {
+		for _, cp := range c.Ports {
+			if port == "" || cp.Name == port {
+				return strconv.Itoa(int(cp.ContainerPort))
 			}
 		}
 	}
-	return p.address(w, r, in, scheme, pod.Status.PodIP, number)
+	switch {
+	case port != "":
+		return port
+	case scheme == "https":
+		return "443"
+	}
+	return "80"
 }
 
 // address forwards to a pod's address, which must be one that a pod can have.

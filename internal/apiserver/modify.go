@@ -176,11 +176,15 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 		ch.obj.SetResourceVersion(strconv.FormatInt(cur.rev, 10))
 		return ch.obj, false, nil
 	}
-	rev, err := s.cfg.Store.Put(c.ctx, key, data, cur.rev)
+	ctx := c.ctx
+	if ch.obj.GetDeletionTimestamp() != nil {
+		ctx = store.Deleting(ctx)
+	}
+	rev, err := s.cfg.Store.Put(ctx, key, data, cur.rev)
 	if errors.Is(err, store.ErrTooLarge) && !c.owned && ch.obj.GetManagedFields() != nil {
 		ch.obj.SetManagedFields(nil) // rather than refuse the object
 		if data, err = codec.Save(c.ctx, k, ch.obj); err == nil {
-			rev, err = s.cfg.Store.Put(c.ctx, key, data, cur.rev)
+			rev, err = s.cfg.Store.Put(ctx, key, data, cur.rev)
 		}
 	}
 	if err != nil {

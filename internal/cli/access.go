@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -64,6 +65,15 @@ func (a *access) connect() (*remote.Client, string, error) {
 	}
 	api, err := remote.New(remote.Config{Server: how.Host + how.APIPath, UserAgent: "knarr-cli", Transport: transport})
 	return api, namespace, err
+}
+
+// unreached says what helps when there was no server to ask.
+func unreached(err error) error {
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		return fmt.Errorf("no API server answers there; `knarr status` on the server says whether it runs: %w", err)
+	}
+	return err
 }
 
 func there(path string) bool {

@@ -129,7 +129,7 @@ func demoDeployment() *appsv1.Deployment {
 					AutomountServiceAccountToken: &no,
 					Containers: []corev1.Container{{
 						Name: "demo", Image: demoImage,
-						Env:   []corev1.EnvVar{fromField("POD_NAME", "metadata.name"), fromField("POD_NAMESPACE", "metadata.namespace"), fromField("NODE_NAME", "spec.nodeName")},
+						Env:   []corev1.EnvVar{fromField("POD_NAME", "metadata.name"), fromField("POD_NAMESPACE", "metadata.namespace"), fromField("NODE_NAME", "spec.nodeName"), fromField("POD_IP", "status.podIP")},
 						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}},
 						ReadinessProbe: &corev1.Probe{PeriodSeconds: 2, ProbeHandler: corev1.ProbeHandler{
 							HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromString("http")}}},

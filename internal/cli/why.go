@@ -93,7 +93,7 @@ func (o *whyOptions) run(ctx context.Context, w io.Writer, args []string) error 
 	}
 	e, err := explain(ctx, api, kind, cmp.Or(o.namespace, namespace), name)
 	if err != nil {
-		return unanswered(err)
+		return unanswered(unreached(err))
 	}
 	if err := e.print(w, o.output, time.Now()); err != nil {
 		return unanswered(err)

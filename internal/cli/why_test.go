@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -108,6 +109,25 @@ func TestWhy(t *testing.T) {
 		if code != tt.code || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("why %s: exit code %d, want %d\n%s\nwant %s", tt.args, code, tt.code, out.String(), tt.want)
 		}
+	}
+}
+
+func TestWhyWithoutServer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","clusters":[{"name":"c","cluster":{"server":"https://%s"}}],"contexts":[{"name":"a","context":{"cluster":"c"}}],"current-context":"a"}`, free.Addr())
+	if err := errors.Join(free.Close(), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := New()
+	cmd.SetArgs([]string{"why", "cm/c", "--kubeconfig", file, "--data-dir", t.TempDir()})
+	err = cmd.ExecuteContext(t.Context())
+	var e *exit
+	if !errors.As(err, &e) || e.code != 2 || !strings.HasPrefix(e.Error(), "no API server answers there; `knarr status`") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -77,6 +78,58 @@ func drawAllocation(t *rapid.T, c *resourcev1.ResourceClaim) {
 			c.Status.ReservedFor = append(c.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: fmt.Sprint("p-", i), UID: types.UID(fmt.Sprint("u-p-", i))})
 		}
 	}
+}
+
+// drawTainted devices, by drivers and rules, and what drawClaims draws with them.
+func drawTainted(t *rapid.T) things {
+	effect := func() resourcev1.DeviceTaintEffect {
+		return rapid.SampledFrom([]resourcev1.DeviceTaintEffect{resourcev1.DeviceTaintEffectNone, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNoExecute}).Draw(t, "effect")
+	}
+	taint := func() resourcev1.DeviceTaint {
+		at := metav1.NewTime(made.Add(time.Duration(rapid.IntRange(-9, 9).Draw(t, "added")) * time.Second))
+		return resourcev1.DeviceTaint{Key: rapid.SampledFrom([]string{"k", "l"}).Draw(t, "key"), Effect: effect(), TimeAdded: &at}
+	}
+	out := drawClaims(t)
+	for _, x := range out {
+		c, ok := x.Object.(*resourcev1.ResourceClaim)
+		if !ok || c.Status.Allocation == nil {
+			continue
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "devices") {
+			r := resourcev1.DeviceRequestAllocationResult{Driver: "d", Pool: "p", Device: rapid.SampledFrom([]string{"d-0", "d-1", "gone"}).Draw(t, "device")}
+			if chance(t, "tolerates") {
+				tol := resourcev1.DeviceToleration{Key: "k", Operator: resourcev1.DeviceTolerationOpExists, Effect: effect()}
+				if chance(t, "for a while") {
+					tol.TolerationSeconds = ptrTo(int64(rapid.IntRange(-1, 30).Draw(t, "seconds")))
+				}
+				r.Tolerations = append(r.Tolerations, tol)
+			}
+			c.Status.Allocation.Devices.Results = append(c.Status.Allocation.Devices.Results, r)
+		}
+	}
+	out = append(out, several(t, kinds.ResourceSlice, 3, func(i int) kinds.Object {
+		s := &resourcev1.ResourceSlice{ObjectMeta: named("", fmt.Sprint("s-", i))}
+		s.Spec.Driver, s.Spec.Pool.Name, s.Spec.Pool.Generation = "d", "p", int64(rapid.IntRange(0, 1).Draw(t, "generation"))
+		for j := range 2 {
+			d := resourcev1.Device{Name: fmt.Sprint("d-", j)}
+			if chance(t, "tainted") {
+				d.Taints = append(d.Taints, taint())
+			}
+			s.Spec.Devices = append(s.Spec.Devices, d)
+		}
+		return s
+	})...)
+	return append(out, several(t, kinds.DeviceTaintRule, 2, func(i int) kinds.Object {
+		r := &resourcev1.DeviceTaintRule{ObjectMeta: named("", fmt.Sprint("r-", i))}
+		r.Generation, r.Spec.Taint = 1, taint()
+		if chance(t, "selects") {
+			r.Spec.DeviceSelector = &resourcev1.DeviceTaintSelector{}
+			if chance(t, "one") {
+				r.Spec.DeviceSelector.Device = ptrTo("d-0")
+			}
+		}
+		return r
+	})...)
 }
 
 func thing(k *kinds.Kind, o kinds.Object) reconciletest.Thing {

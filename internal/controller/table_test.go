@@ -30,6 +30,7 @@ import (
 	"knarr.dev/knarr/internal/controller/clusterroleaggregation"
 	"knarr.dev/knarr/internal/controller/cronjob"
 	"knarr.dev/knarr/internal/controller/customresourcedefinition"
+	"knarr.dev/knarr/internal/controller/devicetaint"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/flowcontrol"
 	"knarr.dev/knarr/internal/controller/ipaddress"
@@ -429,6 +430,15 @@ func ofStorage() map[string]props {
 				return []reconcile.Controller{resourceclaim.Claims(), resourceclaim.Pods()}
 			},
 			Draw: drawClaims, Mine: of(kinds.Pod, kinds.ResourceClaim), Most: perThing(3),
+		},
+		"devicetaint": {
+			Make: one(func() reconcile.Controller { return devicetaint.Pods(devicetaint.NewTally()) }),
+			Draw: drawTainted, Mine: of(kinds.Pod), Most: each(2), Horizon: time.Minute,
+		},
+		// Apart: how much of an eviction a rule gets to tell of is by chance.
+		"devicetaint, its rules": {
+			Make: one(func() reconcile.Controller { return devicetaint.Rules(devicetaint.NewTally()) }),
+			Draw: drawTainted, Mine: of(kinds.DeviceTaintRule), Most: each(1), Horizon: time.Minute,
 		},
 		"pvprotection": {
 			Make: one(pvprotection.Controller),

@@ -21,8 +21,7 @@ var (
 		New:    func() Object { return &resourcev1.DeviceClass{} }, NewList: func() runtime.Object { return &resourcev1.DeviceClassList{} },
 		PrepareCreate: do(prepare.CreateManaged[*resourcev1.DeviceClass]), PrepareUpdate: doBoth(prepare.DeviceClassUpdate),
 		Validate: check(validate.DeviceClass), ValidateUpdate: checkBoth(validate.DeviceClassUpdate),
-		Warnings: warn(warnings.DeviceClass),
-		Columns:  []Column{nameColumn, ageColumn},
+		Columns: []Column{nameColumn, ageColumn},
 	}
 	ResourceClaim = &Kind{
 		GVK: resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"), Resource: "resourceclaims", Singular: "resourceclaim",
@@ -75,7 +74,6 @@ var (
 		PrepareCreate: do(prepare.DeviceTaintRuleCreate), PrepareUpdate: doBoth(prepare.DeviceTaintRuleUpdate),
 		Stamp:    stamp(prepare.DeviceTaintRuleStamp),
 		Validate: check(validate.DeviceTaintRule), ValidateUpdate: checkBoth(validate.DeviceTaintRuleUpdate),
-		Warnings:     warn(warnings.DeviceTaintRule),
 		Subresources: map[string]Subresource{"status": status(prepare.DeviceTaintRuleStatusUpdate, validate.DeviceTaintRuleStatusUpdate)},
 		Columns: []Column{
 			nameColumn,
@@ -100,6 +98,13 @@ var resourceKinds = []*Kind{
 	ResourceClaimTemplate,
 	ResourceSlice,
 	DeviceTaintRule,
+}
+
+// SelectsDevice reports whether a rule is about a device. What its selector does
+// not name is any; without a selector it is about none.
+func SelectsDevice(r *resourcev1.DeviceTaintRule, driver, pool, device string) bool {
+	s := r.Spec.DeviceSelector
+	return s != nil && valueOr(s.Driver, driver) == driver && valueOr(s.Pool, pool) == pool && valueOr(s.Device, device) == device
 }
 
 func claimState(c *resourcev1.ResourceClaim) string {

@@ -70,6 +70,7 @@ type Kubelet struct {
 	changed    chan struct{} // capacity 1: a pod in the view changed
 	changedAt  atomic.Int64  // when the first one since the last dispatch did; 0: none
 	nodeNow    chan struct{} // capacity 1: the node's status should be looked at
+	nodeTold   toldNode      // of runNode
 	resizeNow  chan struct{} // capacity 1: a resize that waits may fit now
 	news       news
 	short      shortage // guarded by mu

@@ -74,12 +74,17 @@ func (k *Kubelet) runNode(ctx context.Context) error {
 	}
 }
 
+// seenNode is the node as the view has it; nil: not yet.
+func (k *Kubelet) seenNode() *corev1.Node {
+	return view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName)
+}
+
 // syncNode creates or updates the node; force writes the heartbeat too.
 func (k *Kubelet) syncNode(ctx context.Context, force bool) (ready, wrote bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
 	defer cancel()
 	ref := kinds.Ref{Kind: kinds.Node, Name: k.cfg.NodeName}
-	old := view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName)
+	old := k.seenNode()
 	if old == nil {
 		o, err := k.cfg.Client.Get(ctx, ref)
 		if apierrors.IsNotFound(err) {
@@ -97,6 +102,7 @@ func (k *Kubelet) syncNode(ctx context.Context, force bool) (ready, wrote bool, 
 	status := k.nodeStatus(ctx, old)
 	ready = isReady(&status)
 	if !force && sameStatus(&old.Status, &status) {
+		k.tellNode(old, &status)
 		return ready && isReady(&old.Status), wrote, nil
 	}
 	data, err := nodePatch(old, &status)
@@ -106,16 +112,18 @@ func (k *Kubelet) syncNode(ctx context.Context, force bool) (ready, wrote bool, 
 	if _, err := k.cfg.Client.Patch(ctx, ref.WithSub("status"), types.StrategicMergePatchType, data); err != nil {
 		return false, false, err
 	}
+	k.tellNode(old, &status)
 	return ready, true, nil
 }
 
-func isReady(st *corev1.NodeStatus) bool {
-	for _, c := range st.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
-		}
+func (k *Kubelet) tellNode(n *corev1.Node, next *corev1.NodeStatus) {
+	for _, e := range k.nodeTold.tell(n, next) {
+		k.cfg.Events.Emit(e)
 	}
-	return false
+}
+
+func isReady(st *corev1.NodeStatus) bool {
+	return statusOf(st, corev1.NodeReady) == corev1.ConditionTrue
 }
 
 // sameStatus compares without heartbeats.
@@ -340,6 +348,7 @@ func (k *Kubelet) renew(ctx context.Context, held *coordinationv1.Lease) (*coord
 		held = o.(*coordinationv1.Lease)
 	}
 	l := held.DeepCopy()
+	l.OwnerReferences = leaseOwner(l.OwnerReferences, k.seenNode())
 	holder, seconds := k.cfg.NodeName, int32(leaseSeconds)
 	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &holder, &seconds, &now
 	o, err := k.cfg.Client.Update(ctx, ref, l)
@@ -352,17 +361,23 @@ func (k *Kubelet) renew(ctx context.Context, held *coordinationv1.Lease) (*coord
 func (k *Kubelet) createLease(ctx context.Context, ref kinds.Ref, now metav1.MicroTime) (*coordinationv1.Lease, error) {
 	holder, seconds := k.cfg.NodeName, int32(leaseSeconds)
 	l := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name, OwnerReferences: leaseOwner(nil, k.seenNode())},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &now},
-	}
-	if n := view.Get[*corev1.Node](k.cfg.View.Snapshot(), kinds.Node, "", k.cfg.NodeName); n != nil {
-		l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID}}
 	}
 	o, err := k.cfg.Client.Create(ctx, kinds.Ref{Kind: ref.Kind, Namespace: ref.Namespace}, l)
 	if err != nil {
 		return nil, err
 	}
 	return o.(*coordinationv1.Lease), nil
+}
+
+// leaseOwner is the node, so that the lease goes with it; at the first start the
+// lease is there before the node is known.
+func leaseOwner(have []metav1.OwnerReference, n *corev1.Node) []metav1.OwnerReference {
+	if n == nil || slices.ContainsFunc(have, func(r metav1.OwnerReference) bool { return r.UID == n.UID }) {
+		return have
+	}
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID}}
 }
 
 func portText(n int) string { return strconv.Itoa(n) }

@@ -2,6 +2,7 @@ package quota
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,7 +96,8 @@ func (m Meter) asExtended(c *resourcev1.ResourceClaim, out corev1.ResourceList) 
 
 // charged is the usage of the pod for whose extended resources the claim was
 // made: only if they know each other, and for one claim only, so that nobody
-// makes claims for free.
+// makes claims for free. The pod's status may still name one that is gone, which
+// was made in vain.
 func (m Meter) charged(c *resourcev1.ResourceClaim) corev1.ResourceList {
 	ref := metav1.GetControllerOfNoCopy(c)
 	if c.Annotations[resourcev1.ExtendedResourceClaimAnnotation] != "true" || ref == nil || ref.Kind != "Pod" || ref.APIVersion != "v1" {
@@ -105,13 +107,16 @@ func (m Meter) charged(c *resourcev1.ResourceClaim) corev1.ResourceList {
 	if pod == nil || pod.UID != ref.UID {
 		return nil
 	}
+	others := m.Around.ClaimsOf(c.Namespace, pod.UID)
 	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
-		if s.ResourceClaimName != c.Name {
+		if s.ResourceClaimName == c.Name {
+			return m.pod(pod)
+		}
+		if slices.ContainsFunc(others, func(other *resourcev1.ResourceClaim) bool { return other.Name == s.ResourceClaimName }) {
 			return nil
 		}
-		return m.pod(pod)
 	}
-	for _, other := range m.Around.ClaimsOf(c.Namespace, pod.UID) {
+	for _, other := range others {
 		if other.Annotations[resourcev1.ExtendedResourceClaimAnnotation] == "true" &&
 			cmp.Or(other.CreationTimestamp.Compare(c.CreationTimestamp.Time), cmp.Compare(other.Name, c.Name)) < 0 {
 			return nil

@@ -163,6 +163,17 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
 	}
+	// Which of the claims the pod has paid for is told by its status, while the
+	// claim that this names is there.
+	const paid, full = "requests.example.com/gpu=1", "requests.example.com/gpu=3"
+	for _, tt := range []struct{ named, first, second string }{{"d", paid, full}, {"e", full, paid}, {"gone", paid, full}} {
+		user.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: tt.named}
+		for claim, want := range map[*resourcev1.ResourceClaim]string{forPod: tt.first, second: tt.second} {
+			if got := show(meter(gpu).Usage(kinds.ResourceClaim, claim)); !strings.HasSuffix(got, want) {
+				t.Errorf("%s, while the pod names %s: %s, want %s", claim.Name, tt.named, got, want)
+			}
+		}
+	}
 }
 
 func TestTracks(t *testing.T) {

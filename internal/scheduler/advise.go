@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -47,6 +48,8 @@ const (
 	noNeighbour                      // missing pods fewer, in name=value
 	lessSkew                         // missing matching pods fewer, in name=value
 	freeDevices                      // for the requests in value of the claim name
+	devicesOf                        // missing of class value, which stand for the resource name
+	offered                          // missing of name, of which the node has none
 )
 
 // change is the smallest one after which a filter would let a pod onto a node.
@@ -85,6 +88,9 @@ func (c *change) String() string {
 	case freeResource:
 		return amountText(c.name, c.missing) + " more " + c.name + " free"
 	case smallerRequest:
+		if c.of >= maxAmount { // what is beyond is not counted
+			return "far less " + c.name + " requested"
+		}
 		return amountText(c.name, c.missing) + " less " + c.name + " requested"
 	case fewerPods:
 		return plural(c.missing, "pod") + " fewer on the node"
@@ -111,6 +117,13 @@ func (c *change) String() string {
 		return plural(c.missing, "conflicting pod") + " fewer in " + c.name + "=" + c.value
 	case freeDevices:
 		return "devices for the requests of its claim " + c.name + ": " + c.value
+	case devicesOf:
+		return plural(c.missing, "free device") + " of class " + c.value + " for " + c.name
+	case offered:
+		if class, ok := implicit(corev1.ResourceName(c.name)); ok {
+			return "the DeviceClass " + class
+		}
+		return amountText(c.name, c.missing) + " " + c.name + " from a device plugin or a DeviceClass with this extendedResourceName"
 	case lessSkew:
 		return plural(c.missing, "matching pod") + " fewer in " + c.name + "=" + c.value
 	}
@@ -130,9 +143,24 @@ func amountText(name string, v int64) string {
 	case corev1.ResourceCPU:
 		return resource.NewMilliQuantity(v, resource.DecimalSI).String()
 	case corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
-		return resource.NewQuantity(v, resource.BinarySI).String()
+		return resource.NewQuantity(roundBytes(v), resource.BinarySI).String()
 	}
 	return resource.NewQuantity(v, resource.DecimalSI).String()
+}
+
+// roundBytes goes up, so that what is named is enough, to whole units of which
+// there are ten or more: quantities would be written to the last byte.
+func roundBytes(v int64) int64 {
+	for unit := int64(1) << 40; unit > 1; unit >>= 10 {
+		if v < 10*unit {
+			continue
+		}
+		if rest := v % unit; rest > 0 && v <= math.MaxInt64-unit {
+			v += unit - rest
+		}
+		return v
+	}
+	return v
 }
 
 // adviseLabels lists the labels that a node lacks for a pod's node selector and

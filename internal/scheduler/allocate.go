@@ -33,10 +33,13 @@ func newSelectors() *cel.Cache {
 type podDevices struct {
 	claims []*resourcev1.ResourceClaim // each once
 	open   []*resourcev1.ResourceClaim // those of them that have nothing yet
+	stale  *resourcev1.ResourceClaim   // see cycle.stale
+	drafts map[string]*draft           // by the extended resources that they serve
 	bound  []boundClaim                // those whose devices only some nodes reach
-	// allocator for those that are open; nil: there are none. Its search may be
+	// allocator for those that are open, and for drafts. Its search may be
 	// long, so all of it has to end in time.
 	allocator structured.Allocator
+	selectors *cel.Cache // of classes
 	timeout   time.Duration
 	until     time.Time // zero: it has not begun
 	answers   map[*node]*deviceAnswer
@@ -52,6 +55,7 @@ type boundClaim struct {
 // deviceAnswer is what a node can do for the open claims.
 type deviceAnswer struct {
 	why     string // it cannot; empty: it can
+	draft   *draft // that is to be made for it too; nil: none
 	results []resourcev1.AllocationResult
 }
 
@@ -59,16 +63,26 @@ type deviceAnswer struct {
 type grant struct {
 	claim      *resourcev1.ResourceClaim
 	allocation *resourcev1.AllocationResult // nil: it has one
+	draft      *draft                       // that the claim is, or was made from; nil: none
+}
+
+// promised is what decisions count a grant for until it is written.
+func (g *grant) promised() *resourcev1.ResourceClaim {
+	if g.draft != nil {
+		return g.draft.claim
+	}
+	return g.claim
 }
 
 const (
 	notAvailable   = "resourceclaim not available on the node"
 	notAllocatable = "cannot allocate all claims"
+	notScheduled   = "cannot schedule extended resource claim"
 )
 
 // prepareDevices looks the pod's claims up, once for all nodes.
 func (c *cycle) prepareDevices(selectors *cel.Cache) {
-	p := &podDevices{timeout: c.rules.filterTimeout, answers: map[*node]*deviceAnswer{}}
+	p := &podDevices{selectors: selectors, timeout: c.rules.filterTimeout, answers: map[*node]*deviceAnswer{}, stale: c.stale(), drafts: map[string]*draft{}}
 	c.podDevices = p
 	if c.refusal, c.early, c.soon = c.findClaims(); c.refusal != "" {
 		return
@@ -78,7 +92,7 @@ func (c *cycle) prepareDevices(selectors *cel.Cache) {
 			return
 		}
 	}
-	if len(p.open) == 0 {
+	if len(p.open) == 0 && len(c.pod.request.more) == 0 || p.stale != nil {
 		return
 	}
 	var err error
@@ -170,6 +184,10 @@ func (c *cycle) devicesOn(n *node) *deviceAnswer {
 	if a == nil {
 		a = &deviceAnswer{}
 		p.answers[n] = a
+		if p.stale != nil {
+			a.why = notScheduled
+			return a
+		}
 		for i := range p.bound {
 			if !p.bound[i].nodes.Match(n.obj) {
 				p.bound[i].away = true
@@ -177,15 +195,21 @@ func (c *cycle) devicesOn(n *node) *deviceAnswer {
 			}
 		}
 		if a.why == "" && p.allocator != nil {
-			a.results, a.why = p.allocate(n.obj)
+			open := p.open
+			if a.draft = c.draftFor(n); a.draft != nil {
+				open = append(slices.Clip(open), a.draft.claim)
+			}
+			if len(open) > 0 {
+				a.results, a.why = p.allocate(n.obj, open)
+			}
 		}
 	}
 	return a
 }
 
-// allocate the open claims on a node. What is wrong with a claim, a class or a
+// allocate claims on a node. What is wrong with a claim, a class or a
 // pool is told like a lack of devices: what mends it wakes the pod in either case.
-func (p *podDevices) allocate(n *corev1.Node) ([]resourcev1.AllocationResult, string) {
+func (p *podDevices) allocate(n *corev1.Node, open []*resourcev1.ResourceClaim) ([]resourcev1.AllocationResult, string) {
 	if p.until.IsZero() && p.timeout > 0 {
 		p.until = time.Now().Add(p.timeout)
 	}
@@ -194,13 +218,13 @@ func (p *podDevices) allocate(n *corev1.Node) ([]resourcev1.AllocationResult, st
 		ctx, cancel = context.WithDeadline(ctx, p.until)
 	}
 	defer cancel()
-	results, err := p.allocator.Allocate(ctx, n, p.open)
+	results, err := p.allocator.Allocate(ctx, n, open)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, "timed out trying to allocate devices"
 	case err != nil:
 		return nil, err.Error()
-	case len(results) != len(p.open):
+	case len(results) != len(open):
 		return nil, notAllocatable
 	}
 	return results, ""
@@ -211,15 +235,18 @@ func (c *cycle) grants(n *node) (out []grant) {
 	if c.podDevices == nil {
 		return nil
 	}
-	results, at := c.devicesOn(n).results, 0
+	a, at := c.devicesOn(n), 0
 	for _, claim := range c.podDevices.claims {
 		switch {
 		case claim.Status.Allocation == nil:
-			out = append(out, grant{claim, &results[at]})
+			out = append(out, grant{claim: claim, allocation: &a.results[at]})
 			at++
 		case !resourceclaim.IsReservedForPod(c.pod.obj, claim, false) || conditional(claim.Status.Allocation):
 			out = append(out, grant{claim: claim})
 		}
+	}
+	if a.draft != nil {
+		out = append(out, grant{claim: a.draft.claim, allocation: &a.results[at], draft: a.draft})
 	}
 	return out
 }
@@ -259,10 +286,16 @@ func (dynamicResources) Explain(c *cycle, n *node, why []string) ([]string, bool
 	return append(why, c.devicesOn(n).why), true
 }
 
-// Advise names the claims that get nothing, with what they ask for.
+// Advise names the claims and resources that get nothing, with what they ask for.
 func (dynamicResources) Advise(c *cycle, n *node, out []change) []change {
-	if c.devicesOn(n).why == notAvailable {
+	a := c.devicesOn(n)
+	if a.why == notAvailable || a.why == notScheduled {
 		return append(out, change{kind: impossible})
+	}
+	if a.draft != nil {
+		for _, s := range a.draft.resources {
+			out = append(out, change{kind: devicesOf, name: string(s.name), value: s.class, missing: s.count})
+		}
 	}
 	for _, claim := range c.podDevices.open {
 		var requests []string

@@ -27,14 +27,14 @@ func amountsOf(list corev1.ResourceList) amounts {
 	for name, q := range list {
 		switch name {
 		case corev1.ResourceCPU:
-			a.cpu = q.MilliValue()
+			a.cpu = thousandths(&q)
 		case corev1.ResourceMemory:
-			a.memory = q.Value()
+			a.memory = whole(&q)
 		case corev1.ResourceEphemeralStorage:
-			a.storage = q.Value()
+			a.storage = whole(&q)
 		case corev1.ResourcePods:
 		default:
-			if v := q.Value(); v != 0 {
+			if v := whole(&q); v != 0 {
 				if a.more == nil {
 					a.more = make(map[corev1.ResourceName]int64)
 				}
@@ -43,6 +43,22 @@ func amountsOf(list corev1.ResourceList) amounts {
 		}
 	}
 	return a
+}
+
+// whole and thousandths of a quantity stop at the largest number: its own
+// methods say 0, or less, of what is beyond that.
+func whole(q *resource.Quantity) int64 {
+	if q.CmpInt64(math.MaxInt64) >= 0 {
+		return math.MaxInt64
+	}
+	return q.Value()
+}
+
+func thousandths(q *resource.Quantity) int64 {
+	if q.CmpInt64(math.MaxInt64/1000) >= 0 {
+		return math.MaxInt64
+	}
+	return q.MilliValue()
 }
 
 // add counts b in; sign -1 takes it out again.

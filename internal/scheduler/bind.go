@@ -59,6 +59,9 @@ func (s *Scheduler) schedule(w *queued, start func(func(context.Context) result)
 		if d.idle != nil {
 			s.startDeallocation(w.pod.obj, d.idle, start)
 		}
+		if d.stale != nil {
+			s.startUnmaking(w.pod.obj, d.stale, start)
+		}
 		return
 	}
 	// Assumed from here on: the next decision sees it.

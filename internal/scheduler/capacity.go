@@ -14,8 +14,8 @@ import (
 // use is what would be in use of a resource of the node, with the pod there, and
 // how much there is. ok is false where that says nothing: the node has none of
 // it, or it is one of those that few pods use, and not this one. assumed: what
-// asks for no cpu or memory counts as if it did.
-func use(name corev1.ResourceName, p *pod, n *node, assumed bool) (used, of int64, ok bool) {
+// asks for no cpu or memory counts as if it did. standing: of devices; nil: none.
+func use(name corev1.ResourceName, p *pod, n *node, assumed bool, standing inUse) (used, of int64, ok bool) {
 	switch name {
 	case corev1.ResourceCPU:
 		used, of = n.used.cpu+p.request.cpu, n.allocatable.cpu
@@ -33,16 +33,24 @@ func use(name corev1.ResourceName, p *pod, n *node, assumed bool) (used, of int6
 		if p.request.more[name] == 0 {
 			return 0, 0, false
 		}
-		used, of = n.used.more[name]+p.request.more[name], n.allocatable.more[name]
+		used, of = n.used.more[name], n.allocatable.more[name]
+		if of == 0 && standing != nil {
+			used, of = standing(n, name)
+		}
+		used += p.request.more[name]
 	}
 	return used, of, of > 0
 }
 
+// inUse is how many of the devices that stand for a resource on a node have been
+// given away.
+type inUse func(n *node, name corev1.ResourceName) (used, of int64)
+
 // leftBy is how the profile scores what is left of a node: the mean over the
 // resources, by their weights.
-func leftBy(s *configv1.ScoringStrategy) func(*pod, *node) float64 {
+func leftBy(s *configv1.ScoringStrategy) func(*pod, *node, inUse) float64 {
 	if s.Type == configv1.LeastAllocated && usual(s.Resources) {
-		return leastAllocated
+		return func(p *pod, n *node, _ inUse) float64 { return leastAllocated(p, n) }
 	}
 	value := func(used, of int64) float64 { return best * left(used, of) }
 	ratio := s.Type == configv1.RequestedToCapacityRatio
@@ -52,10 +60,10 @@ func leftBy(s *configv1.ScoringStrategy) func(*pod, *node) float64 {
 	case ratio:
 		value = byShape(s.RequestedToCapacityRatio.Shape)
 	}
-	return func(p *pod, n *node) float64 {
+	return func(p *pod, n *node, standing inUse) float64 {
 		sum, weights := 0.0, 0.0
 		for i := range s.Resources {
-			used, of, ok := use(corev1.ResourceName(s.Resources[i].Name), p, n, true)
+			used, of, ok := use(corev1.ResourceName(s.Resources[i].Name), p, n, true, standing)
 			if !ok {
 				continue
 			}
@@ -106,15 +114,15 @@ func byShape(shape []configv1.UtilizationShapePoint) func(used, of int64) float6
 
 // balanceOf is how evenly these resources would be used: the less their shares
 // deviate from their mean, the better.
-func balanceOf(list []configv1.ResourceSpec) func(*pod, *node) float64 {
+func balanceOf(list []configv1.ResourceSpec) func(*pod, *node, inUse) float64 {
 	if usual(list) {
-		return balanced
+		return func(p *pod, n *node, _ inUse) float64 { return balanced(p, n) }
 	}
-	return func(p *pod, n *node) float64 {
+	return func(p *pod, n *node, standing inUse) float64 {
 		shares := make([]float64, 0, len(list))
 		mean := 0.0
 		for i := range list {
-			if used, of, ok := use(corev1.ResourceName(list[i].Name), p, n, false); ok {
+			if used, of, ok := use(corev1.ResourceName(list[i].Name), p, n, false, standing); ok {
 				shares = append(shares, 1-left(used, of))
 				mean += shares[len(shares)-1]
 			}

@@ -146,7 +146,7 @@ func (c *cycle) view(n *node) *nodeView {
 		c.class.views = grown
 	}
 	v := &c.class.views[n.slot]
-	if v.version != n.version {
+	if v.version != n.version || c.rules.scoresDevices && c.podDevices != nil { // those are no part of the node
 		*v = c.look(n)
 	}
 	return v
@@ -155,7 +155,7 @@ func (c *cycle) view(n *node) *nodeView {
 func (c *cycle) look(n *node) nodeView {
 	v := nodeView{version: n.version, refused: first(c, n, c.alone)}
 	if v.refused < 0 {
-		v.left, v.balance = c.rules.left(c.pod, n), c.rules.balance(c.pod, n)
+		v.left, v.balance = c.rules.left(c.pod, n, c.inUse), c.rules.balance(c.pod, n, c.inUse)
 		v.taints = avoided(c.pod, n)
 		if c.pod.preferNodes != nil {
 			v.prefers = c.pod.preferNodes.Score(n.obj)

@@ -30,6 +30,7 @@ type decision struct {
 
 	deallocation string                    // what becomes of the devices that its claims have
 	idle         *resourcev1.ResourceClaim // is to give its devices back; nil: none
+	stale        *resourcev1.ResourceClaim // is to be deleted; nil: none
 	early, soon  bool                      // see cycle
 }
 
@@ -104,7 +105,7 @@ func deciderBy(r *rules, out *outside, rng *rand.Rand) *decider {
 
 func (d *decider) cycle(c *cluster, p *pod, cl *class) *cycle {
 	cy := &cycle{cluster: c, pod: p, class: cl, rules: d.rules, alone: d.filters[:d.rules.alone], podVolumes: d.volumesOf(p)}
-	if len(p.obj.Spec.ResourceClaims) > 0 && d.rules.grantsDevices {
+	if cy.needsDevices() {
 		if cy.prepareDevices(d.selectors); cy.refusal != "" {
 			cy.refusedBy = d.bit(dynamicResources{}.Name())
 			return cy
@@ -133,7 +134,7 @@ func (d *decider) decide(c *cluster, p *pod) decision {
 		return decision{why: "no nodes available to schedule pods", refused: ^uint32(0)}
 	}
 	cl := d.classes.of(p)
-	waits := c.nominees[p.obj.UID] != nil // for others to leave
+	waits := c.nominees[p.obj.UID] != nil || c.staleClaim(p) != nil // for others to leave, or for its own claim to go
 	if cl.failedAt == c.version && !waits {
 		return cl.failed
 	}
@@ -176,6 +177,8 @@ func (d *decider) evaluate(c *cluster, p *pod, cl *class) decision {
 			dec.deallocation = "still not schedulable"
 			if dec.idle = d.idle(cy); dec.idle != nil {
 				dec.deallocation = "deallocation of ResourceClaim completed"
+			} else if dec.stale = cy.podDevices.stale; dec.stale != nil {
+				dec.deallocation = "deletion of ResourceClaim completed"
 			}
 		}
 		dec.room, dec.preemption, dec.lost = d.preempt(cy)

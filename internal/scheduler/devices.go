@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,6 +26,9 @@ type devices struct {
 	// offered are the slices with the taints that rules add, by name; nil: to be
 	// made anew.
 	offered []*resourcev1.ResourceSlice
+	// standsFor are the classes by extended resources; nil: to be made anew.
+	standsFor map[corev1.ResourceName]*resourcev1.DeviceClass
+	madeFor   map[types.UID][]*resourcev1.ResourceClaim // see setMade; by pod
 
 	// promises to claims, until the API shows that they have them. held is what
 	// each claim counts for, and taken the sum of it. All are by UID.
@@ -45,7 +49,7 @@ func newDevices() devices {
 			AllocatedDevices: sets.New[structured.DeviceID](), AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
 			AggregatedCapacity: structured.NewConsumedCapacityCollection(),
 		},
-		times: map[structured.DeviceID]int{},
+		times: map[structured.DeviceID]int{}, madeFor: map[types.UID][]*resourcev1.ResourceClaim{},
 	}
 }
 
@@ -66,6 +70,7 @@ func (c *cluster) takeDevices(o kinds.Object, gone bool) (e *event, ok bool) {
 		old := c.deviceClasses[o.Name]
 		setOrDelete(c.deviceClasses, o.Name, o, gone)
 		if old == nil || gone || !apiequality.Semantic.DeepEqual(old.Spec, o.Spec) {
+			c.reclass()
 			return &event{what: deviceClassChanged, name: o.Name}, true
 		}
 	case *resourcev1.DeviceTaintRule:
@@ -90,13 +95,14 @@ func (c *cluster) setDeviceClaim(o *resourcev1.ResourceClaim, gone bool) *event 
 	e := &event{what: deviceClaimChanged, name: key}
 	if known != nil {
 		other := gone || known.UID != o.UID
-		e.freed = known.Status.Allocation != nil && (other || o.Status.Allocation == nil)
+		e.freed = known.Status.Allocation != nil && (other || o.Status.Allocation == nil) || other && ownerOf(known) != ""
 		if other {
 			delete(c.promises, known.UID)
 			c.hold(known.UID, nil)
 		}
 	}
 	setOrDelete(c.deviceClaims, key, o, gone)
+	c.setMade(o, gone)
 	if !gone {
 		c.holdFor(o)
 	}
@@ -186,12 +192,8 @@ func (d *devices) ruled(s *resourcev1.ResourceSlice) *resourcev1.ResourceSlice {
 	out := s
 	for _, name := range slices.Sorted(maps.Keys(d.taintRules)) {
 		rule := d.taintRules[name]
-		sel := rule.Spec.DeviceSelector
-		if sel == nil || !is(sel.Driver, s.Spec.Driver) || !is(sel.Pool, s.Spec.Pool.Name) {
-			continue // without a selector it is about no device
-		}
 		for i := range s.Spec.Devices {
-			if !is(sel.Device, s.Spec.Devices[i].Name) {
+			if !kinds.SelectsDevice(rule, s.Spec.Driver, s.Spec.Pool.Name, s.Spec.Devices[i].Name) {
 				continue
 			}
 			if out == s {
@@ -202,9 +204,6 @@ func (d *devices) ruled(s *resourcev1.ResourceSlice) *resourcev1.ResourceSlice {
 	}
 	return out
 }
-
-// is reports whether a part of a selector allows a name; nil allows any.
-func is(want *string, name string) bool { return want == nil || *want == name }
 
 // classLister gives the allocator the classes.
 type classLister map[string]*resourcev1.DeviceClass

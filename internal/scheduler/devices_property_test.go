@@ -63,7 +63,7 @@ func naiveDevices(wants []naiveWant, devices []naiveDevice, looked map[string]bo
 // and only if one exists, and what it is granted is what it asks for and free.
 func TestDevicesAgainstAllWays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := world(aDeviceClass("any"))
+		c := world(standingFor("any", widget))
 		nodes := map[string][]naiveDevice{}
 		of := func(what string, n int) bool { return rapid.IntRange(0, n-1).Draw(t, what) == 0 }
 		for i := range rapid.IntRange(1, 3).Draw(t, "nodes") {
@@ -119,7 +119,14 @@ func TestDevicesAgainstAllWays(t *testing.T) {
 			c.take(claim, false)
 			claims = append(claims, claim.Name)
 		}
-		d := newDecider(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))).decide(c, pending(aPod("p", claiming(claims...))))
+		p := aPod("p", claiming(claims...))
+		if n := rapid.IntRange(-1, 2).Draw(t, "widgets"); n > 0 { // the claim for them comes last
+			requests(widget, fmt.Sprint(n))(p)
+			for range n {
+				wants = append(wants, naiveWant{claim: "made"})
+			}
+		}
+		d := newDecider(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))).decide(c, pending(p))
 		var fits []string
 		for node, list := range nodes {
 			if naiveDevices(wants, slices.Clone(list), map[string]bool{}) {

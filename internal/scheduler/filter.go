@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
+
+	"knarr.dev/knarr/internal/kinds/validate"
 )
 
 // filter says on which nodes a pod may run.
@@ -247,7 +249,7 @@ func (f resources) Fits(c *cycle, n *node) bool {
 		return false
 	}
 	for name, v := range want.more {
-		if lacks(v, have.more[name], used.more[name]) && !f.ignored.has(name) {
+		if lacks(v, have.more[name], used.more[name]) && !f.ignored.has(name) && !c.delegated(n, name) {
 			return false
 		}
 	}
@@ -275,10 +277,16 @@ func (f resources) short(c *cycle, n *node, fn func(name corev1.ResourceName, wa
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.more)) {
-		if v := want.more[name]; lacks(v, have.more[name], used.more[name]) && !f.ignored.has(name) {
+		if v := want.more[name]; lacks(v, have.more[name], used.more[name]) && !f.ignored.has(name) && !c.delegated(n, name) {
 			fn(name, v, have.more[name], used.more[name])
 		}
 	}
+}
+
+// byOthers: whoever makes the resource puts it into the node's status.
+func byOthers(name corev1.ResourceName) bool {
+	_, ok := implicit(name)
+	return ok || !validate.NativeResource(name)
 }
 
 // insufficient spares the text of the usual resources, which is told per node.
@@ -312,7 +320,10 @@ func (f resources) Advise(c *cycle, n *node, out []change) []change {
 	}
 	f.short(c, n, func(name corev1.ResourceName, want, have, used int64) {
 		kind, missing := freeResource, want-(have-used)
-		if want > have {
+		switch {
+		case have == 0 && byOthers(name):
+			kind = offered
+		case want > have:
 			kind, missing = smallerRequest, want-have
 		}
 		out = append(out, change{kind: kind, name: string(name), missing: missing, of: want})
@@ -320,7 +331,8 @@ func (f resources) Advise(c *cycle, n *node, out []change) []change {
 	return out
 }
 
-// Helps: the pod fits now, or could once pods of lower priority made room.
+// Helps: the pod fits now, or could once pods of lower priority made room; or
+// devices stand for what it asks for.
 func (f resources) Helps(c *cycle, e *event) bool {
-	return onNode(f, c, e, nodeChanged, podLeft, podChanged) || c.preemptable(f, e)
+	return e.what == deviceClassChanged && c.ofClass(e.name) || onNode(f, c, e, nodeChanged, podLeft, podChanged) || c.preemptable(f, e)
 }

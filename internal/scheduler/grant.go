@@ -24,7 +24,7 @@ const grantTries = 5
 func (s *Scheduler) promiseGrants(r *reservation) {
 	for _, g := range r.grants {
 		if g.allocation != nil {
-			s.cluster.promiseDevices(g.claim, g.allocation)
+			s.cluster.promiseDevices(g.promised(), g.allocation)
 		}
 	}
 	r.promised = true
@@ -40,21 +40,33 @@ func (s *Scheduler) endGrants(r *reservation) {
 		if g.allocation == nil {
 			continue
 		}
-		s.cluster.withdrawDevices(g.claim)
+		s.cluster.withdrawDevices(g.promised())
 		if s.cluster.held[g.claim.UID] == nil {
 			s.happened(&event{what: deviceClaimChanged, name: keyOf(g.claim), freed: true})
 		}
 	}
 }
 
-// writeGrants gives the pod its claims, one after the other.
+// writeGrants gives the pod its claims, one after the other. A draft in the list
+// becomes the claim that is made from it, which the loop looks at only later.
 func (s *Scheduler) writeGrants(ctx context.Context, pod *corev1.Pod, list []grant) (done []kinds.Object, err error) {
-	for _, g := range list {
-		out, err := s.writeGrant(ctx, pod, g)
+	for i := range list {
+		g := &list[i]
+		if g.draft != nil {
+			if g.claim, err = s.makeClaim(ctx, g.draft); err != nil {
+				return done, err
+			}
+		}
+		out, err := s.writeGrant(ctx, pod, *g)
 		if err != nil {
 			return done, err
 		}
 		done = append(done, out)
+		if g.draft != nil {
+			if err := s.tellClaim(ctx, pod, g); err != nil {
+				return done, err
+			}
+		}
 	}
 	return done, nil
 }
@@ -201,6 +213,12 @@ func (s *Scheduler) ungrant(ctx context.Context, pod *corev1.Pod, list []grant) 
 // not made ready, are given back: it may get others the next time, or be gone.
 // nil without an error: the pod does not have the claim.
 func (s *Scheduler) release(ctx context.Context, pod *corev1.Pod, g grant) (kinds.Object, error) {
+	if g.draft != nil {
+		if g.claim == g.draft.claim {
+			return nil, nil // it was not made
+		}
+		return nil, s.unmakeClaim(ctx, pod, g.claim)
+	}
 	o, err := s.client.Get(ctx, kinds.RefTo(kinds.ResourceClaim, g.claim))
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ type naive struct {
 	nominated  []*corev1.Pod // wait for room on the node that their status names
 	budgets    []*policyv1.PodDisruptionBudget
 	naiveStorage
+	naiveExtended
 }
 
 func (w *naive) feasible(p *corev1.Pod) []string {
@@ -33,7 +34,7 @@ func (w *naive) feasible(p *corev1.Pod) []string {
 }
 
 func (w *naive) fits(p *corev1.Pod, n *corev1.Node) bool {
-	return w.resources(p, n) && w.admits(p, n) && w.ports(p, n) && w.affine(p, n) && w.spread(p, n) && w.storageFits(p, n)
+	return w.resources(p, n) && w.devicesFit(p, n) && w.admits(p, n) && w.ports(p, n) && w.affine(p, n) && w.spread(p, n) && w.storageFits(p, n)
 }
 
 func (w *naive) on(n *corev1.Node) (out []*corev1.Pod) {
@@ -51,8 +52,8 @@ func (w *naive) resources(p *corev1.Pod, n *corev1.Node) bool {
 		return false
 	}
 	for name, want := range p.Spec.Containers[0].Resources.Requests {
-		if want.IsZero() {
-			continue
+		if have := n.Status.Allocatable[name]; want.IsZero() || name == widget && have.IsZero() && w.class != "" {
+			continue // it is nothing, or devices serve it
 		}
 		sum := want.DeepCopy()
 		for _, x := range here {

@@ -445,7 +445,7 @@ func TestPreemptionAgreesWithBruteForce(t *testing.T) {
 			}
 		}
 	})
-	if planned < 5 || unable < 5 {
+	if !testing.Short() && (planned < 5 || unable < 5) { // short tests are too few to be sure of it
 		t.Errorf("%d plans and %d refusals: the test sees too little", planned, unable)
 	}
 }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -77,11 +78,11 @@ type rules struct {
 	prefers *nodeaffinity.PreferredSchedulingTerms // of every pod; nil: none
 	ignored ignoredResources
 
-	left       func(*pod, *node) float64 // score of what is left of a node's resources
-	balance    func(*pod, *node) float64 // score of how evenly they are used
-	balanced   []corev1.ResourceName     // those that count for that
-	spread     []spreadRule              // of pods that have none; the selectors are found for each
-	spreadHard bool                      // some of them must hold
+	left       func(*pod, *node, inUse) float64 // score of what is left of a node's resources
+	balance    func(*pod, *node, inUse) float64 // score of how evenly they are used
+	balanced   []corev1.ResourceName            // those that count for that
+	spread     []spreadRule                     // of pods that have none; the selectors are found for each
+	spreadHard bool                             // some of them must hold
 	// spreadStrict: by these, a node without their labels is bad.
 	spreadStrict bool
 
@@ -98,6 +99,7 @@ type rules struct {
 	volumeShape func(used, of int64) float64 // score of what claims use of volumes
 	bindTimeout time.Duration                // for claims to be bound
 
+	scoresDevices bool          // nodes may be scored by devices that stand for a resource
 	grantsDevices bool          // claims to devices must be met
 	filterTimeout time.Duration // for the search of a pod's devices on all nodes; 0: none
 	readyTimeout  time.Duration // for devices to be made ready
@@ -113,6 +115,7 @@ func newRules(p *Profile) (*rules, error) {
 	for _, res := range p.Balance.Resources {
 		r.balanced = append(r.balanced, corev1.ResourceName(res.Name))
 	}
+	r.scoresDevices = slices.ContainsFunc(slices.Concat(p.Balance.Resources, p.Resources.ScoringStrategy.Resources), func(s configv1.ResourceSpec) bool { return byOthers(corev1.ResourceName(s.Name)) })
 	r.ignored = ignore(&p.Resources)
 	if err := r.addAffinity(p.NodeAffinity.AddedAffinity); err != nil {
 		return nil, fmt.Errorf("scheduler: profile %s: cannot read the added affinity: %w", p.Name, err)

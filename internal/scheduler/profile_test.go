@@ -148,6 +148,12 @@ func TestProfilesScore(t *testing.T) {
 		{"NodeResourcesBalancedAllocation", "three resources", []func(*Profile){func(p *Profile) {
 			p.Balance.Resources = []configv1.ResourceSpec{{Name: "cpu", Weight: 1}, {Name: "memory", Weight: 1}, {Name: "x.y/gpu", Weight: 1}}
 		}}, []any{aNode("a", has("x.y/gpu", "4")), aNode("b", has("x.y/gpu", "2"))}, aPod("p", requests("cpu", "2", "memory", "4Gi", "x.y/gpu", "2")), []float64{100, 100 * (1 - math.Sqrt(2)/6)}},
+		{"NodeResourcesFit", "devices that stand for a resource", []func(*Profile){strategy(configv1.MostAllocated, widget, 1)},
+			[]any{aNode("a"), aNode("b"), aNode("c"), standingFor("x", widget, isModel("x")), aSlice("a", "a:x", "b:x", "c:x", "d:x", "e:y"), aSlice("b", "a:x", "b:x"), aDeviceClaim("d", exactly("x", 1), given([]string{"a/a", "a/e"}))}, aPod("p", requests(widget, "1")), []float64{50, 50, 0}},
+		{"NodeResourcesFit", "devices of another class", []func(*Profile){strategy(configv1.MostAllocated, widget, 1)}, []any{aNode("a"), aNode("b", has(widget, "2")), standingFor("x", widget, isModel("x")), aSlice("a", "a:y")}, aPod("p", requests(widget, "1")), []float64{0, 50}},
+		{"NodeResourcesBalancedAllocation", "devices that stand for a resource", []func(*Profile){func(p *Profile) {
+			p.Balance.Resources = []configv1.ResourceSpec{{Name: "cpu", Weight: 1}, {Name: widget, Weight: 1}}
+		}}, []any{aNode("a"), aNode("b"), standingFor("x", widget), aSlice("a", "a:x"), everywhere(aSlice("b", "a:x"))}, aPod("p", requests("cpu", "2", widget, "1")), []float64{100, 75}},
 		{"NodeResourcesBalancedAllocation", "none of them is wanted", []func(*Profile){func(p *Profile) { p.Balance.Resources = []configv1.ResourceSpec{{Name: "x.y/gpu", Weight: 1}} }}, []any{aNode("a"), aNode("b")}, aPod("p", requests("cpu", "2")), nil},
 		{"NodeAffinity", "added preference", []func(*Profile){addedPreference("disk", "ssd")}, []any{aNode("a", labelled("disk", "ssd")), aNode("b")}, aPod("p"), []float64{100, 0}},
 		{"InterPodAffinity", "required counts as preferred", nil, []any{aNode("a"), aNode("b"), likesOther}, aPod("p", with("app", "a")), []float64{100, 0}},
@@ -196,11 +202,11 @@ func TestDefaultScoresAreTheGeneralOnes(t *testing.T) {
 		p := pending(aPod("p", requests("cpu", fmt.Sprintf("%dm", draw("cpu", 0)), "memory", fmt.Sprint(draw("memory", 0)))))
 		n := c.byName["n"]
 		order := []configv1.ResourceSpec{{Name: "memory", Weight: 4}, {Name: "cpu", Weight: 4}} // not the usual one
-		general := leftBy(&configv1.ScoringStrategy{Type: configv1.LeastAllocated, Resources: order})(p, n)
+		general := leftBy(&configv1.ScoringStrategy{Type: configv1.LeastAllocated, Resources: order})(p, n, nil)
 		if got := leastAllocated(p, n); math.Abs(got-general) > 1e-9 {
 			t.Fatalf("least allocated: %v, in general %v", got, general)
 		}
-		if got, general := balanced(p, n), balanceOf(order)(p, n); math.Abs(got-general) > 1e-6 {
+		if got, general := balanced(p, n), balanceOf(order)(p, n, nil); math.Abs(got-general) > 1e-6 {
 			t.Fatalf("balanced: %v, in general %v", got, general)
 		}
 	})

@@ -219,7 +219,9 @@ func (c *cluster) written(o metav1.Object) *event {
 			c.setVolume(o, false)
 		}
 	case *resourcev1.ResourceClaim:
-		if known := c.deviceClaims[keyOf(o)]; known != nil && older(known, o) {
+		known := c.deviceClaims[keyOf(o)]
+		// One that was made is new to the view as long as its draft's promise counts.
+		if known != nil && older(known, o) || known == nil && c.promises[draftUID(ownerOf(o))] != nil {
 			return c.setDeviceClaim(o, false)
 		}
 	}

@@ -23,7 +23,15 @@ func TestAdvice(t *testing.T) {
 	}{
 		{"cpu", []any{aNode("n"), aNode("m"), aPod("x", on("n"), requests("cpu", "3900m")), aPod("y", on("m"), requests("cpu", "3750m"))}, aPod("p", requests("cpu", "500m")), "It would fit on m with 250m more cpu free."},
 		{"memory", []any{aNode("n"), aPod("x", on("n"), requests("memory", "7Gi"))}, aPod("p", requests("memory", "3Gi")), "It would fit on n with 2Gi more memory free."},
-		{"too large for any", []any{aNode("n")}, aPod("p", requests("cpu", "4500m", "x.y/gpu", "2")), "It would fit on n with 500m less cpu requested and 2 less x.y/gpu requested."},
+		{"memory to the byte", []any{aNode("n"), aPod("x", on("n"), requests("memory", "7Gi"))}, aPod("p", requests("memory", "3221225473")), "It would fit on n with 2049Mi more memory free."},
+		{"far too much memory", []any{aNode("n")}, aPod("p", requests("memory", "9999Ti")), "It would fit on n with far less memory requested."},
+		{"more cpu than can be counted", []any{aNode("n")}, aPod("p", requests("cpu", "1E")), "It would fit on n with far less cpu requested."},
+		{"more memory than can be counted, twice", []any{aNode("n")}, aPod("p", func(p *corev1.Pod) {
+			requests("memory", "100E")(p)
+			p.Spec.Containers = append(p.Spec.Containers, p.Spec.Containers[0])
+		}), "It would fit on n with far less memory requested."},
+		{"too much memory", []any{aNode("n")}, aPod("p", requests("memory", "99Ti")), "It would fit on n with 99Ti less memory requested."},
+		{"too large for any", []any{aNode("n", has("x.y/gpu", "1"))}, aPod("p", requests("cpu", "4500m", "x.y/gpu", "2")), "It would fit on n with 500m less cpu requested and 1 less x.y/gpu requested."},
 		{"pods", []any{aNode("n", has("pods", "1")), aPod("x", on("n"))}, aPod("p"), "It would fit on n with 1 pod fewer on the node."},
 		{"taint", []any{aNode("n", tainted("k", corev1.TaintEffectNoSchedule))}, aPod("p"), "It would fit on n with a toleration of k:NoSchedule."},
 		{"cordon", []any{aNode("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })}, aPod("p"), "It would fit on n with the node uncordoned."},

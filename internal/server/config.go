@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"knarr.dev/knarr/internal/admission"
-	"knarr.dev/knarr/internal/runtime/containerd"
+	"knarr.dev/knarr/internal/runtime/registry"
 	schedulerconfig "knarr.dev/knarr/internal/scheduler/config"
 )
 
@@ -82,7 +82,7 @@ type Config struct {
 	// RuntimeEndpoint is a CRI socket to use instead of knarr's own containerd.
 	RuntimeEndpoint string
 	// Registries that need more than their name; for that containerd.
-	Registries containerd.Registries
+	Registries registry.Hosts
 	// ImagesDir holds OCI archives that are loaded at start.
 	ImagesDir string
 

@@ -11,7 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"knarr.dev/knarr/internal/runtime/containerd"
+	"knarr.dev/knarr/internal/runtime/registry"
 	"knarr.dev/knarr/internal/security/audit"
 )
 
@@ -96,7 +96,7 @@ func TestComplete(t *testing.T) {
 		{name: "tracing elsewhere", cfg: Config{TracingConfig: written("apiVersion: apiserver.config.k8s.io/v1alpha1\nkind: TracingConfiguration\nendpoint: http://x\n")}, want: "unsupported scheme: http"},
 		{name: "tracing of something", cfg: Config{TracingConfig: written("apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nnope: 1\n")}, want: `unknown field "nope"`},
 		{name: "no name", cfg: Config{TLSSANs: []string{"*.example.com", "192.0.2.9", "a b"}}, want: `--tls-san "a b"`},
-		{name: "registry with a scheme", cfg: Config{Registries: containerd.Registries{Insecure: []string{"http://r:5000"}}}, want: "insecure registry"},
+		{name: "registry with a scheme", cfg: Config{Registries: registry.Hosts{Insecure: []string{"http://r:5000"}}}, want: "insecure registry"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.cfg.Server = true

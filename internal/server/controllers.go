@@ -17,6 +17,7 @@ import (
 	"knarr.dev/knarr/internal/controller/customresourcedefinition"
 	"knarr.dev/knarr/internal/controller/daemonset"
 	"knarr.dev/knarr/internal/controller/deployment"
+	"knarr.dev/knarr/internal/controller/devicetaint"
 	"knarr.dev/knarr/internal/controller/disruption"
 	"knarr.dev/knarr/internal/controller/endpoints"
 	"knarr.dev/knarr/internal/controller/endpointslice"
@@ -69,6 +70,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 	if err != nil {
 		return nil, err
 	}
+	evicted := devicetaint.NewTally()
 	return []reconcile.Controller{
 		apiservice.Controller(func() []apiservice.Served { return served(table) }),
 		clusterroleaggregation.Controller(),
@@ -89,6 +91,8 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 		volumebinder.Volumes(),
 		resourceclaim.Claims(),
 		resourceclaim.Pods(),
+		devicetaint.Pods(evicted),
+		devicetaint.Rules(evicted),
 		resourcequota.Controller(table),
 		vacprotection.Controller(),
 		deployment.Controller(),

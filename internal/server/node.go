@@ -28,6 +28,7 @@ import (
 	"knarr.dev/knarr/internal/rmtree"
 	"knarr.dev/knarr/internal/runtime/containerd"
 	"knarr.dev/knarr/internal/runtime/images"
+	"knarr.dev/knarr/internal/runtime/registry"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -48,7 +49,7 @@ type node struct {
 }
 
 // runtimeOf is the private containerd of a data directory.
-func runtimeOf(dataDir, runDir string, registries containerd.Registries, log *slog.Logger) (*containerd.Runtime, error) {
+func runtimeOf(dataDir, runDir string, registries registry.Hosts, log *slog.Logger) (*containerd.Runtime, error) {
 	return containerd.New(containerd.Config{
 		Root: filepath.Join(dataDir, "agent", "containerd"), State: filepath.Join(runDir, "containerd"),
 		CNIConfDir: filepath.Join(dataDir, "agent", "cni", "conf"), CNIBinDir: filepath.Join(dataDir, "agent", "cni", "bin"),
@@ -219,7 +220,7 @@ func StopNode(ctx context.Context, in *Instance) error {
 	}
 	var errs []error
 	if in.RuntimeEndpoint == "" {
-		r, err := runtimeOf(in.DataDir, in.RunDir, containerd.Registries{}, slog.New(slog.DiscardHandler))
+		r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
@@ -235,7 +236,7 @@ func Remove(ctx context.Context, in *Instance) error {
 		root := filepath.Join(in.DataDir, "agent", "kubelet")
 		errs = append(errs, kubelet.Unlink(root), kubelet.Clean(root, cgroupRoot(in.NodeName)))
 		if in.RuntimeEndpoint == "" {
-			r, err := runtimeOf(in.DataDir, in.RunDir, containerd.Registries{}, slog.New(slog.DiscardHandler))
+			r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

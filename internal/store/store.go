@@ -19,7 +19,8 @@ var (
 	ErrFutureRevision = errors.New("store: revision is in the future")
 	// ErrNoSpace: the store's quota is used up; deletes still work.
 	ErrNoSpace = errors.New("store: quota exceeded")
-	// ErrDiskFull: there is hardly any room left on the disk; deletes still work.
+	// ErrDiskFull: there is hardly any room left on the disk; deletes still work,
+	// and writes that belong to one (Deleting) while some of the reserve is left.
 	ErrDiskFull = errors.New("store: disk full")
 	// ErrTooLarge: the value is longer than MaxValue and MaxOverhead allow.
 	ErrTooLarge = errors.New("store: value is too large")
@@ -32,6 +33,17 @@ const (
 	MaxValue    = 3<<19 - 4<<10 - MaxOverhead
 	MaxOverhead = 1 << 10
 )
+
+type deleting struct{}
+
+// Deleting marks the writes of an object's way to its deletion. They may use
+// what is kept free on the disk, for they lead to its having room again.
+func Deleting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, deleting{}, true)
+}
+
+// IsDeleting reports whether Deleting has marked ctx.
+func IsDeleting(ctx context.Context) bool { return ctx.Value(deleting{}) != nil }
 
 // Conflict is returned by a write whose expectation about the present value
 // did not hold. Current is the value that stands, with Rev 0 if there is none.

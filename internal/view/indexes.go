@@ -6,6 +6,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
@@ -70,7 +71,7 @@ var (
 	// that they have.
 	PodsByDeviceClaim = &Index{Kind: kinds.Pod, Keys: func(o kinds.Object) []string {
 		pod := o.(*corev1.Pod)
-		if len(pod.Spec.ResourceClaims) == 0 {
+		if len(pod.Spec.ResourceClaims) == 0 && pod.Status.ExtendedResourceClaimStatus == nil {
 			return nil
 		}
 		var keys []string
@@ -92,6 +93,11 @@ var (
 			}
 		}
 		return keys
+	}}
+	// DevicesByPool files slices of devices under driver/pool.
+	DevicesByPool = &Index{Kind: kinds.ResourceSlice, Keys: func(o kinds.Object) []string {
+		s := &o.(*resourcev1.ResourceSlice).Spec
+		return []string{s.Driver + "/" + s.Pool.Name}
 	}}
 	// UnboundClaims files claims that have no volume yet under the class that
 	// they ask for; "" of none.
@@ -203,6 +209,6 @@ func SharedOf(ks []*kinds.Kind) []*Index {
 
 // Shared are all of the above.
 func Shared() []*Index {
-	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, PodsByDeviceClaim, PodsByClaimTemplate, UnboundClaims, ClaimsByVolume, VolumesByClaim, FreeVolumes, TrackedPods, SlicesByService,
+	return []*Index{Owned, PodsByOwner, ReplicaSetsByOwner, JobsByOwner, PodOrphans, ReplicaSetOrphans, RevisionsByOwner, RevisionOrphans, PodsByNode, FinishedPods, PodsByClaim, PodsByDeviceClaim, PodsByClaimTemplate, DevicesByPool, UnboundClaims, ClaimsByVolume, VolumesByClaim, FreeVolumes, TrackedPods, SlicesByService,
 		ServicesByAddress, EndingServiceCIDRs}
 }

@@ -5,6 +5,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 
 	"knarr.dev/knarr/internal/kinds"
 )
@@ -45,6 +47,25 @@ func (l *look) at(k *kinds.Kind, o kinds.Object) *finding {
 		return l.volume(o)
 	case *corev1.Node:
 		return l.node(o)
+	case *policyv1.PodDisruptionBudget:
+		return l.budget(o)
+	case *networkingv1.NetworkPolicy:
+		return unheeded(k, o)
+	case *networkingv1.Ingress:
+		if len(o.Status.LoadBalancer.Ingress) == 0 {
+			return unheeded(k, o)
+		}
 	}
 	return conditions(k, o)
+}
+
+// unheeded: an object of a kind that is kept, but that knarr does not act on.
+func unheeded(k *kinds.Kind, o kinds.Object) *finding {
+	if k.Warnings == nil {
+		return nil
+	}
+	for _, w := range k.Warnings(o, nil) {
+		return about(k, o, "%s", w).help("run a controller in the cluster that does")
+	}
+	return nil
 }

@@ -24,6 +24,12 @@ func (l *look) autoscaler(h *autoscalingv2.HorizontalPodAutoscaler) *finding {
 	if len(h.Status.Conditions) == 0 {
 		return about(kinds.HorizontalPodAutoscaler, h, "it has not been looked at yet").since(h.CreationTimestamp)
 	}
+	for i := range h.Status.Conditions {
+		if c := &h.Status.Conditions[i]; c.Type == autoscalingv2.ScalingLimited && c.Status == corev1.ConditionTrue && c.Reason == "TooManyReplicas" {
+			return about(kinds.HorizontalPodAutoscaler, h, "its metrics ask for more pods than its maxReplicas, %d, allow", h.Spec.MaxReplicas).since(c.LastTransitionTime).
+				help("raise spec.maxReplicas, or its targets")
+		}
+	}
 	return nil
 }
 
@@ -36,6 +42,8 @@ func (l *look) unscaled(h *autoscalingv2.HorizontalPodAutoscaler, c *autoscaling
 		return f.because(missing(k, h.Namespace, ref.Name, "create it, or correct spec.scaleTargetRef"))
 	case k == nil:
 		return f
+	case c.Reason == "AmbiguousSelector":
+		return f.help("leave one autoscaler for these pods, and delete the others")
 	case c.Reason == "ScalingDisabled" && target != nil:
 		return f.because(about(k, target, "it is scaled to zero, so that autoscaling is off").
 			help("`kubectl scale %s/%s -n %s --replicas=1`", k.Singular, ref.Name, h.Namespace))

@@ -28,10 +28,16 @@ func (l *look) containers(p *corev1.Pod) *finding {
 			return f
 		}
 	}
-	for i := range p.Status.ContainerStatuses {
-		s := &p.Status.ContainerStatuses[i]
-		if f := l.container(p, s, specOf(p, s.Name)); f != nil {
-			return f
+	// What does not run at all is worse than what is not ready.
+	for _, runs := range []bool{false, true} {
+		for i := range p.Status.ContainerStatuses {
+			s := &p.Status.ContainerStatuses[i]
+			if runs != (s.State.Running != nil) {
+				continue
+			}
+			if f := l.container(p, s, specOf(p, s.Name)); f != nil {
+				return f
+			}
 		}
 	}
 	return nil
@@ -79,6 +85,8 @@ func (l *look) setUp(p *corev1.Pod) *finding {
 	case strings.Contains(e.Message, "runtime handler") && p.Spec.RuntimeClassName != nil:
 		return f.because(on(kinds.RuntimeClass, "", *p.Spec.RuntimeClassName, "its handler is not one that the runtime of node %s has", p.Spec.NodeName).
 			help("set up the runtime on that node, or use another RuntimeClass"))
+	case strings.Contains(e.Message, "hostPath type check failed"):
+		return f.help("make that path on node %s as the volume's type says, or set type to DirectoryOrCreate or FileOrCreate", p.Spec.NodeName)
 	case f.cause == nil:
 		f.because(l.lacking(p, e.Message))
 	}
@@ -240,7 +248,7 @@ func (l *look) unready(p *corev1.Pod, s *corev1.ContainerStatus, spec *corev1.Co
 	if e == nil {
 		return l.blind(about(kinds.Pod, p, "container %s runs, but its %s probe (%s) has not succeeded yet", s.Name, strings.ToLower(kind), probeText(probe)).since(s.State.Running.StartedAt))
 	}
-	return about(kinds.Pod, p, "container %s runs, but is not ready: %s (the probe is %s)", s.Name, e.Message, probeText(probe)).since(began(e)).
+	return about(kinds.Pod, p, "container %s runs, but is not ready: %s (the probe is %s)", s.Name, strings.TrimSpace(e.Message), probeText(probe)).since(began(e)).
 		help("%s", probeRemedy(e.Message))
 }
 
@@ -323,7 +331,11 @@ func (l *look) crash(p *corev1.Pod, s *corev1.ContainerStatus, t *corev1.Contain
 	case t.ExitCode == 127, t.ExitCode == 126:
 		return f.help("correct command and args: the program is not there, or not executable")
 	case t.Message == "":
-		return f.help("see `kubectl logs -n %s %s -c %s --previous`", p.Namespace, p.Name, s.Name)
+		logs := fmt.Sprintf("kubectl logs -n %s %s -c %s", p.Namespace, p.Name, s.Name)
+		if s.State.Terminated == nil { // another run has followed, or is to
+			logs += " --previous"
+		}
+		return f.help("see `%s`", logs)
 	}
 	return f
 }

@@ -1,6 +1,7 @@
 package why
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,8 +42,19 @@ func (l *look) noDevices(p *corev1.Pod, said string) *finding {
 			}
 		}
 	}
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		for name := range c.Resources.Requests {
+			class, ok := strings.CutPrefix(string(name), resourcev1.ResourceDeviceClassPrefix)
+			if !ok || !strings.Contains(said, "Insufficient "+string(name)) {
+				continue
+			}
+			if class := l.classGone(class); class != nil {
+				return about(kinds.Pod, p, "%s", said).because(class)
+			}
+		}
+	}
 	if strings.Contains(said, aboutDevices) {
-		if slices, whole := list[*resourcev1.ResourceSlice](l, Want{Kind: kinds.ResourceSlice}); whole && len(slices) == 0 {
+		if all, whole := list[*resourcev1.ResourceSlice](l, Want{Kind: kinds.ResourceSlice}); whole && len(all) == 0 {
 			return about(kinds.Pod, p, "%s", said).because(on(kinds.ResourceSlice, "", "*", "there is none: no driver offers devices").
 				help("install the driver of the devices, or see why it does not run"))
 		}
@@ -76,10 +88,17 @@ func (l *look) noClass(c *resourcev1.ResourceClaim) *finding {
 			names = append(names, r.FirstAvailable[j].DeviceClassName)
 		}
 		for _, name := range names {
-			if _, gone := get[*resourcev1.DeviceClass](l, kinds.DeviceClass, "", name); gone {
-				return missing(kinds.DeviceClass, "", name, "install the driver that brings it, or ask for devices of another class")
+			if f := l.classGone(name); f != nil {
+				return f
 			}
 		}
+	}
+	return nil
+}
+
+func (l *look) classGone(name string) *finding {
+	if _, gone := get[*resourcev1.DeviceClass](l, kinds.DeviceClass, "", name); gone {
+		return missing(kinds.DeviceClass, "", name, "install the driver that brings it, or ask for devices of another class")
 	}
 	return nil
 }

@@ -16,8 +16,12 @@ import (
 // a node.
 const selectedNode = "volume.kubernetes.io/selected-node"
 
-// advised is where the scheduler's sentence about what would help begins.
-const advised = " It would fit "
+// Where the scheduler's sentences begin about what would help, and about making
+// others go.
+const (
+	advised   = " It would fit "
+	preempted = " preemption: "
+)
 
 // unscheduled: why a pod has no node, in the scheduler's own words.
 func (l *look) unscheduled(p *corev1.Pod) *finding {
@@ -48,14 +52,26 @@ func (l *look) unscheduled(p *corev1.Pod) *finding {
 		}
 		return l.blind(f)
 	}
-	f := about(kinds.Pod, p, "%s", c.Message).since(c.LastTransitionTime)
-	if claim := l.openClaim(p, c.Message); claim != nil {
+	if claim := l.openClaim(p, reasons(c.Message)); claim != nil {
 		return claim.since(c.LastTransitionTime)
 	}
 	if devices := l.noDevices(p, c.Message); devices != nil {
 		return devices.since(c.LastTransitionTime)
 	}
-	return f.help("%s", l.fits(p, c.Message))
+	f := about(kinds.Pod, p, "%s", c.Message).since(c.LastTransitionTime)
+	if help := l.fits(p, c.Message); help != "" {
+		f.What = reasons(c.Message)
+		f.help("%s", help)
+	}
+	return f
+}
+
+// reasons is why no node would do: what would help is told as such, and that no
+// pod is to go for this one helps nobody.
+func reasons(said string) string {
+	said, _, _ = strings.Cut(said, advised)
+	said, _, _ = strings.Cut(said, preempted)
+	return said
 }
 
 // fits is what would help: what the scheduler comes to now, from all that it

@@ -12,6 +12,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -118,6 +120,13 @@ func claiming(name, message string) func(*corev1.Pod) {
 	}
 }
 
+func asking(name corev1.ResourceName, message string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		pending(message)(p)
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{name: resource.MustParse("1")}
+	}
+}
+
 func devices(name, class string) thing {
 	c := &resourcev1.ResourceClaim{ObjectMeta: named(name)}
 	c.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class}}}
@@ -142,6 +151,27 @@ func scaler(t autoscalingv2.HorizontalPodAutoscalerConditionType, reason, messag
 	h.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
 	h.Status.Conditions = []autoscalingv2.HorizontalPodAutoscalerCondition{{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message}}
 	return thing{kinds.HorizontalPodAutoscaler, h}
+}
+
+// limited is an autoscaler that works, within a limit.
+func limited(reason string) thing {
+	x := scaler(autoscalingv2.ScalingLimited, reason, "")
+	h := x.obj.(*autoscalingv2.HorizontalPodAutoscaler)
+	h.Spec.MaxReplicas, h.Status.Conditions[0].Status = 4, corev1.ConditionTrue
+	return x
+}
+
+func aBudget(want, expected, healthy int32) thing {
+	b := &policyv1.PodDisruptionBudget{ObjectMeta: named("pdb"), Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}}
+	b.Status = policyv1.PodDisruptionBudgetStatus{DesiredHealthy: want, ExpectedPods: expected, CurrentHealthy: healthy, DisruptionsAllowed: max(0, healthy-want)}
+	return thing{kinds.PodDisruptionBudget, b}
+}
+
+// ended is a container that has come to a bad end.
+func ended(container string, restarts int32) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: container, RestartCount: restarts, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 3}}}}
+	}
 }
 
 func aDeployment(replicas, available int32) thing {
@@ -201,6 +231,12 @@ func TestRules(t *testing.T) {
 		{name: "devices, but not those", things: []thing{aPod("p", claiming("gpu", "0/1 nodes are available: 1 cannot allocate all claims. It would fit on n with devices for the requests of its claim gpu: r (class big).")), devices("gpu", "big"),
 			{kinds.DeviceClass, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "big"}}}, {kinds.ResourceSlice, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}}}}, refused: []*kinds.Kind{kinds.Node},
 			want: []string{"Pod ns/p: 0/1 nodes are available: 1 cannot allocate all claims."}, remedy: "it would fit on n with devices for the requests of its claim gpu: r (class big)"},
+		{name: "an extended resource, but no devices", things: []thing{aPod("p", asking("x.y/gpu", "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable"))},
+			want: []string{"ResourceSlice *: there is none: no driver offers devices", "Pod ns/p: 0/1 nodes are available: 1 cannot allocate all claims."}, remedy: "install the driver"},
+		{name: "an extended resource of a missing class", things: []thing{aPod("p", asking("deviceclass.resource.kubernetes.io/big", "0/1 nodes are available: 1 Insufficient deviceclass.resource.kubernetes.io/big."))},
+			want: []string{"DeviceClass big: it does not exist", "Pod ns/p: 0/1 nodes are available: 1 Insufficient"}, remedy: "install the driver"},
+		{name: "an extended resource that nobody has", things: []thing{aPod("p", asking("x.y/gpu", "0/1 nodes are available: 1 Insufficient x.y/gpu.")), aNode(func(n *corev1.Node) { n.Status.Allocatable = corev1.ResourceList{"pods": resource.MustParse("9")} })},
+			want: []string{"Pod ns/p: 0/1 nodes are available: 1 Insufficient x.y/gpu."}, remedy: "it would fit on n with 1 x.y/gpu from a device plugin or a DeviceClass with this extendedResourceName"},
 		{name: "missing claim", things: []thing{aPod("p", pending(`persistentvolumeclaim "data" not found`, ofClaim("data")))},
 			want: []string{"PersistentVolumeClaim ns/data: it does not exist", `Pod ns/p: persistentvolumeclaim "data" not found`}, remedy: "create it"},
 		{name: "unbound claim of a missing class", things: []thing{aPod("p", pending(unbound, ofClaim("data"))), aClaim(fast)},
@@ -267,8 +303,54 @@ func TestRules(t *testing.T) {
 		{name: "resize", things: []thing{aPod("p", func(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}, {Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: "Deferred", Message: "no cpu"}}
 		})}, want: []string{"Pod ns/p: it runs, but its resize waits (Deferred): no cpu"}},
+		{name: "advice is told once", things: []thing{aPod("p", pending("0/1 nodes are available: 1 Insufficient cpu. preemption: none. It would fit on n with 1 less cpu requested."))}, refused: []*kinds.Kind{kinds.Node},
+			want: []string{"Pod ns/p: 0/1 nodes are available: 1 Insufficient cpu."}, remedy: "it would fit on n with 1 less cpu requested"},
+		{name: "first run", things: []thing{aPod("p", ended("c", 0))}, want: []string{"Pod ns/p: container c ended with exit code 3"}, remedy: "see `kubectl logs -n ns p -c c`"},
+		{name: "later run", things: []thing{aPod("p", func(p *corev1.Pod) {
+			ended("c", 2)(p)
+			s := &p.Status.ContainerStatuses[0]
+			s.LastTerminationState, s.State = s.State, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		})}, want: []string{"Pod ns/p: container c ended with exit code 3 (restarted 2 times)"}, remedy: "see `kubectl logs -n ns p -c c --previous`"},
+		{name: "a crash beside what is not ready", things: []thing{aPod("p", func(p *corev1.Pod) {
+			ended("c", 0)(p)
+			p.Status.ContainerStatuses = append([]corev1.ContainerStatus{{Name: "a", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}, p.Status.ContainerStatuses...)
+		})}, want: []string{"Pod ns/p: container c ended with exit code 3"}},
+		{name: "host path", things: []thing{aPod("p", func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse}}
+		}), event("p", "Warning", "FailedMount", `MountVolume.SetUp failed for volume "v" : hostPath type check failed: stat /no: no such file or directory`)},
+			want: []string{"Pod ns/p: its volumes cannot be set up"}, remedy: "make that path on node n"},
+		{name: "autoscaler at its end", things: []thing{limited("TooManyReplicas")}, want: []string{"HorizontalPodAutoscaler ns/web: its metrics ask for more pods than its maxReplicas, 4, allow"}, remedy: "raise spec.maxReplicas"},
+		{name: "autoscaler at its least", things: []thing{limited("TooFewReplicas")}},
+		{name: "two autoscalers", things: []thing{scaler(autoscalingv2.ScalingActive, "AmbiguousSelector", "more than one"), aDeployment(2, 2)},
+			want: []string{"HorizontalPodAutoscaler ns/web: it does not scale (AmbiguousSelector)"}, remedy: "leave one autoscaler"},
+		{name: "budget with room", things: []thing{aBudget(2, 3, 3)}},
+		{name: "budget of nothing", things: []thing{aBudget(1, 0, 0)}, want: []string{"PodDisruptionBudget ns/pdb: it guards nothing"}, remedy: "correct spec.selector"},
+		{name: "budget of all", things: []thing{aBudget(2, 2, 2)}, want: []string{"PodDisruptionBudget ns/pdb: it never allows an eviction: all of its 2 pods"}, remedy: "lower minAvailable"},
+		{name: "budget of the sick", things: []thing{aBudget(1, 1, 0), aPod("p", func(p *corev1.Pod) { ended("c", 0)(p); p.Labels = map[string]string{"a": "b"} })},
+			want: []string{"Pod ns/p: container c ended with exit code 3", "PodDisruptionBudget ns/pdb: it allows no eviction: 0 of 1 pods are healthy, and 1 have to be so"}},
+		{name: "budget in use", things: []thing{func() thing {
+			b := aBudget(2, 3, 3)
+			b.obj.(*policyv1.PodDisruptionBudget).Status.DisruptionsAllowed = 0
+			return b
+		}()}},
+		{name: "budget of the ownerless", things: []thing{func() thing {
+			b := aBudget(0, 3, 0)
+			b.obj.(*policyv1.PodDisruptionBudget).Status.Conditions = []metav1.Condition{{Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason, Message: "no controllers"}}
+			return b
+		}()}, want: []string{"PodDisruptionBudget ns/pdb: it allows no eviction, since what it asks for cannot be worked out: no controllers"}},
+		{name: "policy that nobody enforces", things: []thing{{kinds.NetworkPolicy, &networkingv1.NetworkPolicy{ObjectMeta: named("np")}}},
+			want: []string{"NetworkPolicy ns/np: this version of knarr stores NetworkPolicy objects but does not act on them yet"}},
+		{name: "ingress that nobody serves", things: []thing{{kinds.Ingress, &networkingv1.Ingress{ObjectMeta: named("i")}}},
+			want: []string{"Ingress ns/i: this version of knarr stores Ingress"}},
+		{name: "ingress of another controller", things: []thing{{kinds.Ingress, &networkingv1.Ingress{ObjectMeta: named("i"),
+			Status: networkingv1.IngressStatus{LoadBalancer: networkingv1.IngressLoadBalancerStatus{Ingress: []networkingv1.IngressLoadBalancerIngress{{IP: "192.0.2.1"}}}}}}}},
 		{name: "events that may not be read", things: []thing{aPod("p", waits("ContainerCreating", ""))}, refused: []*kinds.Kind{kinds.Event},
 			want: []string{"Event ns/*: you may not read events", "Pod ns/p: container c is being made"}},
+		{name: "old pods that stay", things: []thing{func() thing {
+			d := aDeployment(1, 1)
+			d.obj.(*appsv1.Deployment).Status.Replicas = 2
+			return d
+		}()}, want: []string{"Deployment ns/web: 1 of 1 pods are available; 1 of an older template are not replaced yet"}},
 		{name: "pods that may not be read", things: []thing{aDeployment(2, 0)}, refused: []*kinds.Kind{kinds.ReplicaSet},
 			want: []string{"ReplicaSet ns/*: you may not read replicasets", "Deployment ns/web: 0 of 2"}},
 	} {
@@ -284,6 +366,11 @@ func TestRules(t *testing.T) {
 			}
 			if !ok || tt.remedy != "" && !strings.HasPrefix(links[0].Remedy, tt.remedy) {
 				t.Errorf("got  %+v\nwant %q, %s", links, tt.want, tt.remedy)
+			}
+			for _, l := range links {
+				if l.Remedy != "" && strings.Contains(strings.ToLower(l.What), strings.ToLower(l.Remedy)) {
+					t.Errorf("its remedy is told twice: %+v", l)
+				}
 			}
 			if c.reads > 30 {
 				t.Errorf("%d reads", c.reads)

@@ -80,6 +80,8 @@ func (l *look) deployment(d *appsv1.Deployment) *finding {
 	f := about(kinds.Deployment, d, "%s", replicasText(s.AvailableReplicas, want, "available"))
 	if s.UpdatedReplicas < want {
 		f.What += fmt.Sprintf(", %d of them new", s.UpdatedReplicas)
+	} else if old := s.Replicas - s.UpdatedReplicas; old > 0 {
+		f.What += fmt.Sprintf("; %d of an older template are not replaced yet", old)
 	}
 	switch {
 	case d.Spec.Paused && s.UpdatedReplicas < want && failed == nil:

@@ -350,7 +350,7 @@ func tolerance(o Observed, p *corev1.Pod) (deadline time.Time, ever bool) {
 			if seconds == nil {
 				continue
 			}
-			start = start.Add(time.Duration(min(max(*seconds, 0), maxSeconds)) * time.Second)
+			start = start.Add(plan.Tolerated(*seconds))
 		} else {
 			start = o.Now // not at all
 		}
@@ -361,28 +361,7 @@ func tolerance(o Observed, p *corev1.Pod) (deadline time.Time, ever bool) {
 	return deadline, ever
 }
 
-// maxSeconds keeps a user's number within what a time can hold: ten years.
-const maxSeconds = 10 * 366 * 24 * 3600
-
 func evictPod(o Observed, p *corev1.Pod) []plan.Action {
-	var actions []plan.Action
-	if c := podCondition(p, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
-		mark := corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
-			Message:            fmt.Sprintf("Taint manager: deleting due to NoExecute taint on node %s", o.Node.Name),
-			LastTransitionTime: metav1.NewTime(o.Now), ObservedGeneration: p.Generation,
-		}
-		actions = append(actions, plan.Action{
-			Verb: plan.Patch, Ref: kinds.RefTo(kinds.Pod, p).WithSub("status"), PatchType: types.StrategicMergePatchType,
-			Data: body("status", "conditions", []corev1.PodCondition{mark}), UID: p.UID,
-			Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound},
-		})
-	}
-	return append(actions, plan.Action{
-		Verb: plan.Delete, Ref: kinds.RefTo(kinds.Pod, p), UID: p.UID, Tolerate: []metav1.StatusReason{metav1.StatusReasonNotFound},
-		Event: &plan.Event{
-			Regarding: kinds.RefTo(kinds.Pod, p), UID: p.UID, Type: corev1.EventTypeNormal, Reason: "TaintManagerEviction",
-			Message: "Marking for deletion Pod " + p.Namespace + "/" + p.Name,
-		},
-	})
+	return plan.Evict(p, o.Now, "DeletionByTaintManager", fmt.Sprintf("Taint manager: deleting due to NoExecute taint on node %s", o.Node.Name),
+		plan.Event{Reason: "TaintManagerEviction", Message: "Marking for deletion Pod " + p.Namespace + "/" + p.Name})
 }

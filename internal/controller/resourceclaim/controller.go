@@ -86,7 +86,8 @@ func claimsOf(s *view.Snapshot, namespace string) func(string) *resourcev1.Resou
 	}
 }
 
-// Claims gives back what nobody uses. The view needs view.PodsByDeviceClaim.
+// Claims gives back what nobody uses. The view needs view.Owned and
+// view.PodsByDeviceClaim.
 func Claims() reconcile.Controller {
 	return reconcile.Controller{
 		Name: "resource-claim-releaser", Reporter: reporter, For: kinds.ResourceClaim,
@@ -100,8 +101,9 @@ func Claims() reconcile.Controller {
 	}
 }
 
-// given up are the claims of a pod that is done or gone.
-func given(_ *view.Snapshot, c view.Change) (keys []reconcile.Key) {
+// given up are the claims of a pod that is done or gone, those included that
+// were made for it, but of which its status does not tell.
+func given(s *view.Snapshot, c view.Change) (keys []reconcile.Key) {
 	old, _ := c.Old.(*corev1.Pod)
 	now, _ := c.New.(*corev1.Pod)
 	if now != nil && (old == nil || old.UID == now.UID) && !done(now) {
@@ -112,6 +114,11 @@ func given(_ *view.Snapshot, c view.Change) (keys []reconcile.Key) {
 			if k := (reconcile.Key{Namespace: p.Namespace, Name: name}); !slices.Contains(keys, k) {
 				keys = append(keys, k)
 			}
+		}
+	}
+	for claim := range view.ByOf[*resourcev1.ResourceClaim](s, view.Owned, kinds.ResourceClaim, string(c.Object().GetUID())) {
+		if k := reconcile.KeyOf(claim); !slices.Contains(keys, k) {
+			keys = append(keys, k)
 		}
 	}
 	return keys

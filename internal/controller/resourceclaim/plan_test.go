@@ -348,3 +348,44 @@ func TestFailureIsTold(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 }
+
+// A claim that the scheduler made for extended resources goes with its pod,
+// whether the pod's status tells of it or not.
+func TestClaimForExtendedResources(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		for _, gone := range []bool{true, false} {
+			w := world()
+			p := with(pod(), on("n"))
+			if told {
+				p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "c"}
+			}
+			w.Put(kinds.Pod, p)
+			w.Put(kinds.ResourceClaim, claim("c", "of p", "has", "kept", "users p"))
+			drive(t, w)
+			if len(w.Writes) > 0 {
+				t.Fatalf("told %v: %q", told, w.Writes)
+			}
+			now, key := w.View.Snapshot(), reconcile.Key{Namespace: "a", Name: "c"}
+			if h, _ := observeClaim(reconcile.Input{View: now, Key: key}); h.Placed != told {
+				t.Errorf("told %v: a pod on a node has it: %v", told, h.Placed)
+			}
+			if keys := given(now, view.Change{Kind: kinds.Pod, Old: p}); !slices.Equal(keys, []reconcile.Key{key}) {
+				t.Errorf("told %v: the end of the pod wakes %v", told, keys)
+			}
+			if gone {
+				w.Remove(kinds.Pod, "a", "p")
+			} else {
+				w.Put(kinds.Pod, with(p.DeepCopy(), func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }))
+			}
+			drive(t, w)
+			left := w.Objects(kinds.ResourceClaim)
+			if gone { // the garbage collector does the rest
+				if c := left[0].(*resourcev1.ResourceClaim); c.Status.Allocation != nil || len(c.Finalizers) > 0 {
+					t.Errorf("told %v: %+v", told, c)
+				}
+			} else if len(left) > 0 {
+				t.Errorf("told %v: %+v", told, left)
+			}
+		}
+	}
+}

@@ -84,3 +84,27 @@ func (s *podScope) claimStatuses(p *field.Path, list []corev1.PodResourceClaimSt
 		}
 	}
 }
+
+// extendedClaimStatus says which claim was made for a pod's extended resources,
+// and which container gets what of it.
+func (s *podScope) extendedClaimStatus(p *field.Path, st *corev1.PodExtendedResourceClaimStatus) {
+	if st == nil {
+		return
+	}
+	s.msgs(p.Child("resourceClaimName"), st.ResourceClaimName, subdomain(st.ResourceClaimName, false))
+	seen := map[corev1.ContainerExtendedResourceRequest]bool{}
+	for i, m := range st.RequestMappings {
+		at := p.Child("requestMappings").Index(i)
+		all := slices.Concat(s.spec.InitContainers, s.spec.Containers)
+		switch c := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == m.ContainerName }); {
+		case c < 0:
+			s.invalid(at.Child("containerName"), m.ContainerName, "must match the name of an entry in `spec.initContainers` or `spec.containers`")
+		default:
+			if _, asks := all[c].Resources.Requests[corev1.ResourceName(m.ResourceName)]; !asks {
+				s.invalid(at.Child("resourceName"), m.ResourceName, "must be one of the resources that the container requests")
+			}
+		}
+		s.dnsLabel(at.Child("requestName"), m.RequestName)
+		unique(s.errors, seen, at, m, m)
+	}
+}

@@ -318,3 +318,35 @@ func TestPodResourceClaimStatuses(t *testing.T) {
 		}
 	}
 }
+
+func TestPodExtendedResourceClaimStatus(t *testing.T) {
+	pod := goodPod()
+	pod.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"example.com/gpu": resource.MustParse("1")}
+	pod.Spec.Containers[0].Resources.Limits = pod.Spec.Containers[0].Resources.Requests
+	fillPod(pod)
+	good := corev1.ContainerExtendedResourceRequest{ContainerName: pod.Spec.Containers[0].Name, ResourceName: "example.com/gpu", RequestName: "container-0-request-0"}
+	with := func(change func(*corev1.ContainerExtendedResourceRequest)) []corev1.ContainerExtendedResourceRequest {
+		m := good
+		change(&m)
+		return []corev1.ContainerExtendedResourceRequest{m}
+	}
+	for _, tt := range []struct {
+		name, claim string
+		list        []corev1.ContainerExtendedResourceRequest
+		want        string
+	}{
+		{"made", "c", with(func(*corev1.ContainerExtendedResourceRequest) {}), ""},
+		{"bad name", "C", nil, "status.extendedResourceClaimStatus.resourceClaimName"},
+		{"no such container", "c", with(func(m *corev1.ContainerExtendedResourceRequest) { m.ContainerName = "x" }), "status.extendedResourceClaimStatus.requestMappings[0].containerName"},
+		{"not asked for", "c", with(func(m *corev1.ContainerExtendedResourceRequest) { m.ResourceName = "example.com/x" }), "status.extendedResourceClaimStatus.requestMappings[0].resourceName"},
+		{"bad request", "c", with(func(m *corev1.ContainerExtendedResourceRequest) { m.RequestName = "" }), "status.extendedResourceClaimStatus.requestMappings[0].requestName"},
+		{"twice", "c", []corev1.ContainerExtendedResourceRequest{good, good}, "status.extendedResourceClaimStatus.requestMappings[1]"},
+	} {
+		now := pod.DeepCopy()
+		now.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: tt.claim, RequestMappings: tt.list}
+		errs := PodStatusUpdate(now, pod)
+		if (len(errs) > 0) != (tt.want != "") || len(errs) > 1 || len(errs) == 1 && errs[0].Field != tt.want {
+			t.Errorf("%s: %v, want %s", tt.name, errs, tt.want)
+		}
+	}
+}

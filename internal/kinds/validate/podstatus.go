@@ -44,6 +44,7 @@ func PodStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	s.podIPs(pod)
 	s.hostIPs(pod)
 	s.claimStatuses(statusPath.Child("resourceClaimStatuses"), pod.Status.ResourceClaimStatuses)
+	s.extendedClaimStatus(statusPath.Child("extendedResourceClaimStatus"), pod.Status.ExtendedResourceClaimStatus)
 	for _, l := range []struct {
 		name string
 		list []corev1.ContainerStatus

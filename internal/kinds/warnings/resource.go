@@ -6,24 +6,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 )
 
-// DeviceClass does not stand for an extended resource yet.
-func DeviceClass(c, _ *resourcev1.DeviceClass) []string {
-	var l list
-	if c.Spec.ExtendedResourceName != nil {
-		l.addf("spec.extendedResourceName: this version of knarr does not meet requests for extended resources with devices yet; pods have to claim them in spec.resourceClaims")
-	}
-	return l
-}
-
-// DeviceTaintRule keeps pods away, but evicts nobody yet.
-func DeviceTaintRule(r, _ *resourcev1.DeviceTaintRule) []string {
-	var l list
-	if r.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNoExecute {
-		l.addf("spec.taint.effect: this version of knarr does not evict pods because of tainted devices yet; no other pods get them")
-	}
-	return l
-}
-
 // ResourceSlice comes from a driver.
 func ResourceSlice(s, _ *resourcev1.ResourceSlice) []string {
 	var l list

@@ -64,14 +64,8 @@ func PersistentVolumeClaim(pvc, _ *corev1.PersistentVolumeClaim) []string {
 
 // claim, or what one is made of: nobody can have half a byte.
 func (l *list) claim(p *field.Path, spec *corev1.PersistentVolumeClaimSpec) {
-	for _, r := range []struct {
-		name string
-		list corev1.ResourceList
-	}{{"requests", spec.Resources.Requests}, {"limits", spec.Resources.Limits}} {
-		if q := r.list[corev1.ResourceStorage]; q.MilliValue()%1000 != 0 {
-			l.addf("%s: fractional byte value %q is invalid, must be an integer", p.Child("resources", r.name).Key("storage"), q.String())
-		}
-	}
+	l.whole(corev1.ResourceStorage, spec.Resources.Requests, p, "resources", "requests")
+	l.whole(corev1.ResourceStorage, spec.Resources.Limits, p, "resources", "limits")
 }
 
 // StorageClass may name places as they were called once.

@@ -118,17 +118,15 @@ func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[stri
 		}
 		return p.Child(name, more...)
 	}
+	l.placement(spec, at("spec"))
 	for key := range annotations {
 		switch {
+		case oldAnnotations[key] != "":
+			l.addf("%s: %s", at("metadata", "annotations").Key(key), oldAnnotations[key])
 		case key == seccompPod || strings.HasPrefix(key, seccompContainer):
 			l.addf("%s: non-functional in v1.27+; use the \"seccompProfile\" field instead", at("metadata", "annotations").Key(key))
 		case strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix):
 			l.addf("%s: deprecated since v1.30; use the \"appArmorProfile\" field instead", at("metadata", "annotations").Key(key))
-		}
-	}
-	for key := range spec.NodeSelector {
-		if why, ok := oldNodeLabels[key]; ok {
-			l.addf("%s: %s", at("spec", "nodeSelector").Key(key), why)
 		}
 	}
 	for i := range spec.Volumes {
@@ -136,19 +134,11 @@ func (l *list) podSpec(p *field.Path, spec *corev1.PodSpec, annotations map[stri
 			l.claim(at("spec", "volumes").Index(i).Child("ephemeral", "volumeClaimTemplate", "spec"), &e.VolumeClaimTemplate.Spec)
 		}
 	}
-	containers := func(name string, list []corev1.Container) {
-		for i := range list {
-			seen := make(map[string]bool, len(list[i].Env))
-			for j, v := range list[i].Env {
-				if seen[v.Name] {
-					l.addf("%s: hides previous definition of %q, which may be dropped when using apply", at("spec", name).Index(i).Child("env").Index(j), v.Name)
-				}
-				seen[v.Name] = true
-			}
-		}
+	l.lists(spec, at("spec"))
+	for _, bytes := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
+		l.whole(bytes, spec.Overhead, at("spec"), "overhead")
 	}
-	containers("initContainers", spec.InitContainers)
-	containers("containers", spec.Containers)
+	l.containers(spec, at("spec"))
 }
 
 // Service warns of what no component does.

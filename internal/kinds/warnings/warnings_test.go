@@ -35,10 +35,63 @@ func TestPod(t *testing.T) {
 			Containers:   []corev1.Container{{Env: []corev1.EnvVar{{Name: "A"}, {Name: "A"}}}},
 		},
 	}
-	only(t, Pod(pod, nil), "metadata.name: this is used in the Pod's hostname", "metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]: non-functional",
-		`spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use "kubernetes.io/os" instead`, `spec.containers[0].env[1]: hides previous definition of "A"`)
+	only(t, Pod(pod, nil), "metadata.name: this is used in the Pod's hostname", `spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use "kubernetes.io/os" instead`,
+		"metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]: non-functional", `spec.containers[0].env[1]: hides previous definition of "A"`)
 	only(t, Pod(pod, pod))
 	only(t, Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "plain"}}, nil))
+}
+
+func TestPodSpec(t *testing.T) {
+	amounts := func(kv ...string) corev1.ResourceList {
+		out := corev1.ResourceList{}
+		for i := 0; i < len(kv); i += 2 {
+			out[corev1.ResourceName(kv[i])] = resource.MustParse(kv[i+1])
+		}
+		return out
+	}
+	some := &metav1.LabelSelector{}
+	of := func(c ...corev1.Container) corev1.PodSpec { return corev1.PodSpec{Containers: c} }
+	ports := func(p ...corev1.ContainerPort) corev1.PodSpec {
+		return of(corev1.Container{Ports: p[:1]}, corev1.Container{Ports: p[1:]})
+	}
+	on := func(key string) corev1.NodeSelectorTerm {
+		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key}}}
+	}
+	for _, tt := range []struct {
+		name string
+		spec corev1.PodSpec
+		want []string
+	}{
+		{"bytes", of(corev1.Container{Resources: corev1.ResourceRequirements{Limits: amounts("memory", "500m", "cpu", "500m"), Requests: amounts("memory", "1Mi", "ephemeral-storage", "1500m")}}),
+			[]string{`spec.containers[0].resources.limits[memory]: fractional byte value "500m" is invalid, must be an integer`, `spec.containers[0].resources.requests[ephemeral-storage]: fractional byte value "1500m"`}},
+		{"overhead", corev1.PodSpec{Overhead: amounts("memory", "0.5")}, []string{`spec.overhead[memory]: fractional byte value "500m"`}},
+		{"a variable out of its old value", of(corev1.Container{Env: []corev1.EnvVar{{Name: "A", Value: "x"}, {Name: "A", Value: "$(A):y"}}}), nil},
+		{"a variable that is itself", of(corev1.Container{Env: []corev1.EnvVar{{Name: "A", Value: "x"}, {Name: "A", Value: "$(A)"}}}), []string{`spec.containers[0].env[1]: hides previous definition of "A"`}},
+		{"ports", ports(corev1.ContainerPort{ContainerPort: 80, Protocol: "TCP"}, corev1.ContainerPort{ContainerPort: 80, Protocol: "UDP"}, corev1.ContainerPort{ContainerPort: 81, Protocol: "TCP"}), nil},
+		{"a port twice", ports(corev1.ContainerPort{ContainerPort: 80}, corev1.ContainerPort{ContainerPort: 80}), []string{"spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]"}},
+		{"a port on the node, and not", ports(corev1.ContainerPort{ContainerPort: 80}, corev1.ContainerPort{ContainerPort: 80, HostPort: 8}), []string{"spec.containers[1].ports[0]: overlapping port definition"}},
+		{"a port on one address, and on all", ports(corev1.ContainerPort{ContainerPort: 80, HostPort: 8}, corev1.ContainerPort{ContainerPort: 80, HostPort: 8, HostIP: "192.0.2.1"}), []string{"dangerously ambiguous port definition"}},
+		{"a port on two addresses", ports(corev1.ContainerPort{ContainerPort: 80, HostPort: 8, HostIP: "192.0.2.2"}, corev1.ContainerPort{ContainerPort: 80, HostPort: 8, HostIP: "192.0.2.1"}), nil},
+		{"an address without a port", ports(corev1.ContainerPort{ContainerPort: 80, HostIP: "192.0.2.1"}), []string{"spec.containers[0].ports[0]: hostIP set without hostPort"}},
+		{"aliases and secrets", corev1.PodSpec{HostAliases: []corev1.HostAlias{{IP: "1.2.3.4"}, {IP: "1.2.3.4"}}, ImagePullSecrets: []corev1.LocalObjectReference{{Name: "a"}, {Name: "a"}, {}}},
+			[]string{`spec.hostAliases[1].ip: duplicate ip "1.2.3.4"`, `spec.imagePullSecrets[1].name: duplicate name "a"`, `spec.imagePullSecrets[2].name: invalid empty name`}},
+		{"spread", corev1.PodSpec{TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{TopologyKey: corev1.LabelFailureDomainBetaZone, LabelSelector: some}, {TopologyKey: "zone"}}},
+			[]string{"spec.topologySpreadConstraints[0].topologyKey: failure-domain.beta.kubernetes.io/zone is deprecated", "spec.topologySpreadConstraints[1].labelSelector: a null labelSelector results in matching no pod"}},
+		{"affinity", corev1.PodSpec{Affinity: &corev1.Affinity{
+			NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{on("ok"), on("beta.kubernetes.io/os")}},
+				PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Preference: on("beta.kubernetes.io/arch")}}},
+			PodAffinity:     &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{LabelSelector: some}, {}}},
+			PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{}}},
+		}}, []string{
+			"spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[1].matchExpressions[0].key: beta.kubernetes.io/os is deprecated",
+			"spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].key: beta.kubernetes.io/arch is",
+			"spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[1].labelSelector: a null labelSelector",
+			"spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.labelSelector: a null labelSelector"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { only(t, Pod(&corev1.Pod{Spec: tt.spec}, nil), tt.want...) })
+	}
+	only(t, Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"scheduler.alpha.kubernetes.io/critical-pod": ""}}}, nil),
+		`metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: non-functional in v1.16+; use the "priorityClassName" field`)
 }
 
 func TestTemplateAndBound(t *testing.T) {
@@ -87,12 +140,5 @@ func TestStorage(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	name := "example.com/gpu"
-	only(t, DeviceClass(&resourcev1.DeviceClass{}, nil))
-	only(t, DeviceClass(&resourcev1.DeviceClass{Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: &name}}, nil), "does not meet requests for extended resources")
 	only(t, ResourceSlice(&resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Driver: "D"}}, nil), "should be lowercase")
-	rule := &resourcev1.DeviceTaintRule{}
-	only(t, DeviceTaintRule(rule, nil))
-	rule.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
-	only(t, DeviceTaintRule(rule, nil), "does not evict")
 }

@@ -104,6 +104,9 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 		if _, here := r.Allocatable[name]; !here && !validate.NativeResource(name) {
 			continue // of the cluster, not of a node: the scheduler's affair
 		}
+		if has.IsZero() && byDevices(pod, name) {
+			continue
+		}
 		total := capacity.DeepCopy()
 		total.Add(q)
 		if total.Cmp(has) > 0 {
@@ -112,6 +115,12 @@ func fits(pod *corev1.Pod, r Room) *Rejection {
 		}
 	}
 	return nil
+}
+
+// byDevices: the pod gets the resource by a claim to devices.
+func byDevices(pod *corev1.Pod, name corev1.ResourceName) bool {
+	e := pod.Status.ExtendedResourceClaimStatus
+	return e != nil && slices.ContainsFunc(e.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool { return m.ResourceName == string(name) })
 }
 
 // amount in the unit that upstream prints: thousandths for cpu.

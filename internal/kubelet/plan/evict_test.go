@@ -73,21 +73,29 @@ func TestPressureAdmission(t *testing.T) {
 }
 
 // Resources that are none of Kubernetes's own are judged where the node has
-// them; others are the scheduler's affair.
+// them; others are the scheduler's affair, which may have devices serve them.
 func TestExtendedResourcesAreAdmitted(t *testing.T) {
 	pod := func(name string, n string) *corev1.Pod {
 		return newPod(func(p *corev1.Pod) {
 			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceName(name): resource.MustParse(n)}
 		})
 	}
+	const byClass = "deviceclass.resource.kubernetes.io/g"
+	served := func(name, by string) *corev1.Pod {
+		p := pod(name, "4")
+		p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "c", RequestMappings: []corev1.ContainerExtendedResourceRequest{{ContainerName: "c", ResourceName: by, RequestName: "r"}}}
+		return p
+	}
 	for _, tt := range []struct {
 		pod  *corev1.Pod
 		want string
 	}{
+		{served(byClass, byClass), ""}, {pod(byClass, "4"), "OutOf" + byClass}, {served("example.com/none", "example.com/none"), ""}, {pod("example.com/none", "4"), "OutOfexample.com/none"},
+		{served("example.com/none", "example.com/other"), "OutOfexample.com/none"}, {served("example.com/room", "example.com/room"), "OutOfexample.com/room"},
 		{pod("example.com/room", "2"), ""}, {pod("example.com/room", "4"), "OutOfexample.com/room"}, {pod("example.com/other", "4"), ""},
 		{pod("hugepages-2Mi", "2Mi"), "OutOfhugepages-2Mi"},
 	} {
-		room := Room{Allocatable: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("9"), "example.com/room": resource.MustParse("3")}}
+		room := Room{Allocatable: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("9"), "example.com/room": resource.MustParse("3"), "example.com/none": resource.MustParse("0")}}
 		got := ""
 		if rej := Admit(tt.pod, room); rej != nil {
 			got = rej.Reason

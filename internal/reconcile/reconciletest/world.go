@@ -235,6 +235,9 @@ func (w *World) Create(_ context.Context, ref kinds.Ref, obj runtime.Object) (ru
 	}
 	o.SetUID("")
 	w.complete(o)
+	if o.GetName() == "" {
+		o.SetName(o.GetGenerateName() + string(o.GetUID()))
+	}
 	return w.store(ref.Kind, o), nil
 }
 

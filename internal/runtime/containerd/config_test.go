@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"knarr.dev/knarr/internal/runtime/registry"
 )
 
 func valid() Config {
@@ -23,14 +25,14 @@ func TestNew(t *testing.T) {
 		"root is state":   func(c *Config) { c.State = "/r/" },
 		"long socket":     func(c *Config) { c.State = "/" + strings.Repeat("s", 90) },
 		"no image":        func(c *Config) { c.SandboxImage = "" },
-		"mirror of what":  func(c *Config) { c.Mirrors = map[string][]string{"../x": {"https://m"}} },
-		"mirror scheme":   func(c *Config) { c.Mirrors = map[string][]string{"docker.io": {"ftp://m"}} },
-		"mirror password": func(c *Config) { c.Mirrors = map[string][]string{"docker.io": {"https://u:p@m"}} },
-		"insecure path":   func(c *Config) { c.Insecure = []string{"host/path"} },
-		"insecure quote":  func(c *Config) { c.Insecure = []string{"a\"\nb"} },
-		"CA of what":      func(c *Config) { c.CAs = map[string]string{"a/b": "/etc/passwd"} },
-		"CA that is none": func(c *Config) { c.CAs = map[string]string{"a": "/etc/passwd"} },
-		"CA is not there": func(c *Config) { c.CAs = map[string]string{"a": "/nothing"} },
+		"mirror of what":  func(c *Config) { c.Registries.Mirrors = map[string][]string{"../x": {"https://m"}} },
+		"mirror scheme":   func(c *Config) { c.Registries.Mirrors = map[string][]string{"docker.io": {"ftp://m"}} },
+		"mirror password": func(c *Config) { c.Registries.Mirrors = map[string][]string{"docker.io": {"https://u:p@m"}} },
+		"insecure path":   func(c *Config) { c.Registries.Insecure = []string{"host/path"} },
+		"insecure quote":  func(c *Config) { c.Registries.Insecure = []string{"a\"\nb"} },
+		"CA of what":      func(c *Config) { c.Registries.CAs = map[string]string{"a/b": "/etc/passwd"} },
+		"CA that is none": func(c *Config) { c.Registries.CAs = map[string]string{"a": "/etc/passwd"} },
+		"CA is not there": func(c *Config) { c.Registries.CAs = map[string]string{"a": "/nothing"} },
 	} {
 		c := valid()
 		change(&c)
@@ -40,7 +42,7 @@ func TestNew(t *testing.T) {
 	}
 	c := valid()
 	c.State, c.Socket = "/"+strings.Repeat("s", 120), "/run/k.sock"
-	c.Mirrors, c.Insecure = map[string][]string{"docker.io": {"https://mirror.example:5000/v2"}}, []string{"localhost:5000", "[::1]:5000"}
+	c.Registries.Mirrors, c.Registries.Insecure = map[string][]string{"docker.io": {"https://mirror.example:5000/v2"}}, []string{"localhost:5000", "[::1]:5000"}
 	if r, err := New(c); err != nil || r.Endpoint() != "unix:///run/k.sock" {
 		t.Errorf("a short socket beside a long state: %v", err)
 	}
@@ -69,7 +71,7 @@ func TestRender(t *testing.T) {
 }
 
 func TestHostsToml(t *testing.T) {
-	r := Registries{
+	r := registry.Hosts{
 		Mirrors:  map[string][]string{"docker.io": {"https://m1", "http://m2/x"}},
 		Insecure: []string{"r:5000"}, CAs: map[string]string{"m1": "/ca1", "own": "/ca2"},
 	}
@@ -79,7 +81,7 @@ func TestHostsToml(t *testing.T) {
 		"r":         "server = \"https://r\"\n",
 		"own":       "server = \"https://own\"\n[host.\"https://own\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/ca2\"\n",
 	} {
-		if got := string(r.hostsToml(host)); got != want {
+		if got := string(hostsToml(r, host)); got != want {
 			t.Errorf("%s: %s", host, got)
 		}
 	}

@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"knarr.dev/knarr/internal/runtime/registry"
 )
 
 // Config of one instance. Paths are absolute.
@@ -31,21 +33,9 @@ type Config struct {
 	CNIBinDir  string // where its plugins are
 
 	SandboxImage string // must be present: it is never pulled
-	Registries
+	Registries   registry.Hosts
 
 	Log *slog.Logger
-}
-
-// Registries says how those are reached that need more than their name.
-type Registries struct {
-	// Mirrors of registries: registry host to base URLs, tried in order before
-	// the registry itself.
-	Mirrors map[string][]string
-	// Insecure registries are spoken to over plain HTTP.
-	Insecure []string
-	// CAs by the host of a registry or mirror: a PEM file that its certificate
-	// is verified with, instead of the machine's authorities.
-	CAs map[string]string
 }
 
 // Errors that callers tell apart.

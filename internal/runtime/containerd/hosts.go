@@ -2,63 +2,24 @@ package containerd
 
 import (
 	"bytes"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
+
+	"knarr.dev/knarr/internal/runtime/registry"
 )
-
-// hostPattern is a registry as it stands in an image name: host or host:port.
-var hostPattern = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`)
-
-// Check tells what cannot be a registry, a mirror or a certificate authority.
-func (r Registries) Check() error {
-	for host, urls := range r.Mirrors {
-		if !hostPattern.MatchString(host) {
-			return fmt.Errorf("mirror of %q: not of the form HOST or HOST:PORT", host)
-		}
-		for _, u := range urls {
-			p, err := url.Parse(u)
-			if err != nil || (p.Scheme != "http" && p.Scheme != "https") || p.Host == "" || p.User != nil || p.RawQuery != "" {
-				return fmt.Errorf("mirror %q of %s is not an http or https URL without credentials", u, host)
-			}
-		}
-	}
-	for _, host := range r.Insecure {
-		if !hostPattern.MatchString(host) {
-			return fmt.Errorf("insecure registry %q is not of the form HOST:PORT", host)
-		}
-	}
-	for host, file := range r.CAs {
-		if !hostPattern.MatchString(host) {
-			return fmt.Errorf("CA of %q: not of the form HOST or HOST:PORT", host)
-		}
-		if slices.Contains(r.Insecure, host) {
-			return fmt.Errorf("registry %s has a CA and is insecure", host)
-		}
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("CA of %s: %w", host, err)
-		}
-		if !filepath.IsAbs(file) || !x509.NewCertPool().AppendCertsFromPEM(data) {
-			return fmt.Errorf("CA of %s: %s is not an absolute path of a file with certificates in PEM", host, file)
-		}
-	}
-	return nil
-}
 
 // writeHosts writes one hosts.toml per configured registry; containerd reads
 // them at each pull, so changes need no restart. Registries on this machine
 // (localhost, 127.0.0.1) are spoken to in plain HTTP by containerd itself.
 func (r *Runtime) writeHosts() error {
 	want := map[string][]byte{}
-	for _, host := range slices.Concat(slices.Collect(maps.Keys(r.cfg.Mirrors)), r.cfg.Insecure, slices.Collect(maps.Keys(r.cfg.CAs))) {
-		want[host] = r.cfg.Registries.hostsToml(host)
+	for _, host := range slices.Concat(slices.Collect(maps.Keys(r.cfg.Registries.Mirrors)), r.cfg.Registries.Insecure, slices.Collect(maps.Keys(r.cfg.Registries.CAs))) {
+		want[host] = hostsToml(r.cfg.Registries, host)
 	}
 	if err := privateDir(r.hostsDir()); err != nil {
 		return err
@@ -80,11 +41,11 @@ func (r *Runtime) writeHosts() error {
 			return err
 		}
 		name, other := "hosts.toml", "ca.crt"
-		if r.cfg.CAs[host] != "" && len(r.cfg.Mirrors[host]) == 0 {
+		if r.cfg.Registries.CAs[host] != "" && len(r.cfg.Registries.Mirrors[host]) == 0 {
 			// In hosts.toml containerd 1.6 takes a CA from a host's entry only,
 			// and would ask the registry itself once more, without it.
 			var err error
-			if data, err = os.ReadFile(r.cfg.CAs[host]); err != nil {
+			if data, err = os.ReadFile(r.cfg.Registries.CAs[host]); err != nil {
 				return fmt.Errorf("containerd: CA of %s: %w", host, err)
 			}
 			name, other = other, name
@@ -100,15 +61,9 @@ func (r *Runtime) writeHosts() error {
 }
 
 // hostsToml orders a registry's sources: mirrors first, itself last.
-func (r Registries) hostsToml(host string) []byte {
+func hostsToml(r registry.Hosts, host string) []byte {
 	var b bytes.Buffer
-	server, mirrors, insecure := "https://"+host, r.Mirrors[host], slices.Contains(r.Insecure, host)
-	switch {
-	case insecure:
-		server = "http://" + host
-	case host == "docker.io":
-		server = "https://registry-1.docker.io" // the name's historical home
-	}
+	server, mirrors, insecure := r.Home(host), r.Mirrors[host], slices.Contains(r.Insecure, host)
 	fmt.Fprintf(&b, "server = %s\n", quote(server))
 	if insecure || r.CAs[host] != "" { // containerd takes both from a host's entry only
 		mirrors = append(slices.Clone(mirrors), server)

@@ -55,7 +55,7 @@ func TestPull(t *testing.T) {
 		}
 	}
 	cfg := config(t, "a")
-	cfg.Mirrors = map[string][]string{"registry.example": {srv.URL}}
+	cfg.Registries.Mirrors = map[string][]string{"registry.example": {srv.URL}}
 	in := run(t, cfg)
 	_, cri := in.cri(t)
 	pull := func(image string, auth *runtimeapi.AuthConfig) error {
@@ -86,7 +86,7 @@ func TestPull(t *testing.T) {
 	}
 	pid := in.pid(t)
 	in.stop()
-	cfg.Mirrors, cfg.Insecure = nil, []string{fmt.Sprintf("registry.example:%d", 5000)}
+	cfg.Registries.Mirrors, cfg.Registries.Insecure = nil, []string{fmt.Sprintf("registry.example:%d", 5000)}
 	next := run(t, cfg)
 	if next.pid(t) != pid {
 		t.Error("a change of registries restarted containerd")

@@ -3,15 +3,11 @@
 package images
 
 import (
-	"archive/tar"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,13 +19,11 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/runtime/containerd"
+	"knarr.dev/knarr/internal/runtime/ociarchive"
 )
 
 // knownTimeout bounds the wait for the CRI to notice a loaded image.
 const knownTimeout = 20 * time.Second
-
-// maxMetadata bounds the JSON documents of an archive; registries allow 4 MiB.
-const maxMetadata = 4 << 20
 
 // Image that an archive holds.
 type Image struct {
@@ -129,72 +123,35 @@ func Inspect(archive string) ([]Image, error) {
 	return list, nil
 }
 
-type descriptor struct {
-	Digest      string            `json:"digest"`
-	Annotations map[string]string `json:"annotations"`
-}
-
-func inspect(f io.ReadSeeker) ([]Image, error) {
-	var index struct {
-		Manifests []descriptor `json:"manifests"`
+func inspect(f ociarchive.File) ([]Image, error) {
+	a, err := ociarchive.Read(f)
+	if err != nil {
+		return nil, err
 	}
-	if err := findJSON(f, "index.json", &index); err != nil {
+	held, err := a.Images()
+	if err != nil {
 		return nil, err
 	}
 	var list []Image
-	for _, d := range index.Manifests {
-		name := d.Annotations["io.containerd.image.name"]
-		if name == "" {
-			name = d.Annotations["org.opencontainers.image.ref.name"]
+	for _, im := range held {
+		if im.Digest == "" {
+			return nil, errors.New("not an OCI archive: it has no index.json")
 		}
-		if name == "" {
-			return nil, errors.New("an image of the archive has no name")
-		}
-		algorithm, hex, ok := strings.Cut(d.Digest, ":")
-		if !ok {
-			return nil, fmt.Errorf("image %s: digest %q is malformed", name, d.Digest)
+		blob, err := a.Blob(im.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", im.Names[0], err)
 		}
 		var manifest struct {
-			Config    descriptor   `json:"config"`
-			Manifests []descriptor `json:"manifests"`
+			Config struct {
+				Digest string `json:"digest"`
+			} `json:"config"`
 		}
-		if err := findJSON(f, path.Join("blobs", algorithm, hex), &manifest); err != nil {
-			return nil, fmt.Errorf("image %s: %w", name, err)
+		if err := ociarchive.JSON(blob, &manifest); err != nil {
+			return nil, fmt.Errorf("image %s: %w", im.Names[0], err)
 		}
-		list = append(list, Image{Name: name, Config: manifest.Config.Digest})
-	}
-	if len(list) == 0 {
-		return nil, errors.New("not an OCI archive: its index names no image")
+		list = append(list, Image{Name: im.Names[0], Config: manifest.Config.Digest})
 	}
 	return list, nil
-}
-
-// findJSON decodes the archive's file of that name. Tar has no directory, so
-// the search starts anew for each; what is skipped is seeked over.
-func findJSON(f io.ReadSeeker, name string, into any) error {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("not an OCI archive: it has no %s", name)
-		}
-		if err != nil {
-			return fmt.Errorf("not an OCI archive: %w", err)
-		}
-		if path.Clean(h.Name) != name {
-			continue
-		}
-		if h.Size > maxMetadata {
-			return fmt.Errorf("%s has %d bytes, more than %d", name, h.Size, maxMetadata)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(data, into)
-	}
 }
 
 // await polls until the CRI knows the images; ctr returns a moment earlier.

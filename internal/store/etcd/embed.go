@@ -39,6 +39,9 @@ const (
 	// diskReserve is what a write leaves free: an etcd that cannot commit ends.
 	// The next segment of its log takes 64 MiB, a step of its database 16.
 	diskReserve = 128 << 20
+	// deleteReserve is what the writes of a deletion leave free: they are small,
+	// and the next segment of the log lies there already.
+	deleteReserve = 32 << 20
 	// defragAtStart, in MiB, is what has to be free for a start to rewrite the
 	// database without it.
 	defragAtStart = 256

@@ -132,17 +132,21 @@ func TestDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
 	fill, err := os.Create(filepath.Join(dir, "fill"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Fallocate(int(fill.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-diskReserve/2); err != nil {
-		t.Fatal(err)
+	var held int64
+	leave := func(free int64) {
+		t.Helper()
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		held += int64(st.Bavail)*st.Bsize - free
+		if err = errors.Join(err, fill.Truncate(held), unix.Fallocate(int(fill.Fd()), 0, 0, held)); err != nil {
+			t.Fatal(err)
+		}
 	}
+	leave(diskReserve / 2)
 	if err := s.DiskRoom(); !errors.Is(err, store.ErrDiskFull) {
 		t.Errorf("a full disk: %v", err)
 	}
@@ -151,6 +155,14 @@ func TestDiskFull(t *testing.T) {
 	}
 	if kv, err := s.Get(ctx, "/registry/x/a"); err != nil || kv.Rev != rev {
 		t.Errorf("what was acknowledged: %+v %v", kv, err)
+	}
+	leave(diskReserve / 2) // etcd has laid out the next segment of its log meanwhile
+	if rev, err = s.Put(store.Deleting(ctx), "/registry/x/a", []byte("2"), rev); err != nil {
+		t.Errorf("the mark of a deletion: %v", err)
+	}
+	leave(deleteReserve / 2)
+	if _, err := s.Put(store.Deleting(ctx), "/registry/x/a", []byte("3"), rev); !errors.Is(err, store.ErrDiskFull) {
+		t.Errorf("the mark of a deletion, when the reserve is gone: %v", err)
 	}
 	if _, err := s.Delete(ctx, "/registry/x/a", rev); err != nil {
 		t.Errorf("a delete from a full disk: %v", err)

@@ -71,7 +71,11 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, expect int64)
 	if len(value) > store.MaxValue+store.MaxOverhead {
 		return 0, store.ErrTooLarge
 	}
-	if err := s.DiskRoom(); err != nil {
+	need := uint64(diskReserve)
+	if store.IsDeleting(ctx) {
+		need = deleteReserve
+	}
+	if err := s.diskRoom(need); err != nil {
 		return 0, err
 	}
 	return s.write(ctx, key, expect, clientv3.OpPut(s.outer(key), string(value)))

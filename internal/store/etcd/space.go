@@ -52,8 +52,11 @@ func (s *Store) watchSpace(ctx context.Context) {
 }
 
 // DiskRoom is ErrDiskFull when the disk of an embedded etcd has no room for
-// more than what is on its way; deletes still work.
-func (s *Store) DiskRoom() error {
+// more than what is on its way, and for deletes.
+func (s *Store) DiskRoom() error { return s.diskRoom(diskReserve) }
+
+// diskRoom is ErrDiskFull when less than need is free.
+func (s *Store) diskRoom(need uint64) error {
 	if s.server == nil {
 		return nil
 	}
@@ -61,14 +64,16 @@ func (s *Store) DiskRoom() error {
 	if err := unix.Statfs(s.dir, &st); err != nil {
 		return fmt.Errorf("etcd: cannot look at the disk of %s: %w", s.dir, err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < diskReserve {
+	free := st.Bavail * uint64(st.Bsize)
+	if free < diskReserve {
 		if !s.diskFull.Swap(true) {
-			s.log.Error("the disk is full: nothing is written until some is freed", "dir", s.dir, "free", free, "needed", diskReserve)
+			s.log.Error("the disk is full: nothing but deletes is written until some is freed", "dir", s.dir, "free", free, "needed", diskReserve)
 		}
-		return store.ErrDiskFull
-	}
-	if s.diskFull.Load() && s.diskFull.Swap(false) {
+	} else if s.diskFull.Load() && s.diskFull.Swap(false) {
 		s.log.Info("the disk has room again", "dir", s.dir)
+	}
+	if free < need {
+		return store.ErrDiskFull
 	}
 	return nil
 }
