@@ -103,20 +103,20 @@ func (r *Runtime) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSand
 	r.mu.Lock()
 	var boxes []*sandbox
 	for _, s := range r.sandboxes {
-		if s.record.Ready {
+		if s.rec().Ready {
 			boxes = append(boxes, s)
 		}
 	}
 	r.mu.Unlock()
 	for _, s := range boxes {
-		p := &runtimeapi.PodSandboxMetrics{PodSandboxId: s.record.ID}
+		p := &runtimeapi.PodSandboxMetrics{PodSandboxId: s.rec().ID}
 		parent := s.config().GetLinux().GetCgroupParent()
 		if parent != "" {
-			p.Metrics = measured(t, path.Join("/", parent), s.record.Created, s.config().GetLinux().GetResources())
+			p.Metrics = measured(t, path.Join("/", parent), s.rec().Created, s.config().GetLinux().GetResources())
 		}
-		for _, c := range r.running("", s.record.ID, nil) {
+		for _, c := range r.running("", s.rec().ID, nil) {
 			r.mu.Lock()
-			rec, limits := c.record, c.config().GetLinux().GetResources()
+			rec, limits := c.rec(), c.config().GetLinux().GetResources()
 			r.mu.Unlock()
 			p.ContainerMetrics = append(p.ContainerMetrics, &runtimeapi.ContainerMetrics{ContainerId: rec.ID,
 				Metrics: measured(t, spec.CgroupPath(parent, rec.ID), rec.Started, limits)})
