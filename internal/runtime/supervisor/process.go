@@ -38,6 +38,7 @@ const (
 type Process struct {
 	cfg Config
 	*Client
+	pipes map[string][]*os.File // by container; only Run's goroutine touches them
 }
 
 // New makes one; nothing is started.
@@ -49,13 +50,21 @@ func New(cfg Config) (*Process, error) {
 	if n := len(socket); n > socketLimit {
 		return nil, fmt.Errorf("supervisor: socket path %s is %d bytes too long for a unix socket: choose a shorter directory", socket, n-socketLimit)
 	}
-	return &Process{cfg, NewClient(socket)}, nil
+	return &Process{cfg, NewClient(socket), map[string][]*os.File{}}, nil
 }
 
 // Run keeps the supervisor alive until ctx ends, and leaves it running then:
 // its containers are its children. ready is called each time that one answers,
 // with a channel that is closed when it has ended.
 func (p *Process) Run(ctx context.Context, ready func(ended <-chan struct{})) error {
+	defer func() {
+		for _, held := range p.pipes {
+			for _, f := range held {
+				f.Close()
+			}
+		}
+		clear(p.pipes)
+	}()
 	for first := true; ; first = false {
 		pid, err := p.ensure(ctx)
 		if ctx.Err() != nil {
@@ -112,12 +121,33 @@ func (p *Process) Stop() error {
 // A replacement by execve ends the stream too; it answers again at once.
 func (p *Process) await(ctx context.Context) error {
 	for {
-		err := p.Events(ctx, func(Container) {}, func() {})
+		err := p.Events(ctx, p.hold, func() {})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if _, herr := p.Hello(ctx); herr != nil {
 			return errors.Join(err, herr)
+		}
+	}
+}
+
+// hold keeps the pipes of a container that runs open. The container holds them
+// too; but if it ends while there is no supervisor, what it wrote last is read
+// by the next one only if somebody else does.
+func (p *Process) hold(c Container) {
+	ended := c.Exit != nil || c.Gone
+	switch held := p.pipes[c.ID]; {
+	case ended:
+		for _, f := range held {
+			f.Close()
+		}
+		delete(p.pipes, c.ID)
+	case held == nil:
+		for _, name := range []string{"stdout", "stderr"} {
+			// One with a terminal has none.
+			if f, err := os.OpenFile(filepath.Join(p.cfg.Dir, "c", c.ID, name), os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+				p.pipes[c.ID] = append(p.pipes[c.ID], f)
+			}
 		}
 	}
 }
