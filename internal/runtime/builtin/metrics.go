@@ -20,12 +20,14 @@ const (
 	sysRoot  = "/sys"
 )
 
-var metrics = cadvisor.Families(func(number string) string { return cadvisor.Device(sysRoot, number) })
+func families() []cadvisor.Family {
+	return cadvisor.Families(func(number string) string { return cadvisor.Device(sysRoot, number) })
+}
 
 // ListMetricDescriptors implements the CRI.
 func (r *Runtime) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	out := &runtimeapi.ListMetricDescriptorsResponse{}
-	for _, f := range metrics {
+	for _, f := range families() {
 		out.Descriptors = append(out.Descriptors, &runtimeapi.MetricDescriptor{Name: f.Name, Help: f.Help, LabelKeys: slices.Concat(cadvisor.Labels, f.Labels)})
 	}
 	return out, nil
@@ -34,7 +36,7 @@ func (r *Runtime) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricD
 // metricsOf what was measured; labels are values of cadvisor.Labels.
 func metricsOf(m *cadvisor.Measured, labels []string) []*runtimeapi.Metric {
 	var out []*runtimeapi.Metric
-	for _, f := range metrics {
+	for _, f := range families() {
 		kind := runtimeapi.MetricType_GAUGE
 		if f.Counter {
 			kind = runtimeapi.MetricType_COUNTER
@@ -110,7 +112,8 @@ func asked(u *cgroup.Usage, limits *runtimeapi.LinuxContainerResources) {
 	}
 }
 
-// disk that a container's files are on, and what it has written.
+// disk that a container's files are on, which are beside our own, and what it
+// has written.
 func (r *Runtime) disk(ctx context.Context, id string) *cadvisor.Disk {
 	written, _, err := r.cfg.Images.Usage(ctx, id)
 	if err != nil {
