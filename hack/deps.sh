@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what a node needs and the distribution has: containerd and runc run
-# the containers, busybox-static is the base of the test image.
+# the containers, busybox-static is the base of the test image. The supervisor of
+# the built-in runtime has C in it: a compiler, and libseccomp to link with.
 set -eu
 missing=""
 command -v containerd >/dev/null || missing="$missing containerd"
@@ -8,6 +9,9 @@ command -v runc >/dev/null || missing="$missing runc"
 [ -x /bin/busybox ] || missing="$missing busybox-static"
 command -v ip >/dev/null || missing="$missing iproute2"
 command -v nft >/dev/null || missing="$missing nftables"
+command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
+command -v pkg-config >/dev/null || missing="$missing pkg-config"
+pkg-config --exists libseccomp 2>/dev/null || missing="$missing libseccomp-dev"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
 	echo "deps: missing:$missing. Run as root, or install them yourself." >&2

@@ -14,6 +14,7 @@ type difference struct {
 // differences by target and case. What stands here must fail.
 var differences = map[string]map[string]difference{
 	"containerd": merged(anyContainerd, containerd16),
+	"builtin":    builtin,
 	"oracle":     merged(anyContainerd, containerd24),
 }
 

@@ -164,6 +164,10 @@ func (h *host) knarr(t testing.TB, args ...string) string {
 // up starts a one-machine cluster on the host.
 func (h *host) up(t testing.TB, extra ...string) {
 	t.Helper()
+	// KNARR_RUNTIME=builtin runs the same scenarios on another runtime.
+	if r := os.Getenv("KNARR_RUNTIME"); r != "" {
+		extra = append(extra, "--container-runtime-endpoint", r)
+	}
 	h.knarr(t, append([]string{"up", "--detach", "--data-dir", h.dataDir, "--node-name", h.netns, "--images", filepath.Join(binDir(t), "images")}, extra...)...)
 }
 

@@ -19,7 +19,7 @@ type Interface struct {
 // Traffic in one direction.
 type Traffic struct{ Bytes, Packets, Errors, Dropped uint64 }
 
-// Interfaces reads /proc/…/net/dev (proc_net(5)) without the loopback.
+// Interfaces reads /proc/PID/net/dev (proc_pid_net(5)) without the loopback.
 func Interfaces(text string) []Interface {
 	var out []Interface
 	for line := range strings.Lines(text) {

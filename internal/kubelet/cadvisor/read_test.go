@@ -58,3 +58,14 @@ func TestFamilies(t *testing.T) {
 		}
 	}
 }
+
+func TestInterfaces(t *testing.T) {
+	got := Interfaces(`Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:      10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0
+  eth0:    1234      12    3    6    0     0          0         0     5678      34    5    7    0     0       0          0
+`)
+	if want := []Interface{{"eth0", Traffic{1234, 12, 3, 6}, Traffic{5678, 34, 5, 7}}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}

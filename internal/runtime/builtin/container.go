@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -30,9 +31,9 @@ import (
 type container struct {
 	// op is held by what starts, stops or removes the container.
 	op     sync.Mutex
-	record containerRecord // replaced under Runtime.mu
-	ended  chan struct{}   // closed when it has ended; nil before it was started
-	gone   bool            // removed
+	record atomic.Pointer[containerRecord] // replaced as a whole, under Runtime.mu
+	ended  chan struct{}                   // closed when it has ended; nil before it was started
+	gone   bool                            // removed
 
 	last sample // of CPU time
 	rate uint64 // nanoseconds of it per second
@@ -71,18 +72,20 @@ const (
 	unknownCode    = 255
 )
 
-func (c *container) config() *runtimeapi.ContainerConfig { return c.record.Config.m }
+func (c *container) rec() *containerRecord { return c.record.Load() }
+
+func (c *container) config() *runtimeapi.ContainerConfig { return c.rec().Config.m }
 
 func (c *container) name() string {
 	m := c.config().GetMetadata()
-	return strings.Join([]string{"container", m.Name, c.record.Sandbox, strconv.Itoa(int(m.Attempt))}, "_")
+	return strings.Join([]string{"container", m.Name, c.rec().Sandbox, strconv.Itoa(int(m.Attempt))}, "_")
 }
 
 func (c *container) state() runtimeapi.ContainerState {
 	switch {
-	case !c.record.Ended.IsZero():
+	case !c.rec().Ended.IsZero():
 		return runtimeapi.ContainerState_CONTAINER_EXITED
-	case !c.record.Started.IsZero():
+	case !c.rec().Started.IsZero():
 		return runtimeapi.ContainerState_CONTAINER_RUNNING
 	}
 	return runtimeapi.ContainerState_CONTAINER_CREATED
@@ -107,19 +110,20 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
-	if !s.record.Ready {
-		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not running", s.record.ID)
+	if !s.rec().Ready {
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not running", s.rec().ID)
 	}
 	image, err := r.cfg.Images.Get(config.Image.Image)
 	if err != nil {
 		return nil, failed(err, "image %q", config.Image.Image)
 	}
-	c := &container{record: containerRecord{ID: newID(), Sandbox: s.record.ID, Config: message[*runtimeapi.ContainerConfig]{config},
-		Image: image.ID, Ref: imageRef(image), Created: time.Now().UTC(), Stop: stopSignal(config, image)}}
+	c := &container{}
+	c.record.Store(&containerRecord{ID: newID(), Sandbox: s.rec().ID, Config: message[*runtimeapi.ContainerConfig]{config},
+		Image: image.ID, Ref: imageRef(image), Created: time.Now().UTC(), Stop: stopSignal(config, image)})
 	if dir := s.config().LogDirectory; dir != "" && config.LogPath != "" {
-		c.record.Log = filepath.Join(dir, config.LogPath)
+		c.rec().Log = filepath.Join(dir, config.LogPath)
 	}
-	id := c.record.ID
+	id := c.rec().ID
 	if err := checkContainer(s, config); err != nil {
 		return nil, err
 	}
@@ -127,11 +131,11 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 		return nil, err
 	}
 	// The record comes first: whatever is made after it is found again.
-	if err = save(r.containerFile(id), c.record); err == nil {
+	if err = save(r.containerFile(id), c.rec()); err == nil {
 		err = r.makeContainer(ctx, s, c, image)
 	}
 	if err == nil {
-		err = save(r.containerFile(id), c.record)
+		err = save(r.containerFile(id), c.rec())
 	}
 	if err != nil {
 		r.unreserve(c.name())
@@ -199,20 +203,20 @@ func rootfsOptions(o *runtimeapi.UserNamespace) imagestore.RootfsOptions {
 }
 
 func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, image imagestore.Image) error {
-	id, config := c.record.ID, c.config()
+	id, config := c.rec().ID, c.config()
 	root, err := r.cfg.Images.Prepare(ctx, id, image, rootfsOptions(s.options().GetUsernsOptions()))
 	if err != nil {
 		return err
 	}
 	security := config.GetLinux().GetSecurityContext()
-	if c.record.User, err = resolveUser(root.Path, security, image.Config.Config.User); err != nil {
+	if c.rec().User, err = resolveUser(root.Path, security, image.Config.Config.User); err != nil {
 		return err
 	}
 	profile, err := r.seccomp(security)
 	if err != nil {
 		return err
 	}
-	in := spec.Input{ID: id, Config: config, Image: image.Config.Config, Sandbox: r.specSandbox(s), User: c.record.User,
+	in := spec.Input{ID: id, Config: config, Image: image.Config.Config, Sandbox: r.specSandbox(s), User: c.rec().User,
 		Machine: r.machine, Rootfs: root.Path, Seccomp: profile, Images: map[string]string{}, Devices: map[string][]specs.LinuxDevice{}}
 	if in.Sandbox.PID, err = r.pidNamespace(s, security.GetNamespaceOptions()); err != nil {
 		return err
@@ -224,7 +228,7 @@ func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, i
 			if err != nil {
 				return fmt.Errorf("image volume %s: %w", m.ContainerPath, err)
 			}
-			c.record.Volumes = append(c.record.Volumes, volume)
+			c.rec().Volumes = append(c.rec().Volumes, volume)
 			m.Image = proto.Clone(m.Image).(*runtimeapi.ImageSpec)
 			m.Image.ImageRef = im.ID
 			if in.Images[m.ContainerPath], err = r.cfg.Images.MountImage(ctx, volume, im, m.ImageSubPath, rootfsOptions(s.options().GetUsernsOptions())); err != nil {
@@ -253,7 +257,7 @@ func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, i
 	if err != nil {
 		return err
 	}
-	c.record.Process = out.Process
+	c.rec().Process = out.Process
 	return r.writeBundle(id, out)
 }
 
@@ -262,7 +266,7 @@ func (r *Runtime) pidNamespace(s *sandbox, o *runtimeapi.NamespaceOption) (strin
 	id := ""
 	switch o.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
-		id = s.record.ID
+		id = s.rec().ID
 	case runtimeapi.NamespaceMode_TARGET:
 		target, err := r.container(o.TargetId)
 		if err != nil {
@@ -270,13 +274,13 @@ func (r *Runtime) pidNamespace(s *sandbox, o *runtimeapi.NamespaceOption) (strin
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if target.record.Sandbox != s.record.ID {
+		if target.rec().Sandbox != s.rec().ID {
 			return "", fmt.Errorf("target container %s is in another sandbox", o.TargetId)
 		}
 		if target.state() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			return "", fmt.Errorf("target container %s is not running", o.TargetId)
 		}
-		return fmt.Sprintf("/proc/%d/ns/pid", target.record.PID), nil
+		return fmt.Sprintf("/proc/%d/ns/pid", target.rec().PID), nil
 	default:
 		return "", nil
 	}
@@ -301,9 +305,9 @@ func (r *Runtime) writeBundle(id string, s *specs.Spec) error {
 
 // unmakeContainer takes everything of a container that is not running away.
 func (r *Runtime) unmakeContainer(c *container) error {
-	id := c.record.ID
+	id := c.rec().ID
 	errs := []error{r.cfg.Images.Release(id), os.RemoveAll(r.bundleDir(id)), os.RemoveAll(r.volumeDir(id))}
-	for _, v := range c.record.Volumes {
+	for _, v := range c.rec().Volumes {
 		errs = append(errs, r.cfg.Images.Release(v))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -326,32 +330,32 @@ func (r *Runtime) StartContainer(ctx context.Context, req *runtimeapi.StartConta
 	r.mu.Lock()
 	state, gone := c.state(), c.gone
 	r.mu.Unlock()
-	id := c.record.ID
+	id := c.rec().ID
 	switch {
 	case gone:
 		return nil, status.Errorf(codes.NotFound, "no container %q", id)
 	case state != runtimeapi.ContainerState_CONTAINER_CREATED:
 		return nil, status.Errorf(codes.FailedPrecondition, "container %s is in state %s", id, state)
 	}
-	s, err := r.sandbox(c.record.Sandbox)
+	s, err := r.sandbox(c.rec().Sandbox)
 	if err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
-	ready := s.record.Ready
+	ready := s.rec().Ready
 	r.mu.Unlock()
 	if !ready {
-		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s of container %s is not running", s.record.ID, id)
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s of container %s is not running", s.rec().ID, id)
 	}
-	if c.record.Log != "" {
-		if err := os.MkdirAll(filepath.Dir(c.record.Log), 0o755); err != nil {
+	if c.rec().Log != "" {
+		if err := os.MkdirAll(filepath.Dir(c.rec().Log), 0o755); err != nil {
 			return nil, failed(err, "log of container %s", id)
 		}
 	}
 	config := c.config()
 	// Once begun it is not given up half-way: the caller's end does not leave
 	// a container that nobody knows of.
-	started, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Log: c.record.Log, Stdin: config.Stdin, Once: config.StdinOnce})
+	started, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Log: c.rec().Log, Stdin: config.Stdin, Once: config.StdinOnce})
 	if err != nil {
 		r.change(c, func(rec *containerRecord) {
 			now := time.Now().UTC()
@@ -382,9 +386,9 @@ func (r *Runtime) runs(c *container, s supervisor.Container) {
 func (r *Runtime) change(c *container, fn func(*containerRecord)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rec := c.record
+	rec := *c.rec()
 	fn(&rec)
-	c.record = rec
+	c.record.Store(&rec)
 	if c.gone {
 		return
 	}
@@ -397,7 +401,7 @@ func (r *Runtime) change(c *container, fn func(*containerRecord)) {
 // exited notes how a container ended, once.
 func (r *Runtime) exited(c *container, e supervisor.Exit) {
 	r.mu.Lock()
-	done := !c.record.Ended.IsZero()
+	done := !c.rec().Ended.IsZero()
 	r.mu.Unlock()
 	if done {
 		return
@@ -445,7 +449,7 @@ func (r *Runtime) StopContainer(ctx context.Context, req *runtimeapi.StopContain
 		return nil, status.Errorf(codes.InvalidArgument, "a timeout of %d seconds", req.Timeout)
 	}
 	if err := r.stop(ctx, c, time.Duration(req.Timeout)*time.Second); err != nil {
-		return nil, failed(err, "cannot stop container %s", c.record.ID)
+		return nil, failed(err, "cannot stop container %s", c.rec().ID)
 	}
 	return &runtimeapi.StopContainerResponse{}, nil
 }
@@ -456,12 +460,12 @@ const killTime = 30 * time.Second
 // stop ends a container that runs: kindly first, if there is time.
 func (r *Runtime) stop(ctx context.Context, c *container, grace time.Duration) error {
 	r.mu.Lock()
-	running, ended, sig := c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING, c.ended, c.record.Stop
+	running, ended, sig := c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING, c.ended, c.rec().Stop
 	r.mu.Unlock()
 	if !running {
 		return nil
 	}
-	id := c.record.ID
+	id := c.rec().ID
 	if grace > 0 {
 		n, err := signalNumber(sig)
 		if err != nil {
@@ -534,7 +538,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, req *runtimeapi.RemoveCon
 		return nil, err
 	}
 	if err := r.remove(ctx, c); err != nil {
-		return nil, failed(err, "cannot remove container %s", c.record.ID)
+		return nil, failed(err, "cannot remove container %s", c.rec().ID)
 	}
 	return &runtimeapi.RemoveContainerResponse{}, nil
 }
@@ -548,7 +552,7 @@ func (r *Runtime) remove(ctx context.Context, c *container) error {
 	if err := r.stop(ctx, c, 0); err != nil {
 		return err
 	}
-	id := c.record.ID
+	id := c.rec().ID
 	if err := r.cfg.Supervisor.Delete(ctx, id); err != nil {
 		return err
 	}
@@ -576,15 +580,15 @@ func (r *Runtime) ListContainers(_ context.Context, req *runtimeapi.ListContaine
 		if !ok {
 			return out, nil
 		}
-		box = s.record.ID
+		box = s.rec().ID
 	}
 	one := func(c *container) {
 		config := c.config()
-		if f.GetState() != nil && f.GetState().State != c.state() || box != "" && c.record.Sandbox != box || !matches(config.Labels, f.GetLabelSelector()) {
+		if f.GetState() != nil && f.GetState().State != c.state() || box != "" && c.rec().Sandbox != box || !matches(config.Labels, f.GetLabelSelector()) {
 			return
 		}
-		out.Containers = append(out.Containers, &runtimeapi.Container{Id: c.record.ID, PodSandboxId: c.record.Sandbox, Metadata: config.Metadata,
-			Image: config.Image, ImageRef: c.record.Ref, ImageId: c.record.Image, State: c.state(), CreatedAt: c.record.Created.UnixNano(),
+		out.Containers = append(out.Containers, &runtimeapi.Container{Id: c.rec().ID, PodSandboxId: c.rec().Sandbox, Metadata: config.Metadata,
+			Image: config.Image, ImageRef: c.rec().Ref, ImageId: c.rec().Image, State: c.state(), CreatedAt: c.rec().Created.UnixNano(),
 			Labels: config.Labels, Annotations: config.Annotations})
 	}
 	if id := f.GetId(); id != "" {
@@ -609,14 +613,14 @@ func (r *Runtime) ContainerStatus(_ context.Context, req *runtimeapi.ContainerSt
 	defer r.mu.Unlock()
 	out := &runtimeapi.ContainerStatusResponse{Status: c.status()}
 	if req.Verbose {
-		out.Info = info(map[string]any{"sandboxID": c.record.Sandbox, "pid": c.record.PID, "config": c.record.Config, "bundle": r.bundleDir(c.record.ID)})
+		out.Info = info(map[string]any{"sandboxID": c.rec().Sandbox, "pid": c.rec().PID, "config": c.rec().Config, "bundle": r.bundleDir(c.rec().ID)})
 	}
 	return out, nil
 }
 
 // status of a container; Runtime.mu is held.
 func (c *container) status() *runtimeapi.ContainerStatus {
-	config, rec := c.config(), &c.record
+	config, rec := c.config(), c.rec()
 	nanos := func(t time.Time) int64 {
 		if t.IsZero() {
 			return 0
@@ -648,7 +652,7 @@ func (r *Runtime) UpdateContainerResources(ctx context.Context, req *runtimeapi.
 	r.mu.Lock()
 	state := c.state()
 	r.mu.Unlock()
-	id := c.record.ID
+	id := c.rec().ID
 	merged := mergeResources(c.config().GetLinux().GetResources(), req.GetLinux())
 	limits, err := spec.Resources(merged, r.machine)
 	if err != nil {
@@ -693,8 +697,8 @@ func (r *Runtime) ReopenContainerLog(ctx context.Context, req *runtimeapi.Reopen
 	if err != nil {
 		return nil, err
 	}
-	if err := r.cfg.Supervisor.Reopen(ctx, c.record.ID); err != nil {
-		return nil, failed(err, "cannot reopen the log of container %s", c.record.ID)
+	if err := r.cfg.Supervisor.Reopen(ctx, c.rec().ID); err != nil {
+		return nil, failed(err, "cannot reopen the log of container %s", c.rec().ID)
 	}
 	return &runtimeapi.ReopenContainerLogResponse{}, nil
 }

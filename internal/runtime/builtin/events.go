@@ -42,13 +42,13 @@ func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc
 func (r *Runtime) tellContainer(c *container, kind runtimeapi.ContainerEventType) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tell(c.record.ID, c.record.Sandbox, kind)
+	r.tell(c.rec().ID, c.rec().Sandbox, kind)
 }
 
 func (r *Runtime) tellSandbox(s *sandbox, kind runtimeapi.ContainerEventType) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tell(s.record.ID, s.record.ID, kind)
+	r.tell(s.rec().ID, s.rec().ID, kind)
 }
 
 // tell tells all who follow; Runtime.mu is held.
@@ -60,7 +60,7 @@ func (r *Runtime) tell(id, box string, kind runtimeapi.ContainerEventType) {
 	if s := r.sandboxes[box]; s != nil {
 		e.PodSandboxStatus = s.status()
 		for _, c := range r.containers {
-			if c.record.Sandbox == box {
+			if c.rec().Sandbox == box {
 				e.ContainersStatuses = append(e.ContainersStatuses, c.status())
 			}
 		}

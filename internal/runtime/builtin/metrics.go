@@ -58,7 +58,7 @@ func (r *Runtime) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListP
 	r.mu.Lock()
 	var boxes []*sandbox
 	for _, s := range r.sandboxes {
-		if s.record.Ready {
+		if s.rec().Ready {
 			boxes = append(boxes, s)
 		}
 	}
@@ -71,9 +71,7 @@ func (r *Runtime) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListP
 }
 
 func (r *Runtime) podMetrics(ctx context.Context, t *cgroup.Tree, s *sandbox) *runtimeapi.PodSandboxMetrics {
-	r.mu.Lock()
-	box := s.record
-	r.mu.Unlock()
+	box := s.rec()
 	config := box.Config.m
 	pod, parent := config.GetMetadata(), config.GetLinux().GetCgroupParent()
 	whole := cadvisor.Measured{Started: box.Created, Network: r.network(s), Usage: cgroup.Usage{At: time.Now()}}
@@ -87,9 +85,7 @@ func (r *Runtime) podMetrics(ctx context.Context, t *cgroup.Tree, s *sandbox) *r
 	}
 	out := &runtimeapi.PodSandboxMetrics{PodSandboxId: box.ID, Metrics: metricsOf(&whole, []string{"", at, "", "", pod.GetNamespace(), pod.GetName()})}
 	for _, c := range r.running("", box.ID, nil) {
-		r.mu.Lock()
-		rec := c.record
-		r.mu.Unlock()
+		rec := c.rec()
 		at := spec.CgroupPath(parent, rec.ID)
 		u, ok := t.Read(at, time.Now())
 		if !ok {

@@ -105,7 +105,7 @@ func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
 		go r.cfg.Supervisor.Delete(ctx, s.ID)
 	case c != nil:
 		r.mu.Lock()
-		known := !c.record.Started.IsZero()
+		known := !c.rec().Started.IsZero()
 		r.mu.Unlock()
 		if !known {
 			r.runs(c, s)
@@ -119,9 +119,10 @@ func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
 // gone: its containers are too.
 func (r *Runtime) pauseEnded(s *sandbox) {
 	r.mu.Lock()
-	was := s.record.Ready
-	s.record.Ready = false
-	rec := s.record
+	rec := *s.rec()
+	was := rec.Ready
+	rec.Ready = false
+	s.record.Store(&rec)
 	r.mu.Unlock()
 	if !was {
 		return
@@ -144,7 +145,7 @@ func (r *Runtime) missing(seen map[string]bool) {
 	}
 	var boxes []*sandbox
 	for id, s := range r.sandboxes {
-		if s.record.Pause && s.record.Ready && !seen[id] {
+		if s.rec().Pause && s.rec().Ready && !seen[id] {
 			boxes = append(boxes, s)
 		}
 	}

@@ -51,10 +51,11 @@ func (r *Runtime) containerFile(id string) string {
 // taken away.
 func (r *Runtime) load() error {
 	err := each(r.recordDir("sandboxes"), func(id string, b []byte) error {
-		s := &sandbox{}
-		if err := json.Unmarshal(b, &s.record); err != nil || s.record.ID != id {
-			return fmt.Errorf("damaged: %w", err)
+		s, rec := &sandbox{}, sandboxRecord{}
+		if err := decode(b, &rec, func() string { return rec.ID }, id); err != nil {
+			return err
 		}
+		s.record.Store(&rec)
 		r.sandboxes[id] = s
 		r.names[s.name()] = id
 		return nil
@@ -63,10 +64,11 @@ func (r *Runtime) load() error {
 		return err
 	}
 	err = each(r.recordDir("containers"), func(id string, b []byte) error {
-		c := &container{}
-		if err := json.Unmarshal(b, &c.record); err != nil || c.record.ID != id {
-			return fmt.Errorf("damaged: %w", err)
+		c, rec := &container{}, containerRecord{}
+		if err := decode(b, &rec, func() string { return rec.ID }, id); err != nil {
+			return err
 		}
+		c.record.Store(&rec)
 		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
 			c.ended = make(chan struct{})
 		}
@@ -79,6 +81,17 @@ func (r *Runtime) load() error {
 	}
 	for _, s := range r.sandboxes {
 		r.recheck(s)
+	}
+	return nil
+}
+
+// decode reads a record, which must be the one that its file is named after.
+func decode(b []byte, v any, id func() string, want string) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return err
+	}
+	if id() != want {
+		return fmt.Errorf("it is about %q", id())
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -27,7 +28,7 @@ import (
 type sandbox struct {
 	// op is held by what changes the sandbox, so that two calls do not meet.
 	op     sync.Mutex
-	record sandboxRecord // replaced under Runtime.mu
+	record atomic.Pointer[sandboxRecord] // replaced as a whole, under Runtime.mu
 }
 
 type sandboxRecord struct {
@@ -40,7 +41,9 @@ type sandboxRecord struct {
 	Pause bool `json:"pause,omitempty"`
 }
 
-func (s *sandbox) config() *runtimeapi.PodSandboxConfig { return s.record.Config.m }
+func (s *sandbox) rec() *sandboxRecord { return s.record.Load() }
+
+func (s *sandbox) config() *runtimeapi.PodSandboxConfig { return s.rec().Config.m }
 
 func (s *sandbox) options() *runtimeapi.NamespaceOption {
 	return s.config().GetLinux().GetSecurityContext().GetNamespaceOptions()
@@ -128,15 +131,16 @@ func (r *Runtime) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandb
 	if err := checkSandbox(req); err != nil {
 		return nil, err
 	}
-	s := &sandbox{record: sandboxRecord{ID: newID(), Config: message[*runtimeapi.PodSandboxConfig]{req.Config}, Created: time.Now().UTC()}}
-	id := s.record.ID
+	s := &sandbox{}
+	s.record.Store(&sandboxRecord{ID: newID(), Config: message[*runtimeapi.PodSandboxConfig]{req.Config}, Created: time.Now().UTC()})
+	id := s.rec().ID
 	if err := r.reserve(s.name(), id); err != nil {
 		return nil, err
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
 	// The record comes first: whatever is made after it is found again.
-	err := save(r.sandboxFile(id), s.record)
+	err := save(r.sandboxFile(id), s.rec())
 	if err == nil {
 		err = r.makeSandbox(ctx, s)
 	}
@@ -164,11 +168,11 @@ const undoTime = 30 * time.Second
 func (r *Runtime) put(s *sandbox) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sandboxes[s.record.ID] = s
+	r.sandboxes[s.rec().ID] = s
 }
 
 func (r *Runtime) makeSandbox(ctx context.Context, s *sandbox) error {
-	id, c, o := s.record.ID, s.config(), s.options()
+	id, c, o := s.rec().ID, s.config(), s.options()
 	dir := r.sandboxDir(id)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
 		return err
@@ -196,7 +200,7 @@ func (r *Runtime) makeSandbox(ctx context.Context, s *sandbox) error {
 		if err != nil {
 			return fmt.Errorf("network: %w", err)
 		}
-		s.record.IPs = ips
+		s.rec().IPs = ips
 	}
 	// What the field's runtimes set for a pod, and it may set otherwise.
 	sysctls := map[string]string{}
@@ -215,8 +219,8 @@ func (r *Runtime) makeSandbox(ctx context.Context, s *sandbox) error {
 			return fmt.Errorf("pause: %w", err)
 		}
 	}
-	s.record.Ready = true
-	return save(r.sandboxFile(id), s.record)
+	s.rec().Ready = true
+	return save(r.sandboxFile(id), s.rec())
 }
 
 // pingGroups are all groups that there are in the pod.
@@ -233,7 +237,7 @@ const pauseScore = -998
 
 // pause runs the process that holds the PID namespace of a pod.
 func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
-	id := s.record.ID
+	id := s.rec().ID
 	image, err := r.cfg.Images.Get(r.cfg.PauseImage)
 	if err != nil {
 		return err
@@ -259,13 +263,13 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	}
 	// It reads nothing: it has no /etc to mount on.
 	os.Mounts = slices.DeleteFunc(os.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/etc/") })
-	s.record.Pause = true
+	s.rec().Pause = true
 	return r.runBundle(ctx, id, os, "", false, false)
 }
 
 // specSandbox is what a specification must know of a sandbox.
 func (r *Runtime) specSandbox(s *sandbox) spec.Sandbox {
-	dir, flags := r.sandboxDir(s.record.ID), s.flags()
+	dir, flags := r.sandboxDir(s.rec().ID), s.flags()
 	out := spec.Sandbox{Config: s.config(), Dir: dir}
 	for _, k := range kinds {
 		if flags&k.flag == 0 {
@@ -339,13 +343,13 @@ func (r *Runtime) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSan
 	s.op.Lock()
 	defer s.op.Unlock()
 	if err := r.stopSandbox(ctx, s); err != nil {
-		return nil, failed(err, "cannot stop sandbox %s", s.record.ID)
+		return nil, failed(err, "cannot stop sandbox %s", s.rec().ID)
 	}
 	return &runtimeapi.StopPodSandboxResponse{}, nil
 }
 
 func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
-	for _, c := range r.of(s.record.ID) {
+	for _, c := range r.of(s.rec().ID) {
 		if err := r.stop(ctx, c, 0); err != nil {
 			return err
 		}
@@ -353,16 +357,16 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 	if err := r.unmakeSandbox(ctx, s); err != nil {
 		return err
 	}
-	if !s.record.Ready {
+	if !s.rec().Ready {
 		return nil
 	}
-	rec := s.record
+	rec := *s.rec()
 	rec.Ready = false
 	if err := save(r.sandboxFile(rec.ID), rec); err != nil {
 		return err
 	}
 	r.mu.Lock()
-	s.record = rec
+	s.record.Store(&rec)
 	r.mu.Unlock()
 	r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	return nil
@@ -370,9 +374,9 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 
 // unmakeSandbox takes back what makeSandbox made. It may be called again.
 func (r *Runtime) unmakeSandbox(ctx context.Context, s *sandbox) error {
-	id := s.record.ID
+	id := s.rec().ID
 	dir := r.sandboxDir(id)
-	if s.record.Pause {
+	if s.rec().Pause {
 		if err := r.kill(ctx, id); err != nil {
 			return err
 		}
@@ -398,7 +402,7 @@ func (r *Runtime) of(sandbox string) []*container {
 	defer r.mu.Unlock()
 	var l []*container
 	for _, c := range r.containers {
-		if c.record.Sandbox == sandbox {
+		if c.rec().Sandbox == sandbox {
 			l = append(l, c)
 		}
 	}
@@ -416,13 +420,13 @@ func (r *Runtime) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePo
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
-	id := s.record.ID
+	id := s.rec().ID
 	if err := r.stopSandbox(ctx, s); err != nil {
 		return nil, failed(err, "cannot stop sandbox %s", id)
 	}
 	for _, c := range r.of(id) {
 		if err := r.remove(ctx, c); err != nil {
-			return nil, failed(err, "cannot remove container %s", c.record.ID)
+			return nil, failed(err, "cannot remove container %s", c.rec().ID)
 		}
 	}
 	if err := os.Remove(r.sandboxFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -443,14 +447,14 @@ func (r *Runtime) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePo
 // reboot.
 func (r *Runtime) recheck(s *sandbox) {
 	for _, k := range kinds {
-		if s.flags()&k.flag != 0 && !held(filepath.Join(r.sandboxDir(s.record.ID), k.name)) {
-			s.record.Ready = false
+		if s.flags()&k.flag != 0 && !held(filepath.Join(r.sandboxDir(s.rec().ID), k.name)) {
+			s.rec().Ready = false
 		}
 	}
 }
 
 func (s *sandbox) state() runtimeapi.PodSandboxState {
-	if s.record.Ready {
+	if s.rec().Ready {
 		return runtimeapi.PodSandboxState_SANDBOX_READY
 	}
 	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
@@ -467,8 +471,8 @@ func (r *Runtime) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandb
 		if f.GetState() != nil && f.GetState().State != s.state() || !matches(c.Labels, f.GetLabelSelector()) {
 			return
 		}
-		out.Items = append(out.Items, &runtimeapi.PodSandbox{Id: s.record.ID, Metadata: c.Metadata, State: s.state(),
-			CreatedAt: s.record.Created.UnixNano(), Labels: c.Labels, Annotations: c.Annotations})
+		out.Items = append(out.Items, &runtimeapi.PodSandbox{Id: s.rec().ID, Metadata: c.Metadata, State: s.state(),
+			CreatedAt: s.rec().Created.UnixNano(), Labels: c.Labels, Annotations: c.Annotations})
 	}
 	if id := f.GetId(); id != "" {
 		if s, ok := find(r.sandboxes, id); ok {
@@ -492,12 +496,12 @@ func (r *Runtime) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandbox
 	defer r.mu.Unlock()
 	out := &runtimeapi.PodSandboxStatusResponse{Status: s.status(), Timestamp: time.Now().UnixNano()}
 	for _, c := range r.containers {
-		if c.record.Sandbox == s.record.ID {
+		if c.rec().Sandbox == s.rec().ID {
 			out.ContainersStatuses = append(out.ContainersStatuses, c.status())
 		}
 	}
 	if req.Verbose {
-		out.Info = info(map[string]any{"config": s.record.Config, "runDir": r.sandboxDir(s.record.ID), "pause": s.record.Pause})
+		out.Info = info(map[string]any{"config": s.rec().Config, "runDir": r.sandboxDir(s.rec().ID), "pause": s.rec().Pause})
 	}
 	return out, nil
 }
@@ -505,10 +509,10 @@ func (r *Runtime) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandbox
 // status of a sandbox; Runtime.mu is held.
 func (s *sandbox) status() *runtimeapi.PodSandboxStatus {
 	c := s.config()
-	st := &runtimeapi.PodSandboxStatus{Id: s.record.ID, Metadata: c.Metadata, State: s.state(), CreatedAt: s.record.Created.UnixNano(),
+	st := &runtimeapi.PodSandboxStatus{Id: s.rec().ID, Metadata: c.Metadata, State: s.state(), CreatedAt: s.rec().Created.UnixNano(),
 		Network: &runtimeapi.PodSandboxNetworkStatus{}, Labels: c.Labels, Annotations: c.Annotations,
 		Linux: &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: s.options()}}}
-	for i, ip := range s.record.IPs {
+	for i, ip := range s.rec().IPs {
 		if i == 0 {
 			st.Network.Ip = ip.String()
 			continue

@@ -62,7 +62,7 @@ func (r *Runtime) running(id, box string, labels map[string]string) []*container
 		if !ok {
 			return nil
 		}
-		box = s.record.ID
+		box = s.rec().ID
 	}
 	all := r.containers
 	if id != "" {
@@ -70,11 +70,11 @@ func (r *Runtime) running(id, box string, labels map[string]string) []*container
 		if !ok {
 			return nil
 		}
-		all = map[string]*container{c.record.ID: c}
+		all = map[string]*container{c.rec().ID: c}
 	}
 	var out []*container
 	for _, c := range all {
-		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING && (box == "" || c.record.Sandbox == box) && matches(c.config().Labels, labels) {
+		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING && (box == "" || c.rec().Sandbox == box) && matches(c.config().Labels, labels) {
 			out = append(out, c)
 		}
 	}
@@ -83,7 +83,7 @@ func (r *Runtime) running(id, box string, labels map[string]string) []*container
 
 func (r *Runtime) statsOf(ctx context.Context, t *cgroup.Tree, c *container) *runtimeapi.ContainerStats {
 	r.mu.Lock()
-	rec, config := c.record, c.config()
+	rec, config := c.rec(), c.config()
 	parent := ""
 	if s := r.sandboxes[rec.Sandbox]; s != nil {
 		parent = s.config().GetLinux().GetCgroupParent()
@@ -176,7 +176,7 @@ func (r *Runtime) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListP
 		}
 	} else {
 		for _, s := range r.sandboxes {
-			if s.record.Ready && matches(s.config().Labels, f.GetLabelSelector()) {
+			if s.rec().Ready && matches(s.config().Labels, f.GetLabelSelector()) {
 				l = append(l, s)
 			}
 		}
@@ -201,13 +201,13 @@ func (r *Runtime) podStats(ctx context.Context, t *cgroup.Tree, s *sandbox) *run
 	}
 	linux.Network = r.networkUsage(s, now)
 	processes := 0
-	for _, k := range r.running("", s.record.ID, nil) {
+	for _, k := range r.running("", s.rec().ID, nil) {
 		linux.Containers = append(linux.Containers, r.statsOf(ctx, t, k))
-		processes += len(t.Procs(spec.CgroupPath(c.GetLinux().GetCgroupParent(), k.record.ID)))
+		processes += len(t.Procs(spec.CgroupPath(c.GetLinux().GetCgroupParent(), k.rec().ID)))
 	}
 	linux.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(uint64(processes))}
 	return &runtimeapi.PodSandboxStats{Linux: linux,
-		Attributes: &runtimeapi.PodSandboxAttributes{Id: s.record.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations}}
+		Attributes: &runtimeapi.PodSandboxAttributes{Id: s.rec().ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations}}
 }
 
 // networkUsage of a sandbox with a network of its own.
@@ -227,11 +227,11 @@ func (r *Runtime) networkUsage(s *sandbox, now time.Time) *runtimeapi.NetworkUsa
 
 // network is what went through a sandbox's interfaces, if it has its own.
 func (r *Runtime) network(s *sandbox) []cadvisor.Interface {
-	if s.flags()&unix.CLONE_NEWNET == 0 || !s.record.Ready {
+	if s.flags()&unix.CLONE_NEWNET == 0 || !s.rec().Ready {
 		return nil
 	}
 	var text []byte
-	err := inside(r.sandboxDir(s.record.ID), unix.CLONE_NEWNET, func() (err error) {
+	err := inside(r.sandboxDir(s.rec().ID), unix.CLONE_NEWNET, func() (err error) {
 		text, err = os.ReadFile(filepath.Join("/proc/self/task", strconv.Itoa(unix.Gettid()), "net/dev"))
 		return err
 	})

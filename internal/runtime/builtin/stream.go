@@ -63,7 +63,7 @@ func (r *Runtime) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtime
 	if err != nil {
 		return nil, err
 	}
-	req.ContainerId = c.record.ID
+	req.ContainerId = c.rec().ID
 	return r.stream.GetExec(req)
 }
 
@@ -73,7 +73,7 @@ func (r *Runtime) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*run
 	if err != nil {
 		return nil, err
 	}
-	req.ContainerId = c.record.ID
+	req.ContainerId = c.rec().ID
 	return r.stream.GetAttach(req)
 }
 
@@ -84,12 +84,12 @@ func (r *Runtime) PortForward(_ context.Context, req *runtimeapi.PortForwardRequ
 		return nil, err
 	}
 	r.mu.Lock()
-	ready := s.record.Ready
+	ready := s.rec().Ready
 	r.mu.Unlock()
 	if !ready {
-		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not running", s.record.ID)
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not running", s.rec().ID)
 	}
-	req.PodSandboxId = s.record.ID
+	req.PodSandboxId = s.rec().ID
 	return r.stream.GetPortForward(req)
 }
 
@@ -101,7 +101,7 @@ func (r *Runtime) runningContainer(id string) (*container, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := c.state(); s != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %s is in state %s", c.record.ID, s)
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s is in state %s", c.rec().ID, s)
 	}
 	return c, nil
 }
@@ -129,7 +129,7 @@ func (r *Runtime) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest)
 		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d s", req.Cmd, req.Timeout)
 	}
 	if err != nil {
-		return nil, failed(err, "cannot execute %q in container %s", req.Cmd, c.record.ID)
+		return nil, failed(err, "cannot execute %q in container %s", req.Cmd, c.rec().ID)
 	}
 	return &runtimeapi.ExecSyncResponse{Stdout: out.b, Stderr: errs.b, ExitCode: int32(code)}, nil
 }
@@ -151,13 +151,13 @@ func (w *bounded) Write(p []byte) (int, error) {
 // When ctx is done first it is killed.
 func (r *Runtime) exec(ctx context.Context, c *container, cmd []string, tty bool, in io.Reader, out, errs io.Writer, resize <-chan remotecommand.TerminalSize) (int, error) {
 	r.mu.Lock()
-	p := *c.record.Process
+	p := *c.rec().Process
 	r.mu.Unlock()
 	p.Args, p.Terminal, p.ConsoleSize = cmd, tty, nil
 	if tty {
 		p.Env = append(p.Env[:len(p.Env):len(p.Env)], "TERM=xterm")
 	}
-	id, name := c.record.ID, newID()[:16]
+	id, name := c.rec().ID, newID()[:16]
 	var theirs [3]*os.File
 	var ours []*os.File // to be closed when it is over
 	defer func() {
@@ -359,9 +359,9 @@ func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs 
 		})
 	}
 	resizes(ctx, resize, func(size remotecommand.TerminalSize) {
-		s.r.cfg.Supervisor.Resize(ctx, c.record.ID, supervisor.Size{Width: size.Width, Height: size.Height})
+		s.r.cfg.Supervisor.Resize(ctx, c.rec().ID, supervisor.Size{Width: size.Width, Height: size.Height})
 	})
-	err = s.r.cfg.Supervisor.Attach(ctx, c.record.ID, supervisor.Attach{Stdin: in != nil, Stdout: out != nil, Stderr: errs != nil}, theirs)
+	err = s.r.cfg.Supervisor.Attach(ctx, c.rec().ID, supervisor.Attach{Stdin: in != nil, Stdout: out != nil, Stderr: errs != nil}, theirs)
 	for _, f := range theirs {
 		f.Close()
 	}
@@ -380,7 +380,7 @@ func (s streams) PortForward(ctx context.Context, id string, port int32, stream 
 	}
 	conn, err := s.r.dial(ctx, box, port)
 	if err != nil {
-		return fmt.Errorf("cannot connect to port %d of sandbox %s: %w", port, box.record.ID, err)
+		return fmt.Errorf("cannot connect to port %d of sandbox %s: %w", port, box.rec().ID, err)
 	}
 	defer conn.Close()
 	defer stream.Close()
@@ -428,6 +428,6 @@ func (r *Runtime) dial(ctx context.Context, s *sandbox, port int32) (conn net.Co
 		err = connect()
 		return conn, err
 	}
-	err = inside(r.sandboxDir(s.record.ID), unix.CLONE_NEWNET, connect)
+	err = inside(r.sandboxDir(s.rec().ID), unix.CLONE_NEWNET, connect)
 	return conn, err
 }

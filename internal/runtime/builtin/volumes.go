@@ -73,7 +73,7 @@ func (r *Runtime) volumes(c *container, rootfs string, im imagestore.Image) (map
 		if to == "/" {
 			continue
 		}
-		dir := filepath.Join(r.volumeDir(c.record.ID), strconv.Itoa(i))
+		dir := filepath.Join(r.volumeDir(c.rec().ID), strconv.Itoa(i))
 		i++
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err

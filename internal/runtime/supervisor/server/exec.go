@@ -52,15 +52,17 @@ func (s *Server) exec(id, name string, p *specs.Process, files []*os.File) (pid 
 	s.execs[key] = e
 	s.mu.Unlock()
 	created, err := s.Engine.Exec(id, p, stdio)
+	var proc *process
 	if err == nil {
-		e.proc, err = openProcess(created.PID, 0)
+		proc, err = openProcess(created.PID, 0)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err != nil {
-		s.mu.Lock()
 		delete(s.execs, key)
-		s.mu.Unlock()
 		return 0, nil, err
 	}
+	e.proc = proc
 	go e.watch()
 	return created.PID, created.Console, nil
 }

@@ -14,9 +14,9 @@ const maxLine = 16 << 10
 type logFile struct {
 	path string
 
-	mu   sync.Mutex
-	f    *os.File
-	lost int64 // bytes that could not be written
+	mu     sync.Mutex
+	f      *os.File
+	closed bool
 }
 
 // openLog opens or makes the file; "" is a log that keeps nothing.
@@ -36,6 +36,9 @@ func (l *logFile) reopen() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return f.Close()
+	}
 	if l.f != nil {
 		l.f.Close()
 	}
@@ -51,14 +54,13 @@ func (l *logFile) write(lines []byte) {
 	if l.f == nil || len(lines) == 0 {
 		return
 	}
-	if n, err := l.f.Write(lines); err != nil {
-		l.lost += int64(len(lines) - n)
-	}
+	l.f.Write(lines)
 }
 
 func (l *logFile) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	if l.f != nil {
 		l.f.Close()
 		l.f = nil

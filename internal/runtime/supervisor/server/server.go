@@ -279,7 +279,7 @@ func (s *Server) box(id string) (*box, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.boxes[id]
-	if b == nil || b.proc == nil && b.state.Exit == nil {
+	if b == nil || b.state.PID == 0 { // it is being made
 		return nil, supervisor.Errorf(supervisor.NotFound, "no container %s", id)
 	}
 	return b, nil
