@@ -60,7 +60,7 @@ func (k *Kubelet) scraped() map[string]prometheus.Gatherer {
 		return r
 	}
 	return map[string]prometheus.Gatherer{
-		"/metrics": k.cfg.Metrics, "/metrics/resource": of(resources{k}), "/metrics/cadvisor": of(cadvisor{k}), "/metrics/probes": of(k.prober),
+		"/metrics": k.cfg.Metrics, "/metrics/resource": of(resources{k}), "/metrics/cadvisor": of(cgroupMetrics{k}), "/metrics/probes": of(k.prober),
 	}
 }
 

@@ -6,10 +6,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"knarr.dev/knarr/internal/kubelet/cadvisor"
 	"knarr.dev/knarr/internal/kubelet/cgroup"
 	"knarr.dev/knarr/internal/kubelet/plan"
 )
@@ -21,9 +21,7 @@ type measured struct {
 	namespace, pod   string
 	container, image string
 	id               string // of a container or sandbox
-	started          time.Time
-	usage            cgroup.Usage
-	network          []netDevice // of a sandbox
+	cadvisor.Measured
 }
 
 // measure reads the cgroups of everything that runs, and returns besides which
@@ -37,10 +35,10 @@ func (k *Kubelet) measure() (out, missing []measured) {
 	read := func(m measured) {
 		ok := false
 		if m.path != "" {
-			m.usage, ok = k.cgroups.Read(m.path, now)
+			m.Usage, ok = k.cgroups.Read(m.path, now)
 		}
-		if m.path == "/" && ok && m.usage.Memory == nil { // the root of version 2 has none
-			m.usage.Memory = machineMemoryOf(meminfo(k.proc))
+		if m.path == "/" && ok && m.Usage.Memory == nil { // the root of version 2 has none
+			m.Usage.Memory = machineMemoryOf(meminfo(k.proc))
 		}
 		switch {
 		case ok:
@@ -99,7 +97,7 @@ func (k *Kubelet) measurePod(pod *corev1.Pod, boxes []plan.Sandbox, containers [
 		return // nothing of it runs
 	}
 	box := of
-	box.path, box.id, box.image, box.started = k.cgroups.ContainerPath(pod, boxes[i].ID), boxes[i].ID, k.cfg.SandboxImage, boxes[i].Created
+	box.path, box.id, box.image, box.Started = k.cgroups.ContainerPath(pod, boxes[i].ID), boxes[i].ID, k.cfg.SandboxImage, boxes[i].Created
 	inside = append(inside, box)
 	for j := range containers {
 		c := &containers[j]
@@ -107,17 +105,17 @@ func (k *Kubelet) measurePod(pod *corev1.Pod, boxes []plan.Sandbox, containers [
 			continue
 		}
 		m := of
-		m.path, m.id, m.image, m.container, m.started = k.cgroups.ContainerPath(pod, c.ID), c.ID, c.Image, c.Name, c.Started
+		m.path, m.id, m.image, m.container, m.Started = k.cgroups.ContainerPath(pod, c.ID), c.ID, c.Image, c.Name, c.Started
 		inside = append(inside, m)
 	}
 	whole := of
-	whole.path, whole.started = k.cgroups.PodParent(pod), boxes[i].Created
+	whole.path, whole.Started = k.cgroups.PodParent(pod), boxes[i].Created
 	if !pod.Spec.HostNetwork { // the node's network is not the pod's traffic
 		devices := k.podNetwork(inside)
 		if box.path != "" {
-			inside[0].network = devices
+			inside[0].Network = devices
 		} else {
-			whole.network = devices
+			whole.Network = devices
 		}
 	}
 	read(whole)
@@ -128,46 +126,16 @@ func (k *Kubelet) measurePod(pod *corev1.Pod, boxes []plan.Sandbox, containers [
 
 // podNetwork is what went through the pod's interfaces, seen from its first
 // process: all of its containers are in one network.
-func (k *Kubelet) podNetwork(inside []measured) []netDevice {
+func (k *Kubelet) podNetwork(inside []measured) []cadvisor.Interface {
 	for _, m := range inside {
 		if m.path == "" {
 			continue
 		}
 		for _, pid := range k.cgroups.Procs(m.path) {
 			if data, err := os.ReadFile(filepath.Join(k.proc, strconv.Itoa(pid), "net/dev")); err == nil {
-				return netDevices(string(data))
+				return cadvisor.Interfaces(string(data))
 			}
 		}
 	}
 	return nil
-}
-
-// netDevice is one interface's counters.
-type netDevice struct {
-	name              string
-	receive, transmit traffic
-}
-
-type traffic struct{ bytes, packets, errors, dropped uint64 }
-
-// netDevices reads /proc/…/net/dev (proc_net(5)) without the loopback.
-func netDevices(text string) []netDevice {
-	var out []netDevice
-	for line := range strings.Lines(text) {
-		name, rest, ok := strings.Cut(line, ":")
-		fields := strings.Fields(rest)
-		name = strings.TrimSpace(name)
-		if !ok || len(fields) < 16 || name == "lo" {
-			continue
-		}
-		of := func(from int) traffic {
-			var n [4]uint64
-			for i := range n {
-				n[i], _ = strconv.ParseUint(fields[from+i], 10, 64) // the kernel's own numbers
-			}
-			return traffic{n[0], n[1], n[2], n[3]}
-		}
-		out = append(out, netDevice{name, of(0), of(8)})
-	}
-	return out
 }

@@ -58,14 +58,14 @@ func (r resources) Collect(ch chan<- prometheus.Metric) {
 		m := &all[i]
 		switch {
 		case m.container != "":
-			if !m.started.IsZero() {
-				ch <- prometheus.MustNewConstMetric(containerStartDesc, prometheus.GaugeValue, float64(m.started.UnixNano())/1e9, m.container, m.pod, m.namespace)
+			if !m.Started.IsZero() {
+				ch <- prometheus.MustNewConstMetric(containerStartDesc, prometheus.GaugeValue, float64(m.Started.UnixNano())/1e9, m.container, m.pod, m.namespace)
 			}
-			usage(ch, &m.usage, containerCPUDesc, containerMemoryDesc, containerSwapDesc, m.container, m.pod, m.namespace)
+			usage(ch, &m.Usage, containerCPUDesc, containerMemoryDesc, containerSwapDesc, m.container, m.pod, m.namespace)
 		case m.path == "/":
-			usage(ch, &m.usage, nodeCPUDesc, nodeMemoryDesc, nodeSwapDesc)
+			usage(ch, &m.Usage, nodeCPUDesc, nodeMemoryDesc, nodeSwapDesc)
 		case m.pod != "" && m.id == "":
-			usage(ch, &m.usage, podCPUDesc, podMemoryDesc, podSwapDesc, m.pod, m.namespace)
+			usage(ch, &m.Usage, podCPUDesc, podMemoryDesc, podSwapDesc, m.pod, m.namespace)
 		}
 	}
 	ch <- prometheus.MustNewConstMetric(resourceErrorDesc, prometheus.GaugeValue, failed)
@@ -110,12 +110,12 @@ func (k *Kubelet) askRuntime(list []measured) ([]measured, error) {
 		if s == nil {
 			continue // it has just ended
 		}
-		m.usage.At = k.cfg.Now()
+		m.Usage.At = k.cfg.Now()
 		if c := s.GetCpu().GetUsageCoreNanoSeconds(); c != nil {
-			m.usage.CPU = &cgroup.CPU{Total: time.Duration(c.Value)}
+			m.Usage.CPU = &cgroup.CPU{Total: time.Duration(c.Value)}
 		}
 		if w := s.GetMemory().GetWorkingSetBytes(); w != nil {
-			m.usage.Memory = &cgroup.Memory{WorkingSet: w.Value}
+			m.Usage.Memory = &cgroup.Memory{WorkingSet: w.Value}
 		}
 		out = append(out, m)
 	}

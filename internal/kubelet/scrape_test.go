@@ -121,10 +121,11 @@ var unified = map[string]string{
 	"cgroup/pods/besteffort/podp/c-p/cpu.stat": "usage_usec 2000000\nuser_usec 1500000\nsystem_usec 500000\nnr_periods 8\nnr_throttled 3\nthrottled_usec 250000\n",
 	"cgroup/pods/besteffort/podp/c-p/cpu.max":  "50000 100000\n", "cgroup/pods/besteffort/podp/c-p/memory.current": "4000\n",
 	"cgroup/pods/besteffort/podp/c-p/memory.stat": "anon 1500\nfile 2500\ninactive_file 1000\npgfault 6\npgmajfault 1\n", "cgroup/pods/besteffort/podp/c-p/memory.max": "65536\n",
-	"cgroup/pods/besteffort/podp/c-p/memory.swap.current": "300\n",
-	"cgroup/pods/besteffort/podp/c-p/io.stat":             "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n253:1 rbytes=5 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n",
-	"cgroup/pods/besteffort/podp/d-p/cpu.stat":            "usage_usec 7000000\n",
-	"sys/dev/block/8:0/uevent":                            "MAJOR=8\nMINOR=0\nDEVNAME=sda\n",
+	"cgroup/pods/besteffort/podp/c-p/memory.swap.current": "300\n", "cgroup/pods/besteffort/podp/c-p/memory.swap.max": "700\n",
+	"cgroup/pods/besteffort/podp/c-p/cgroup.procs": "78\n79\n80\n", "proc/78/fd/0": "", "proc/78/fd/1": "", "proc/79/fd/0": "",
+	"cgroup/pods/besteffort/podp/c-p/io.stat":  "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n253:1 rbytes=5 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n",
+	"cgroup/pods/besteffort/podp/d-p/cpu.stat": "usage_usec 7000000\n",
+	"sys/dev/block/8:0/uevent":                 "MAJOR=8\nMINOR=0\nDEVNAME=sda\n",
 	"proc/77/net/dev": "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n" +
 		"    lo:     9       9    0    0    0     0          0         0        9       9    0    0    0     0       0          0\n" +
 		"  eth0:    100       4    1    2    0     0          0         0      200       5    3    4    0     0       0          0\n",
@@ -148,9 +149,11 @@ func TestCAdvisor(t *testing.T) {
 		"container_memory_swap{" + c: 300, "container_spec_memory_limit_bytes{" + c: 65536, "container_memory_usage_bytes{id=/}": 600 << 10,
 		"container_memory_failures_total{container=c,failure_type=pgmajfault,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p,scope=hierarchy}": 1,
 		"container_start_time_seconds{" + c: float64(scrapeTime.Unix() - 60), "container_last_seen{" + c: float64(scrapeTime.Unix()),
-		"container_fs_reads_bytes_total{container=c,device=/dev/sda,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p}": 10,
-		"container_fs_reads_bytes_total{container=c,device=253:1,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p}":    5,
-		"container_fs_writes_total{container=c,device=/dev/sda,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p}":      2,
+		"container_fs_reads_bytes_total{container=c,device=/dev/sda,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p}":                                     10,
+		"container_fs_reads_bytes_total{container=c,device=253:1,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p}":                                        5,
+		"container_blkio_device_usage_total{container=c,device=/dev/sda,id=/pods/besteffort/podp/c-p,image=app:1,major=8,minor=0,name=c-p,namespace=default,operation=Write,pod=p}": 20,
+		"container_file_descriptors{" + c: 3, "container_sockets{" + c: 0, "container_spec_memory_swap_limit_bytes{" + c: 700,
+		"container_fs_writes_total{container=c,device=/dev/sda,id=/pods/besteffort/podp/c-p,image=app:1,name=c-p,namespace=default,pod=p}": 2,
 		"container_network_receive_bytes_total{" + box: 100, "container_network_receive_packets_total{" + box: 4, "container_network_receive_errors_total{" + box: 1,
 		"container_network_receive_packets_dropped_total{" + box: 2, "container_network_transmit_bytes_total{" + box: 200, "container_network_transmit_packets_total{" + box: 5,
 		"container_network_transmit_errors_total{" + box: 3, "container_network_transmit_packets_dropped_total{" + box: 4,
@@ -171,6 +174,9 @@ func TestCAdvisor(t *testing.T) {
 		}
 		if strings.HasPrefix(key, "container_spec_cpu_quota") && !strings.Contains(key, "container=c") {
 			t.Errorf("%s: there is no limit", key)
+		}
+		if strings.HasPrefix(key, "container_file_descriptors") && !strings.Contains(key, "name=c-p") {
+			t.Errorf("%s: none of its processes could be read", key)
 		}
 		if strings.HasPrefix(key, "container_fs_usage_bytes") && !strings.Contains(key, "id=/}") {
 			t.Errorf("%s: nothing tells that", key)

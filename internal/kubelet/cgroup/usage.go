@@ -36,6 +36,7 @@ type CPU struct {
 type Memory struct {
 	Usage, WorkingSet, RSS, Cache, Mapped, Kernel uint64
 	Swap                                          *uint64
+	SwapLimit                                     *uint64 // 0: none. Version 1 has one of memory and swap together
 	ActiveFile, InactiveFile                      uint64
 	Peak                                          uint64 // 0: not told
 	Limit                                         uint64 // 0: none
@@ -134,6 +135,15 @@ func (r reader) count(controller, file string) uint64 { return count(r.text(cont
 // count that a file shows; 0 for none, "max" and the like.
 func count(text string) uint64 { return uint64(number(text)) }
 
+// told is a count, nil if there is no such file.
+func told(text string) *uint64 {
+	if text == "" {
+		return nil
+	}
+	n := count(text)
+	return &n
+}
+
 // keyed reads lines of a name and a number.
 func keyed(text string) map[string]uint64 {
 	out := map[string]uint64{}
@@ -189,10 +199,7 @@ func (r reader) memory2() *Memory {
 	m := &Memory{Usage: count(usage), RSS: stat["anon"], Cache: stat["file"], Mapped: stat["file_mapped"], Kernel: stat["kernel"],
 		ActiveFile: stat["active_file"], InactiveFile: stat["inactive_file"], Faults: stat["pgfault"], MajorFaults: stat["pgmajfault"],
 		Peak: r.count("memory", "memory.peak"), Limit: r.count("memory", "memory.max"), Failures: events["max"], Kills: events["oom_kill"]}
-	if swap := r.text("memory", "memory.swap.current"); swap != "" {
-		n := count(swap)
-		m.Swap = &n
-	}
+	m.Swap, m.SwapLimit = told(r.text("memory", "memory.swap.current")), told(r.text("memory", "memory.swap.max"))
 	return m.done()
 }
 
@@ -209,6 +216,7 @@ func (r reader) memory1() *Memory {
 	if swap, ok := stat["total_swap"]; ok { // there is none without accounting of swap
 		m.Swap = &swap
 	}
+	m.SwapLimit = told(r.text("memory", "memory.memsw.limit_in_bytes"))
 	return m.done()
 }
 

@@ -32,7 +32,7 @@ func fake(t *testing.T, files map[string]string) *Tree {
 }
 
 func TestRead(t *testing.T) {
-	swap := uint64(4096)
+	swap, swapLimit, both, none := uint64(4096), uint64(8192), uint64(30000), uint64(0)
 	now := time.Unix(1000, 0)
 	for _, tt := range []struct {
 		name  string
@@ -49,6 +49,7 @@ func TestRead(t *testing.T) {
 			"pods/a/memory.max":          "max\n",
 			"pods/a/memory.peak":         "12000\n",
 			"pods/a/memory.swap.current": "4096\n",
+			"pods/a/memory.swap.max":     "8192\n",
 			"pods/a/memory.events":       "low 0\nhigh 0\nmax 5\noom 1\noom_kill 1\n",
 			"pods/a/io.stat":             "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n",
 			"pods/a/pids.current":        "3\n", "pods/a/pids.max": "100\n", "pods/a/cgroup.procs": "11\n12\n",
@@ -56,7 +57,7 @@ func TestRead(t *testing.T) {
 		}, Usage{At: now,
 			CPU: &CPU{Total: 3 * time.Second, User: 2 * time.Second, System: time.Second, Quota: 50 * time.Millisecond, Period: 100 * time.Millisecond, Shares: 998,
 				Periods: 10, Throttled: 4, ThrottledTime: 500 * time.Millisecond},
-			Memory: &Memory{Usage: 10000, WorkingSet: 9000, RSS: 4000, Cache: 6000, Mapped: 50, Kernel: 100, Swap: &swap, ActiveFile: 2000, InactiveFile: 1000,
+			Memory: &Memory{Usage: 10000, WorkingSet: 9000, RSS: 4000, Cache: 6000, Mapped: 50, Kernel: 100, Swap: &swap, SwapLimit: &swapLimit, ActiveFile: 2000, InactiveFile: 1000,
 				Peak: 12000, Failures: 5, Faults: 7, MajorFaults: 2, Kills: 1},
 			Tasks:    &Tasks{Threads: 3, MaxThreads: 100, Processes: 2},
 			IO:       []IO{{"8:0", 1, 2, 3, 4}},
@@ -70,6 +71,7 @@ func TestRead(t *testing.T) {
 			"cpu,cpuacct/pods/a/cpu.shares":                          "1024\n",
 			"memory/pods/a/memory.usage_in_bytes":                    "10000\n",
 			"memory/pods/a/memory.limit_in_bytes":                    "20000\n",
+			"memory/pods/a/memory.memsw.limit_in_bytes":              "30000\n",
 			"memory/pods/a/memory.failcnt":                           "5\n",
 			"memory/pods/a/memory.stat":                              "cache 1\nrss 2\ntotal_cache 6000\ntotal_rss 4000\ntotal_inactive_file 11000\ntotal_pgfault 7\n",
 			"memory/pods/a/memory.oom_control":                       "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
@@ -82,9 +84,11 @@ func TestRead(t *testing.T) {
 		}, Usage{At: now,
 			CPU: &CPU{Total: 3 * time.Second, User: 2 * time.Second, System: time.Second, Quota: 50 * time.Millisecond, Period: 100 * time.Millisecond, Shares: 1024,
 				Periods: 10, Throttled: 4, ThrottledTime: 500 * time.Millisecond},
-			Memory: &Memory{Usage: 10000, RSS: 4000, Cache: 6000, InactiveFile: 11000, Limit: 20000, Failures: 5, Faults: 7, Kills: 2},
+			Memory: &Memory{Usage: 10000, RSS: 4000, Cache: 6000, InactiveFile: 11000, Limit: 20000, SwapLimit: &both, Failures: 5, Faults: 7, Kills: 2},
 			Tasks:  &Tasks{Threads: 3, Processes: 1},
 			IO:     []IO{{"8:0", 1, 2, 3, 4}, {"8:16", 9, 0, 0, 0}}}},
+		{"no limit of swap", map[string]string{"cgroup.controllers": "memory", "pods/a/cpu.stat": "usage_usec 1\n", "pods/a/memory.current": "5\n", "pods/a/memory.swap.max": "max\n"},
+			Usage{At: now, CPU: &CPU{Total: time.Microsecond}, Memory: &Memory{Usage: 5, WorkingSet: 5, SwapLimit: &none}}},
 		{"without controllers", map[string]string{"cgroup.controllers": "", "pods/a/cgroup.procs": ""}, Usage{At: now}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

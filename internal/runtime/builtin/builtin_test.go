@@ -109,14 +109,3 @@ func TestUsers(t *testing.T) {
 		t.Errorf("eve is %+v, out of a file of the host's", got)
 	}
 }
-
-func TestInterfaces(t *testing.T) {
-	got := interfaces(`Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:      10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0
-  eth0:    1234      12    3    0    0     0          0         0     5678      34    5    0    0     0       0          0
-`)
-	if len(got) != 1 || got[0].Name != "eth0" || got[0].RxBytes.Value != 1234 || got[0].RxErrors.Value != 3 || got[0].TxBytes.Value != 5678 || got[0].TxErrors.Value != 5 {
-		t.Errorf("%v", got)
-	}
-}

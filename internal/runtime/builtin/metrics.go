@@ -1,105 +1,60 @@
 package builtin
 
 import (
+	"cmp"
 	"context"
 	"path"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/kubelet/cadvisor"
 	"knarr.dev/knarr/internal/kubelet/cgroup"
 	"knarr.dev/knarr/internal/runtime/builtin/spec"
 )
 
-// metric of a container, under the name that the field's tools know.
-type metric struct {
-	name, help string
-	kind       runtimeapi.MetricType
-	// of tells the value; false: the kernel does not tell it.
-	of func(usageOf) (uint64, bool)
-}
-
-type usageOf struct {
-	cgroup.Usage
-	started time.Time
-	limits  *runtimeapi.LinuxContainerResources
-}
-
-// seconds are whole ones: values are integers in this interface.
-func seconds(d time.Duration) uint64 { return uint64(d / time.Second) }
-
-func ofCPU(fn func(*cgroup.CPU) uint64) func(usageOf) (uint64, bool) {
-	return func(u usageOf) (uint64, bool) {
-		if u.CPU == nil {
-			return 0, false
-		}
-		return fn(u.CPU), true
-	}
-}
-
-func ofMemory(fn func(*cgroup.Memory) uint64) func(usageOf) (uint64, bool) {
-	return func(u usageOf) (uint64, bool) {
-		if u.Memory == nil {
-			return 0, false
-		}
-		return fn(u.Memory), true
-	}
-}
-
-func ofTasks(fn func(*cgroup.Tasks) uint64) func(usageOf) (uint64, bool) {
-	return func(u usageOf) (uint64, bool) {
-		if u.Tasks == nil {
-			return 0, false
-		}
-		return fn(u.Tasks), true
-	}
-}
-
 const (
-	counter = runtimeapi.MetricType_COUNTER
-	gauge   = runtimeapi.MetricType_GAUGE
+	procRoot = "/proc"
+	sysRoot  = "/sys"
 )
 
-var metrics = []metric{
-	{"container_cpu_usage_seconds_total", "CPU time that was used, in seconds", counter, ofCPU(func(c *cgroup.CPU) uint64 { return seconds(c.Total) })},
-	{"container_cpu_user_seconds_total", "CPU time in user mode, in seconds", counter, ofCPU(func(c *cgroup.CPU) uint64 { return seconds(c.User) })},
-	{"container_cpu_system_seconds_total", "CPU time in kernel mode, in seconds", counter, ofCPU(func(c *cgroup.CPU) uint64 { return seconds(c.System) })},
-	{"container_cpu_cfs_periods_total", "periods in which the quota applied", counter, ofCPU(func(c *cgroup.CPU) uint64 { return c.Periods })},
-	{"container_cpu_cfs_throttled_periods_total", "periods in which the quota was used up", counter, ofCPU(func(c *cgroup.CPU) uint64 { return c.Throttled })},
-	{"container_cpu_cfs_throttled_seconds_total", "time of waiting for the next period, in seconds", counter, ofCPU(func(c *cgroup.CPU) uint64 { return seconds(c.ThrottledTime) })},
-	{"container_memory_usage_bytes", "memory in use, caches included", gauge, ofMemory(func(m *cgroup.Memory) uint64 { return m.Usage })},
-	{"container_memory_working_set_bytes", "memory in use that cannot be dropped easily", gauge, ofMemory(func(m *cgroup.Memory) uint64 { return m.WorkingSet })},
-	{"container_memory_rss", "anonymous memory in use", gauge, ofMemory(func(m *cgroup.Memory) uint64 { return m.RSS })},
-	{"container_memory_cache", "page cache in use, in bytes", gauge, ofMemory(func(m *cgroup.Memory) uint64 { return m.Cache })},
-	{"container_memory_failcnt", "how often the limit was hit", counter, ofMemory(func(m *cgroup.Memory) uint64 { return m.Failures })},
-	{"container_oom_events_total", "how often the kernel killed for want of memory", counter, ofMemory(func(m *cgroup.Memory) uint64 { return m.Kills })},
-	{"container_processes", "processes", gauge, ofTasks(func(t *cgroup.Tasks) uint64 { return uint64(t.Processes) })},
-	{"container_threads", "threads", gauge, ofTasks(func(t *cgroup.Tasks) uint64 { return t.Threads })},
-	{"container_spec_cpu_shares", "CPU shares", gauge, func(u usageOf) (uint64, bool) { return uint64(u.limits.GetCpuShares()), true }},
-	{"container_spec_cpu_quota", "CPU quota in microseconds, 0 is none", gauge, func(u usageOf) (uint64, bool) { return uint64(max(u.limits.GetCpuQuota(), 0)), true }},
-	{"container_spec_cpu_period", "CPU period in microseconds", gauge, func(u usageOf) (uint64, bool) { return uint64(u.limits.GetCpuPeriod()), true }},
-	{"container_spec_memory_limit_bytes", "memory limit, 0 is none", gauge, func(u usageOf) (uint64, bool) { return uint64(u.limits.GetMemoryLimitInBytes()), true }},
-	{"container_start_time_seconds", "when it was started, in seconds since 1970", gauge, func(u usageOf) (uint64, bool) { return uint64(u.started.Unix()), !u.started.IsZero() }},
-	{"container_last_seen", "when it was looked at, in seconds since 1970", gauge, func(u usageOf) (uint64, bool) { return uint64(u.At.Unix()), true }},
+func families() []cadvisor.Family {
+	return cadvisor.Families(func(number string) string { return cadvisor.Device(sysRoot, number) })
 }
 
 // ListMetricDescriptors implements the CRI.
 func (r *Runtime) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	out := &runtimeapi.ListMetricDescriptorsResponse{}
-	for _, m := range metrics {
-		out.Descriptors = append(out.Descriptors, &runtimeapi.MetricDescriptor{Name: m.name, Help: m.help})
+	for _, f := range families() {
+		out.Descriptors = append(out.Descriptors, &runtimeapi.MetricDescriptor{Name: f.Name, Help: f.Help, LabelKeys: slices.Concat(cadvisor.Labels, f.Labels)})
 	}
 	return out, nil
 }
 
+// metricsOf what was measured; labels are values of cadvisor.Labels.
+func metricsOf(m *cadvisor.Measured, labels []string) []*runtimeapi.Metric {
+	var out []*runtimeapi.Metric
+	for _, f := range families() {
+		kind := runtimeapi.MetricType_GAUGE
+		if f.Counter {
+			kind = runtimeapi.MetricType_COUNTER
+		}
+		for _, v := range f.Values(m) {
+			// Values are integers in this interface: seconds are whole ones.
+			out = append(out, &runtimeapi.Metric{Name: f.Name, Timestamp: m.Usage.At.UnixNano(), MetricType: kind, LabelValues: slices.Concat(labels, v.Labels), Value: value(uint64(v.Value))})
+		}
+	}
+	return out
+}
+
 // ListPodSandboxMetrics implements the CRI.
-func (r *Runtime) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
+func (r *Runtime) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
 	t, err := r.tree()
 	if err != nil {
 		return nil, failed(err, "metrics")
 	}
-	out := &runtimeapi.ListPodSandboxMetricsResponse{}
 	r.mu.Lock()
 	var boxes []*sandbox
 	for _, s := range r.sandboxes {
@@ -108,36 +63,63 @@ func (r *Runtime) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSand
 		}
 	}
 	r.mu.Unlock()
+	out := &runtimeapi.ListPodSandboxMetricsResponse{}
 	for _, s := range boxes {
-		p := &runtimeapi.PodSandboxMetrics{PodSandboxId: s.rec().ID}
-		parent := s.config().GetLinux().GetCgroupParent()
-		if parent != "" {
-			p.Metrics = measured(t, path.Join("/", parent), s.rec().Created, s.config().GetLinux().GetResources())
-		}
-		for _, c := range r.running("", s.rec().ID, nil) {
-			r.mu.Lock()
-			rec, limits := c.rec(), c.config().GetLinux().GetResources()
-			r.mu.Unlock()
-			p.ContainerMetrics = append(p.ContainerMetrics, &runtimeapi.ContainerMetrics{ContainerId: rec.ID,
-				Metrics: measured(t, spec.CgroupPath(parent, rec.ID), rec.Started, limits)})
-		}
-		out.PodMetrics = append(out.PodMetrics, p)
+		out.PodMetrics = append(out.PodMetrics, r.podMetrics(ctx, t, s))
 	}
 	return out, nil
 }
 
-func measured(t *cgroup.Tree, at string, started time.Time, limits *runtimeapi.LinuxContainerResources) []*runtimeapi.Metric {
-	u, ok := t.Read(at, time.Now())
-	if !ok {
-		return nil
-	}
-	var out []*runtimeapi.Metric
-	for _, m := range metrics {
-		if v, ok := m.of(usageOf{u, started, limits}); ok {
-			out = append(out, &runtimeapi.Metric{Name: m.name, MetricType: m.kind, Value: value(v)})
+func (r *Runtime) podMetrics(ctx context.Context, t *cgroup.Tree, s *sandbox) *runtimeapi.PodSandboxMetrics {
+	box := s.rec()
+	config := box.Config.m
+	pod, parent := config.GetMetadata(), config.GetLinux().GetCgroupParent()
+	whole := cadvisor.Measured{Started: box.Created, Network: r.network(s), Usage: cgroup.Usage{At: time.Now()}}
+	at := ""
+	if parent != "" { // otherwise nothing counts the pod
+		at = path.Join("/", parent)
+		if u, ok := t.Read(at, time.Now()); ok {
+			whole.Usage = u
+			asked(&whole.Usage, config.GetLinux().GetResources())
 		}
 	}
+	out := &runtimeapi.PodSandboxMetrics{PodSandboxId: box.ID, Metrics: metricsOf(&whole, []string{"", at, "", "", pod.GetNamespace(), pod.GetName()})}
+	for _, c := range r.running("", box.ID, nil) {
+		rec := c.rec()
+		at := spec.CgroupPath(parent, rec.ID)
+		u, ok := t.Read(at, time.Now())
+		if !ok {
+			continue // it has just ended
+		}
+		config := rec.Config.m
+		asked(&u, config.GetLinux().GetResources())
+		m := cadvisor.Measured{Started: rec.Started, Usage: u, Files: cadvisor.FilesOf(procRoot, t.Procs(at)), Disk: r.disk(ctx, rec.ID)}
+		labels := []string{config.GetMetadata().GetName(), at, cmp.Or(config.GetImage().GetUserSpecifiedImage(), config.GetImage().GetImage()), rec.ID, pod.GetNamespace(), pod.GetName()}
+		out.ContainerMetrics = append(out.ContainerMetrics, &runtimeapi.ContainerMetrics{ContainerId: rec.ID, Metrics: metricsOf(&m, labels)})
+	}
 	return out
+}
+
+// asked completes what was read: version 2 has a weight in the place of shares,
+// which tells them roughly only.
+func asked(u *cgroup.Usage, limits *runtimeapi.LinuxContainerResources) {
+	if n := limits.GetCpuShares(); n > 0 && u.CPU != nil {
+		u.CPU.Shares = n
+	}
+}
+
+// disk that a container's files are on, which are beside our own, and what it
+// has written.
+func (r *Runtime) disk(ctx context.Context, id string) *cadvisor.Disk {
+	written, _, err := r.cfg.Images.Usage(ctx, id)
+	if err != nil {
+		return nil
+	}
+	d := cadvisor.DiskOf(sysRoot, r.cfg.Root)
+	if d != nil {
+		d.Used = uint64(written)
+	}
+	return d
 }
 
 // StreamPodSandboxMetrics implements the CRI.

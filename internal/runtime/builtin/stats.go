@@ -1,18 +1,17 @@
 package builtin
 
 import (
-	"bufio"
 	"context"
 	"os"
 	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/kubelet/cadvisor"
 	"knarr.dev/knarr/internal/kubelet/cgroup"
 	"knarr.dev/knarr/internal/runtime/builtin/spec"
 )
@@ -213,6 +212,21 @@ func (r *Runtime) podStats(ctx context.Context, t *cgroup.Tree, s *sandbox) *run
 
 // networkUsage of a sandbox with a network of its own.
 func (r *Runtime) networkUsage(s *sandbox, now time.Time) *runtimeapi.NetworkUsage {
+	var out *runtimeapi.NetworkUsage
+	for _, i := range r.network(s) {
+		u := &runtimeapi.NetworkInterfaceUsage{Name: i.Name, RxBytes: value(i.Receive.Bytes), RxErrors: value(i.Receive.Errors),
+			TxBytes: value(i.Transmit.Bytes), TxErrors: value(i.Transmit.Errors)}
+		if out == nil {
+			out = &runtimeapi.NetworkUsage{Timestamp: now.UnixNano(), DefaultInterface: u}
+			continue
+		}
+		out.Interfaces = append(out.Interfaces, u)
+	}
+	return out
+}
+
+// network is what went through a sandbox's interfaces, if it has its own.
+func (r *Runtime) network(s *sandbox) []cadvisor.Interface {
 	if s.flags()&unix.CLONE_NEWNET == 0 || !s.rec().Ready {
 		return nil
 	}
@@ -224,33 +238,5 @@ func (r *Runtime) networkUsage(s *sandbox, now time.Time) *runtimeapi.NetworkUsa
 	if err != nil {
 		return nil
 	}
-	out := &runtimeapi.NetworkUsage{Timestamp: now.UnixNano()}
-	for _, i := range interfaces(string(text)) {
-		if out.DefaultInterface == nil {
-			out.DefaultInterface = i
-			continue
-		}
-		out.Interfaces = append(out.Interfaces, i)
-	}
-	return out
-}
-
-// interfaces reads /proc/net/dev (proc_pid_net(5)), without loopback.
-func interfaces(text string) []*runtimeapi.NetworkInterfaceUsage {
-	var out []*runtimeapi.NetworkInterfaceUsage
-	lines := bufio.NewScanner(strings.NewReader(text))
-	for lines.Scan() {
-		name, figures, ok := strings.Cut(lines.Text(), ":")
-		name = strings.TrimSpace(name)
-		f := strings.Fields(figures)
-		if !ok || name == "lo" || len(f) < 16 {
-			continue
-		}
-		n := func(i int) *runtimeapi.UInt64Value {
-			v, _ := strconv.ParseUint(f[i], 10, 64)
-			return value(v)
-		}
-		out = append(out, &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: n(0), RxErrors: n(2), TxBytes: n(8), TxErrors: n(10)})
-	}
-	return out
+	return cadvisor.Interfaces(string(text))
 }

@@ -141,7 +141,7 @@ func (f fetcher) manifest(ctx context.Context, ref, digest string, size int64) (
 func (f fetcher) document(ctx context.Context, what string, header http.Header, read func(*http.Response, io.Reader) error) error {
 	return retry(ctx, func() error {
 		return watched(ctx, f.cfg.Progress, func(ctx context.Context, tick func()) error {
-			resp, err := f.first.get(ctx, f.cfg.Progress, what, header.Clone(), http.StatusOK)
+			resp, err := f.first.get(ctx, f.cfg.Progress, what, header, http.StatusOK)
 			if err != nil {
 				return err
 			}

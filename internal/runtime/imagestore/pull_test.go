@@ -248,9 +248,12 @@ func TestCredentials(t *testing.T) {
 	srv := serve(t)
 	s, _ := open(t, Config{})
 	ref := srv.push(t, "app:1", simple(t, "x"))
-	var bearer atomic.Bool
+	var bearer, open atomic.Bool
 	srv.fault(func(w http.ResponseWriter, r *http.Request) bool {
 		user, pass, _ := r.BasicAuth()
+		if open.Load() && r.URL.Path == "/v2/" {
+			return false
+		}
 		if r.URL.Path == "/token" {
 			if err := r.ParseForm(); err != nil {
 				t.Error(err)
@@ -304,6 +307,12 @@ func TestCredentials(t *testing.T) {
 	good["registry token"] = &runtimeapi.AuthConfig{RegistryToken: "ready"}
 	bad["other identity"] = &runtimeapi.AuthConfig{IdentityToken: "nobody"}
 	check("bearer")
+	open.Store(true)
+	check("bearer, at the repository only")
+	delete(good, "identity")
+	delete(good, "registry token")
+	bearer.Store(false)
+	check("basic, at the repository only")
 }
 
 // TestMirrors: in their order, then the registry; none of them learns a secret

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -38,6 +39,9 @@ type source struct {
 	mu     sync.Mutex
 	client *http.Client // once connected
 	plain  *http.Transport
+	open   atomic.Bool // the registry's root challenges nobody
+	// challenge of the repository, if the root has none.
+	challenge []string
 }
 
 // sources of an image, in the order in which they are asked. Credentials go to
@@ -108,7 +112,7 @@ func (src *source) connect(ctx context.Context, patience time.Duration) (*http.C
 	if err != nil {
 		return nil, err
 	}
-	rt, err := transport.NewWithContext(ctx, reg, src.auth, pinned{src}, []string{"repository:" + src.repo + ":pull"})
+	rt, err := transport.NewWithContext(ctx, reg, src.auth, pinned{src, src.challenge}, []string{"repository:" + src.repo + ":pull"})
 	if err != nil {
 		return nil, err
 	}
@@ -116,49 +120,96 @@ func (src *source) connect(ctx context.Context, patience time.Duration) (*http.C
 	return src.client, nil
 }
 
-// pinned holds requests to the registry to the scheme that it was configured
-// with (the library falls back to plain HTTP for names that look local), and
-// puts a mirror's prefix before the API's paths.
-type pinned struct{ *source }
-
-func (p pinned) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Host == p.base.Host {
-		if r.URL.Scheme != p.base.Scheme {
-			return nil, fmt.Errorf("%s is reached by %s only", p.base.Host, p.base.Scheme)
-		}
-		if p.base.Path != "" && strings.HasPrefix(r.URL.Path, "/v2/") {
-			r = r.Clone(r.Context())
-			r.URL.Path = p.base.Path + r.URL.Path
+// challenged says whether a request is to be made again with a token. The
+// library asks for tokens if the registry's root wants one; some let everybody
+// see the root and challenge at their repositories. A redirect's target has no
+// say in where credentials go.
+func (src *source) challenged(by *http.Client, resp *http.Response) bool {
+	if resp.StatusCode != http.StatusUnauthorized || resp.Request.URL.Host != src.base.Host {
+		return false
+	}
+	var bearer []string
+	for _, c := range resp.Header.Values(wwwAuthenticate) {
+		if scheme, _, _ := strings.Cut(c, " "); strings.EqualFold(scheme, "bearer") {
+			bearer = append(bearer, c)
 		}
 	}
-	return p.plain.RoundTrip(r)
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	if src.client != by { // another request was faster
+		return true
+	}
+	if bearer == nil || src.challenge != nil || !src.open.Load() {
+		return false
+	}
+	src.challenge, src.client = bearer, nil
+	return true
+}
+
+const wwwAuthenticate = "Www-Authenticate" // as net/http spells it
+
+// pinned holds requests to the registry to the scheme that it was configured
+// with (the library falls back to plain HTTP for names that look local), puts a
+// mirror's prefix before the API's paths, and lets the repository's challenge
+// stand for the root's.
+type pinned struct {
+	*source
+	challenge []string
+}
+
+func (p pinned) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host != p.base.Host {
+		return p.plain.RoundTrip(r)
+	}
+	if r.URL.Scheme != p.base.Scheme {
+		return nil, fmt.Errorf("%s is reached by %s only", p.base.Host, p.base.Scheme)
+	}
+	root := r.URL.Path == "/v2/"
+	if root && p.challenge != nil {
+		return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{wwwAuthenticate: p.challenge}, Body: http.NoBody, Request: r}, nil
+	}
+	if p.base.Path != "" && strings.HasPrefix(r.URL.Path, "/v2/") {
+		r = r.Clone(r.Context())
+		r.URL.Path = p.base.Path + r.URL.Path
+	}
+	resp, err := p.plain.RoundTrip(r)
+	if root && err == nil && resp.StatusCode == http.StatusOK {
+		p.open.Store(true)
+	}
+	return resp, err
 }
 
 // get asks for something of the repository. A status that is not among ok is
 // an error.
 func (src *source) get(ctx context.Context, patience time.Duration, what string, header http.Header, ok ...int) (*http.Response, error) {
-	client, err := src.connect(ctx, patience)
-	if err != nil {
-		return nil, withoutQuery(err)
-	}
 	u := url.URL{Scheme: src.base.Scheme, Host: src.base.Host, Path: "/v2/" + src.repo + "/" + what}
 	if src.of != "" {
 		u.RawQuery = url.Values{"ns": {src.of}}.Encode() // what proxies of several registries tell them apart by
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, err
+	for {
+		client, err := src.connect(ctx, patience)
+		if err != nil {
+			return nil, withoutQuery(err)
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header = header.Clone() // the library adds credentials
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, withoutQuery(err)
+		}
+		if src.challenged(client, resp) {
+			resp.Body.Close()
+			continue
+		}
+		if err := transport.CheckError(resp, ok...); err != nil {
+			resp.Body.Close()
+			return nil, err
+		}
+		return resp, nil
 	}
-	req.Header = header
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, withoutQuery(err)
-	}
-	if err := transport.CheckError(resp, ok...); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
 }
 
 // withoutQuery takes out of an error what a URL's query may hold: registries
