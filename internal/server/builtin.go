@@ -115,7 +115,7 @@ func (b *builtinRuntime) start(ctx context.Context, g *errgroup.Group) error {
 			return ctx.Err()
 		}
 	}
-	return nil
+	return b.Sweep()
 }
 
 // load loads every archive of a directory, and keeps the pause image.

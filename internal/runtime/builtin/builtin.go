@@ -37,6 +37,8 @@ type Images interface {
 	MountImage(ctx context.Context, id string, image imagestore.Image, subPath string, o imagestore.RootfsOptions) (string, error)
 	Release(id string) error
 	Usage(ctx context.Context, id string) (bytes, inodes int64, err error)
+	// Roots are the names that Release takes.
+	Roots() []string
 }
 
 // Network wires sandboxes.
@@ -77,6 +79,7 @@ type Runtime struct {
 	containers map[string]*container
 	names      map[string]string // reserved, to the ID that has them
 	pids       map[string]int    // of what the supervisor runs
+	making     map[string]bool   // sandboxes that are not in the list yet
 	subs       map[chan *runtimeapi.ContainerEventResponse]bool
 }
 
@@ -91,7 +94,7 @@ func New(cfg Config) (*Runtime, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Runtime{cfg: cfg, ready: make(chan struct{}),
-		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{}, pids: map[string]int{},
+		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{}, pids: map[string]int{}, making: map[string]bool{},
 		subs: map[chan *runtimeapi.ContainerEventResponse]bool{}}, nil
 }
 

@@ -73,6 +73,7 @@ func (r *Runtime) follow(ctx context.Context, ended <-chan struct{}, ready func(
 			r.take(ctx, c)
 		}, func() {
 			r.missing(seen)
+			r.strays(ctx, seen)
 			seen = nil
 			ready()
 		})
@@ -99,6 +100,9 @@ func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
 	r.mu.Unlock()
 	switch {
 	case s.Gone:
+	case c != nil && s.Exit == nil && !c.rec().Ended.IsZero():
+		// Its start was called a failure: the answer was lost.
+		r.end(ctx, s.ID)
 	case c != nil && s.Exit != nil:
 		r.exited(c, *s.Exit)
 		// What it held is not needed any more; its record tells how it ended.
@@ -112,6 +116,32 @@ func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
 		}
 	case box != nil && s.Exit != nil:
 		r.pauseEnded(box)
+	}
+}
+
+// end kills what nobody is told of. What is left of it goes when it has ended.
+func (r *Runtime) end(ctx context.Context, id string) {
+	if err := r.cfg.Supervisor.Signal(ctx, id, "", int(unix.SIGKILL)); err != nil && !supervisor.Is(err, supervisor.NotFound) {
+		r.cfg.Log.Error("cannot end a container that should not run", "container", id, "error", err)
+	}
+}
+
+// strays ends what runs, or has, without a record: it was about to be removed.
+func (r *Runtime) strays(ctx context.Context, seen map[string]bool) {
+	r.mu.Lock()
+	var l []string
+	for id := range seen {
+		if r.containers[id] == nil && r.sandboxes[id] == nil && !r.making[id] {
+			l = append(l, id)
+		}
+	}
+	r.mu.Unlock()
+	for _, id := range l {
+		go func() {
+			if err := r.kill(ctx, id); err != nil && ctx.Err() == nil {
+				r.cfg.Log.Error("cannot end a container that nobody knows", "container", id, "error", err)
+			}
+		}()
 	}
 }
 

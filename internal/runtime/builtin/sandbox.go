@@ -139,6 +139,14 @@ func (r *Runtime) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandb
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
+	r.mu.Lock()
+	r.making[id] = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.making, id)
+	}()
 	// The record comes first: whatever is made after it is found again.
 	err := save(r.sandboxFile(id), s.rec())
 	if err == nil {
@@ -242,6 +250,10 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return err
 	}
+	s.rec().Pause = true
+	if err := save(r.sandboxFile(id), s.rec()); err != nil {
+		return err
+	}
 	o := s.options().GetUsernsOptions()
 	root, err := r.cfg.Images.Prepare(ctx, id, image, rootfsOptions(o))
 	if err != nil {
@@ -263,7 +275,6 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	}
 	// It reads nothing: it has no /etc to mount on.
 	os.Mounts = slices.DeleteFunc(os.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/etc/") })
-	s.rec().Pause = true
 	return r.runBundle(ctx, id, os, "", false, false)
 }
 
@@ -441,6 +452,31 @@ func (r *Runtime) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePo
 		r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	}
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
+}
+
+// Sweep releases root file systems of nobody's: a process died between making
+// one and keeping it, or removing its owner and it. The images must be ready,
+// and nothing else may go on.
+func (r *Runtime) Sweep() error {
+	r.mu.Lock()
+	known := map[string]bool{}
+	for id := range r.sandboxes {
+		known[id] = true
+	}
+	for id, c := range r.containers {
+		known[id] = true
+		for _, v := range c.rec().Volumes {
+			known[v] = true
+		}
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, name := range r.cfg.Images.Roots() {
+		if !known[name] {
+			errs = append(errs, r.cfg.Images.Release(name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // recheck looks whether a sandbox that was ready is still held: not after a
