@@ -30,56 +30,78 @@ func hasKnarr() error {
 	return nil
 }
 
-// startBuiltin starts `knarr runtime` in a network namespace of its own.
-func startBuiltin(t *testing.T, dir string) (*node, func() error) {
-	host := nettest.New(t, "node")
-	host.Addr(t, "lo", nodeAddress+"/32")
+// builtinNode is `knarr runtime` in a network namespace of its own.
+type builtinNode struct {
+	dir, exe string
+	host     *nettest.Host
+	cmd      *exec.Cmd
+	ended    chan error
+}
+
+func newBuiltin(t *testing.T, dir string) *builtinNode {
+	b := &builtinNode{dir: dir, host: nettest.New(t, "node")}
+	b.host.Addr(t, "lo", nodeAddress+"/32")
 	if err := os.Chmod(dir, 0o711); err != nil { // roots of user namespaces pass
 		t.Fatal(err)
 	}
-	exe, err := filepath.Abs(knarr)
-	if err != nil {
+	var err error
+	if b.exe, err = filepath.Abs(knarr); err != nil {
 		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "s", "cri.sock")
-	cmd := exec.Command(exe, "runtime", "--data-dir", filepath.Join(dir, "d"), "--run-dir", filepath.Join(dir, "r"), "--socket", socket,
-		"--pod-cidr", "10.244.4.0/24", "--images", archives(t))
-	log, err := os.Create(filepath.Join(dir, "knarr.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := host.Try(cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	stopped := false
-	stop := func() error {
-		if stopped {
-			return nil
-		}
-		stopped = true
-		err := cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			err = errors.Join(err, errors.New("knarr does not end"), cmd.Process.Kill())
-		}
-		return errors.Join(err, endSupervisor(filepath.Join(dir, "r", "sup")))
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := os.ReadFile(filepath.Join(dir, "knarr.log"))
 			t.Logf("knarr: %s", out)
 		}
-		if err := stop(); err != nil {
+		if err := b.stop(); err != nil {
 			t.Errorf("stop: %v", err)
 		}
 	})
+	return b
+}
+
+func (b *builtinNode) socket() string { return filepath.Join(b.dir, "s", "cri.sock") }
+
+func (b *builtinNode) launch(t *testing.T) {
+	b.cmd = exec.Command(b.exe, "runtime", "--data-dir", filepath.Join(b.dir, "d"), "--run-dir", filepath.Join(b.dir, "r"), "--socket", b.socket(),
+		"--pod-cidr", "10.244.4.0/24", "--images", archives(t))
+	log, err := os.OpenFile(filepath.Join(b.dir, "knarr.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	b.cmd.Stdout, b.cmd.Stderr = log, log
+	if err := b.host.Try(b.cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	b.ended = make(chan error, 1)
+	go func() { b.ended <- b.cmd.Wait() }()
+}
+
+// end ends knarr alone.
+func (b *builtinNode) end(sig syscall.Signal) error {
+	if b.cmd == nil {
+		return nil
+	}
+	err := b.cmd.Process.Signal(sig)
+	select {
+	case <-b.ended:
+	case <-time.After(patience):
+		err = errors.Join(err, errors.New("knarr does not end"), b.cmd.Process.Kill())
+	}
+	b.cmd = nil
+	return err
+}
+
+func (b *builtinNode) stop() error {
+	return errors.Join(b.end(syscall.SIGTERM), endSupervisor(b.supervisors()))
+}
+
+func startBuiltin(t *testing.T, dir string) (*node, func() error) {
+	b := newBuiltin(t, dir)
+	b.launch(t)
 	ctx := context.Background()
-	n, err := dial(ctx, "unix://"+socket, host.Try)
+	n, err := dial(ctx, "unix://"+b.socket(), b.host.Try)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,25 +109,29 @@ func startBuiltin(t *testing.T, dir string) (*node, func() error) {
 		_, err := n.runtime.Version(ctx, &runtimeapi.VersionRequest{})
 		return err == nil
 	})
-	return n, func() error { return errors.Join(n.close(), stop()) }
+	return n, func() error { return errors.Join(n.close(), b.stop()) }
 }
 
-// endSupervisor ends the process that outlives knarr, by its directory.
-func endSupervisor(dir string) error {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return err
-	}
+// supervisors are the processes that outlive knarr, by their directory.
+func (b *builtinNode) supervisors() []int {
+	var pids []int
+	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
 		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || !strings.Contains(string(line), "\x00--dir\x00"+dir+"\x00") {
-			continue
+		if err == nil && strings.Contains(string(line), "\x00--dir\x00"+filepath.Join(b.dir, "r", "sup")+"\x00") {
+			pids = append(pids, pid)
 		}
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+	}
+	return pids
+}
+
+func endSupervisor(pids []int) error {
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
 		}
 		for end := time.After(patience); syscall.Kill(pid, 0) == nil; {

@@ -391,7 +391,7 @@ func (r *Runtime) unmakeSandbox(ctx context.Context, s *sandbox) error {
 		if err := r.kill(ctx, id); err != nil {
 			return err
 		}
-		if err := r.cfg.Images.Release(id); err != nil {
+		if err := errors.Join(r.cfg.Images.Release(id), os.RemoveAll(r.bundleDir(id))); err != nil {
 			return err
 		}
 	}

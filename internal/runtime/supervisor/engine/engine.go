@@ -69,7 +69,7 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 	}
 	created, err := run(c, spec.Process, stdio, true)
 	if err != nil {
-		return server.Created{}, errors.Join(err, e.Destroy(id))
+		return server.Created{}, errors.Join(err, e.Destroy(id, nil))
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -221,13 +221,14 @@ func (e *Engine) Ended(id string) bool {
 const endTime = 10 * time.Second
 
 // Destroy implements server.Engine.
-func (e *Engine) Destroy(id string) error {
+func (e *Engine) Destroy(id string, spec *specs.Spec) error {
 	e.mu.Lock()
 	delete(e.made, id)
 	e.mu.Unlock()
 	c, err := libcontainer.Load(e.root, id)
 	if errors.Is(err, libcontainer.ErrNotExist) {
-		return os.RemoveAll(filepath.Join(e.root, id)) // it was being made
+		// It was being made: its first process ends with its parent.
+		return errors.Join(sweep(id, spec), os.RemoveAll(filepath.Join(e.root, id)))
 	}
 	if err != nil {
 		return err
@@ -246,6 +247,28 @@ func (e *Engine) Destroy(id string) error {
 		}
 		<-time.After(pause)
 	}
+}
+
+// sweep removes the cgroups of a container that has no state.
+func sweep(id string, spec *specs.Spec) error {
+	if spec == nil {
+		return nil
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	if err != nil {
+		return nil // it was refused for that
+	}
+	m, err := manager.New(config.Cgroups)
+	if err != nil {
+		return err
+	}
+	pids, err := m.GetAllPids()
+	if err == nil {
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return m.Destroy()
 }
 
 // check refuses what libcontainer would trip over.

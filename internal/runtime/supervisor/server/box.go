@@ -80,7 +80,7 @@ func (s *Server) run(id string, run supervisor.Run) (supervisor.Container, error
 	s.mu.Unlock()
 
 	if err := s.begin(id, b, spec); err != nil {
-		err = errors.Join(err, s.Engine.Destroy(id), os.RemoveAll(s.dir(id)))
+		err = errors.Join(err, s.Engine.Destroy(id, spec), os.RemoveAll(s.dir(id)))
 		b.close()
 		s.mu.Lock()
 		delete(s.boxes, id)
@@ -100,7 +100,10 @@ func (s *Server) begin(id string, b *box, spec *specs.Spec) error {
 	if err := os.Mkdir(s.dir(id), 0o700); err != nil {
 		return err
 	}
-	var err error
+	err := s.keep(id, "run.json", b.run)
+	if err != nil {
+		return err
+	}
 	if b.log, err = openLog(b.run.Log); err != nil {
 		return fmt.Errorf("cannot open the log: %w", err)
 	}
@@ -349,7 +352,7 @@ func (s *Server) delete(id string) error {
 	default:
 		return supervisor.Errorf(supervisor.State, "container %s runs", id)
 	}
-	if err := s.Engine.Destroy(id); err != nil {
+	if err := s.Engine.Destroy(id, nil); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(s.dir(id)); err != nil {

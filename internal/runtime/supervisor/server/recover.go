@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/internal/runtime/supervisor"
@@ -29,7 +30,14 @@ func (s *Server) recoverOne(id string) error {
 	var r record
 	if err := s.read(id, "container.json", &r); errors.Is(err, os.ErrNotExist) {
 		// It was being made, or being deleted, and has run nothing since.
-		return errors.Join(s.Engine.Destroy(id), os.RemoveAll(s.dir(id)))
+		var run supervisor.Run
+		var spec *specs.Spec
+		if s.read(id, "run.json", &run) == nil {
+			if spec, err = readSpec(run.Bundle); err != nil {
+				s.Log.Warn("what a container was to be cannot be read: a cgroup may be left", "container", id, "error", err)
+			}
+		}
+		return errors.Join(s.Engine.Destroy(id, spec), os.RemoveAll(s.dir(id)))
 	} else if err != nil {
 		return err
 	}

@@ -38,8 +38,9 @@ type Engine interface {
 	// It reports whether the kernel killed for want of memory.
 	Ended(id string) (oom bool)
 	// Destroy kills what is left and removes cgroups and state. That there is
-	// nothing is fine.
-	Destroy(id string) error
+	// nothing is fine. The specification, if there is one, tells where a cgroup
+	// may be of a container whose making was cut off.
+	Destroy(id string, spec *specs.Spec) error
 }
 
 // Stdio of a process; nil is /dev/null. A terminal has none of them.
