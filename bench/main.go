@@ -50,6 +50,12 @@ var budgets = map[string]float64{
 	"spread.bound.best1s":        1500,
 	"deploy.created.rate":        4000,
 	"deploy.bound.rate":          2000,
+
+	"runtime.builtin.p50":           20,
+	"runtime.builtin.p99":           40,
+	"runtime.builtin.cpu":           15,
+	"runtime.builtin.memory":        0.3,
+	"runtime.builtin.parallel.rate": 100,
 }
 
 type bench struct {
@@ -61,7 +67,7 @@ type bench struct {
 	netns    string
 	dir      string
 	pods     int
-	only     string // placements: nothing else is measured; empty: everything
+	only     string // placements, runtime: nothing else is measured; empty: everything
 }
 
 func main() {
@@ -74,7 +80,7 @@ func main() {
 	flag.StringVar(&apibenchDir, "apibench", "../shared/apibench", "source of the load generator")
 	flag.StringVar(&b.upstream, "upstream", "", "directory with upstream's etcd and kube-apiserver, which are put to the same requests")
 	flag.IntVar(&b.pods, "n", 10000, "objects for the API workloads")
-	flag.StringVar(&b.only, "only", "", "placements: measure nothing but how pods get their nodes")
+	flag.StringVar(&b.only, "only", "", "placements: measure nothing but how pods get their nodes; runtime: nothing but container runtimes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -140,8 +146,15 @@ func (b *bench) inside(apibenchDir string) (err error) {
 		report("binary", float64(st.Size())/1e6, "MB")
 	}
 	steps := []func() error{b.starts, b.idle, b.podStarts, b.api, b.compare}
-	if b.only == "placements" {
+	switch b.only {
+	case "":
+		steps = append(steps, b.runtimes)
+	case "placements":
 		steps = []func() error{b.starts, b.ownPlacements, b.compare}
+	case "runtime":
+		steps = []func() error{b.runtimes}
+	default:
+		return fmt.Errorf("-only %q: there is placements and runtime", b.only)
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

@@ -16,12 +16,18 @@ import (
 )
 
 // runBundle runs a process of the runtime's own.
-func (r *Runtime) runBundle(ctx context.Context, id string, s *specs.Spec, log string, stdin, once bool) error {
+func (r *Runtime) runBundle(ctx context.Context, id string, s *specs.Spec) error {
 	if err := r.writeBundle(id, s); err != nil {
 		return err
 	}
-	_, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Log: log, Stdin: stdin, Once: once})
-	return err
+	c, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id)})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pids[id] = c.PID // the event may come later than who asks
+	return nil
 }
 
 // kill ends a process of the runtime's own and takes away what is left of it.

@@ -275,7 +275,7 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	}
 	// It reads nothing: it has no /etc to mount on.
 	os.Mounts = slices.DeleteFunc(os.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/etc/") })
-	return r.runBundle(ctx, id, os, "", false, false)
+	return r.runBundle(ctx, id, os)
 }
 
 // specSandbox is what a specification must know of a sandbox.

@@ -347,11 +347,13 @@ func (s *Server) delete(id string) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-b.ended:
-	default:
+	s.mu.Lock()
+	ended := b.state.Exit != nil
+	s.mu.Unlock()
+	if !ended {
 		return supervisor.Errorf(supervisor.State, "container %s runs", id)
 	}
+	<-b.ended // who was told of the end may come before it is cleaned up
 	if err := s.Engine.Destroy(id, nil); err != nil {
 		return err
 	}
