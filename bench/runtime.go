@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/kubelet/cgroup"
 	"knarr.dev/knarr/internal/network/cni"
 	"knarr.dev/knarr/internal/runtime/containerd"
 	"knarr.dev/knarr/internal/runtime/images"
@@ -126,7 +126,11 @@ func (b *bench) measureRuntime(name, dir, socket string) error {
 	if err := c.await(b); err != nil {
 		return err
 	}
-	defer removeGroups("/bench-" + name)
+	groups, err := cgroup.Open("bench-" + name) // pods' are their kubelet's to remove
+	if err != nil {
+		return err
+	}
+	defer groups.Remove()
 	// Files are read and pages mapped for the first time.
 	if _, _, err := c.pods("warm", 10, 1); err != nil {
 		return err
@@ -296,21 +300,4 @@ func machineCPU() float64 {
 		}
 	}
 	return busy / 100
-}
-
-// removeGroups removes pods' cgroups, which are their kubelet's otherwise.
-func removeGroups(parent string) {
-	v1, _ := filepath.Glob("/sys/fs/cgroup/*" + parent)
-	for _, root := range append(v1, "/sys/fs/cgroup"+parent) {
-		var dirs []string
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
-		for _, d := range slices.Backward(dirs) {
-			_ = os.Remove(d)
-		}
-	}
 }

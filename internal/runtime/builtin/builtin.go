@@ -60,10 +60,8 @@ type Config struct {
 	Images     Images
 	Network    Network
 	Supervisor *supervisor.Process
-	// SeccompRoot is where profiles of the type Localhost with a relative name
-	// would be; the kubelet gives absolute ones.
-	Version string
-	Log     *slog.Logger
+	Version    string
+	Log        *slog.Logger
 }
 
 // Runtime implements the CRI's runtime service.
@@ -181,6 +179,17 @@ func find[T any](all map[string]T, id string) (T, bool) {
 		}
 	}
 	return found, n == 1
+}
+
+// selected is what a filter's ID leaves of all: everything without one.
+func selected[T any](all map[string]T, id string) map[string]T {
+	if id == "" {
+		return all
+	}
+	if o, ok := find(all, id); ok {
+		return map[string]T{id: o}
+	}
+	return nil
 }
 
 func (r *Runtime) sandbox(id string) (*sandbox, error) {

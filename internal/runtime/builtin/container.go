@@ -582,23 +582,14 @@ func (r *Runtime) ListContainers(_ context.Context, req *runtimeapi.ListContaine
 		}
 		box = s.rec().ID
 	}
-	one := func(c *container) {
+	for _, c := range selected(r.containers, f.GetId()) {
 		config := c.config()
 		if f.GetState() != nil && f.GetState().State != c.state() || box != "" && c.rec().Sandbox != box || !matches(config.Labels, f.GetLabelSelector()) {
-			return
+			continue
 		}
 		out.Containers = append(out.Containers, &runtimeapi.Container{Id: c.rec().ID, PodSandboxId: c.rec().Sandbox, Metadata: config.Metadata,
 			Image: config.Image, ImageRef: c.rec().Ref, ImageId: c.rec().Image, State: c.state(), CreatedAt: c.rec().Created.UnixNano(),
 			Labels: config.Labels, Annotations: config.Annotations})
-	}
-	if id := f.GetId(); id != "" {
-		if c, ok := find(r.containers, id); ok {
-			one(c)
-		}
-		return out, nil
-	}
-	for _, c := range r.containers {
-		one(c)
 	}
 	return out, nil
 }

@@ -502,22 +502,13 @@ func (r *Runtime) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandb
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := &runtimeapi.ListPodSandboxResponse{}
-	one := func(s *sandbox) {
+	for _, s := range selected(r.sandboxes, f.GetId()) {
 		c := s.config()
 		if f.GetState() != nil && f.GetState().State != s.state() || !matches(c.Labels, f.GetLabelSelector()) {
-			return
+			continue
 		}
 		out.Items = append(out.Items, &runtimeapi.PodSandbox{Id: s.rec().ID, Metadata: c.Metadata, State: s.state(),
 			CreatedAt: s.rec().Created.UnixNano(), Labels: c.Labels, Annotations: c.Annotations})
-	}
-	if id := f.GetId(); id != "" {
-		if s, ok := find(r.sandboxes, id); ok {
-			one(s)
-		}
-		return out, nil
-	}
-	for _, s := range r.sandboxes {
-		one(s)
 	}
 	return out, nil
 }

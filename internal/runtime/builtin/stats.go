@@ -64,16 +64,8 @@ func (r *Runtime) running(id, box string, labels map[string]string) []*container
 		}
 		box = s.rec().ID
 	}
-	all := r.containers
-	if id != "" {
-		c, ok := find(r.containers, id)
-		if !ok {
-			return nil
-		}
-		all = map[string]*container{c.rec().ID: c}
-	}
 	var out []*container
-	for _, c := range all {
+	for _, c := range selected(r.containers, id) {
 		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING && (box == "" || c.rec().Sandbox == box) && matches(c.config().Labels, labels) {
 			out = append(out, c)
 		}

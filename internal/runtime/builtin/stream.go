@@ -198,13 +198,13 @@ func (r *Runtime) exec(ctx context.Context, c *container, cmd []string, tty bool
 	}
 	input := console
 	if tty {
-		if console, err = pollable(console); err != nil {
+		if console, err = supervisor.Pollable(console); err != nil {
 			return 0, err
 		}
 		input = console
 		ours = append(ours, console)
 		carry(out, console)
-		resizes(ctx, resize, func(s remotecommand.TerminalSize) { setSize(console, s) })
+		resizes(ctx, resize, func(s remotecommand.TerminalSize) { supervisor.SetSize(console, supervisor.Size(s)) })
 	} else {
 		input = ours[0]
 		carry(out, ours[1])
@@ -263,30 +263,6 @@ func resizes(ctx context.Context, sizes <-chan remotecommand.TerminalSize, apply
 			}
 		}
 	}()
-}
-
-func setSize(f *os.File, s remotecommand.TerminalSize) {
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	rc.Control(func(fd uintptr) {
-		unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: s.Height, Col: s.Width})
-	})
-}
-
-// pollable makes f one whose reads end when it is closed.
-func pollable(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	f.Close()
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "stream"), nil
 }
 
 // streams is the runtime as the streaming server calls it.
@@ -359,7 +335,7 @@ func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs 
 		})
 	}
 	resizes(ctx, resize, func(size remotecommand.TerminalSize) {
-		s.r.cfg.Supervisor.Resize(ctx, c.rec().ID, supervisor.Size{Width: size.Width, Height: size.Height})
+		s.r.cfg.Supervisor.Resize(ctx, c.rec().ID, supervisor.Size(size))
 	})
 	err = s.r.cfg.Supervisor.Attach(ctx, c.rec().ID, supervisor.Attach{Stdin: in != nil, Stdout: out != nil, Stderr: errs != nil}, theirs)
 	for _, f := range theirs {

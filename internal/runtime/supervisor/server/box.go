@@ -118,7 +118,7 @@ func (s *Server) begin(id string, b *box, spec *specs.Spec) error {
 		return err
 	}
 	if terminal {
-		if b.console, err = pollable(created.Console); err != nil {
+		if b.console, err = supervisor.Pollable(created.Console); err != nil {
 			return err
 		}
 	}
@@ -399,17 +399,7 @@ func (s *Server) resize(id string, size *supervisor.Size) error {
 	if size == nil || b.console == nil {
 		return supervisor.Errorf(supervisor.Invalid, "container %s has no terminal", id)
 	}
-	rc, err := b.console.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	if err := rc.Control(func(fd uintptr) {
-		serr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
-	}); err != nil {
-		return err
-	}
-	return serr
+	return supervisor.SetSize(b.console, *size)
 }
 
 func (s *Server) reopen(id string) error {

@@ -127,7 +127,7 @@ func (s *Server) attach(ctx context.Context, id string, a *supervisor.Attach, fi
 		return supervisor.Errorf(supervisor.Invalid, "three descriptors are needed")
 	}
 	for i := range files {
-		f, err := pollable(files[i])
+		f, err := supervisor.Pollable(files[i])
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,8 @@ import (
 	"knarr.dev/knarr/internal/runtime/supervisor"
 )
 
-// recover finds what a former supervisor left behind when it died.
+// recover finds what files tell of: all that a former supervisor left behind
+// when it died, or, after a replacement, those that had ended before.
 func (s *Server) recover() {
 	entries, err := os.ReadDir(filepath.Join(s.Dir, "c"))
 	if err != nil {
@@ -20,6 +21,12 @@ func (s *Server) recover() {
 		return
 	}
 	for _, e := range entries {
+		s.mu.Lock()
+		known := s.boxes[e.Name()] != nil
+		s.mu.Unlock()
+		if known {
+			continue
+		}
 		if err := s.recoverOne(e.Name()); err != nil {
 			s.Log.Error("cannot find a container again", "container", e.Name(), "error", err)
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -241,7 +240,7 @@ func (s *Server) takeOver(note *os.File) (*net.UnixListener, error) {
 		}
 		go e.watch()
 	}
-	s.recoverRest()
+	s.recover()
 	f := adopt(h.Listener, "socket")
 	defer f.Close()
 	l, err := net.FileListener(f)
@@ -275,26 +274,6 @@ func (s *Server) takeBox(h handoverBox) {
 	}
 	s.put(h.ID, b)
 	go s.watch(h.ID, b)
-}
-
-// recoverRest finds those that had ended before: their files tell everything.
-func (s *Server) recoverRest() {
-	entries, err := os.ReadDir(s.dir(""))
-	if err != nil {
-		s.Log.Error("cannot look for containers", "error", err)
-		return
-	}
-	for _, e := range entries {
-		s.mu.Lock()
-		known := s.boxes[e.Name()] != nil
-		s.mu.Unlock()
-		if known || strings.HasPrefix(e.Name(), ".") {
-			continue
-		}
-		if err := s.recoverOne(e.Name()); err != nil {
-			s.Log.Error("cannot find a container again", "container", e.Name(), "error", err)
-		}
-	}
 }
 
 // adopt takes a descriptor that was kept.

@@ -169,17 +169,3 @@ func (s *stream) detach(k *sink) {
 		close(k.queue)
 	}
 }
-
-// pollable makes f one whose reads and writes can be cut off.
-func pollable(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	f.Close()
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "stream"), nil
-}
