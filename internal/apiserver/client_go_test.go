@@ -50,7 +50,7 @@ func (asAdmin) AuthenticateRequest(r *http.Request) (*authenticator.Response, bo
 
 type world struct {
 	table  *kinds.Table
-	store  *mem.Store
+	store  *mem.Store // unless the test has its own
 	server *apiserver.Server
 	http   *httptest.Server
 	client kubernetes.Interface
@@ -65,7 +65,10 @@ func newWorldWith(t testing.TB, cc storecache.Config, edit ...func(*apiserver.Co
 	t.Helper()
 	table := kinds.Builtin()
 	s := mem.New()
-	cc.Store, cc.Kinds, cc.Decoded = s, table.All(), table.All()
+	if cc.Store == nil {
+		cc.Store = s
+	}
+	cc.Kinds, cc.Decoded = table.All(), table.All()
 	c, err := storecache.New(cc)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +85,7 @@ func newWorldWith(t testing.TB, cc storecache.Config, edit ...func(*apiserver.Co
 	for _, p := range d.Paths() {
 		extra[p] = d
 	}
-	cfg := apiserver.Config{Kinds: table, Store: s, Cache: c, Authn: asAdmin{}, Authz: allowAll{}, Extra: extra, ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16")}
+	cfg := apiserver.Config{Kinds: table, Store: cc.Store, Cache: c, Authn: asAdmin{}, Authz: allowAll{}, Extra: extra, ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16")}
 	for _, e := range edit {
 		e(&cfg)
 	}

@@ -187,6 +187,12 @@ func (s *Server) commit(c *call, k *kinds.Kind, cur current, ch change) (kinds.O
 			rev, err = s.cfg.Store.Put(ctx, key, data, cur.rev)
 		}
 	}
+	if errors.Is(err, store.ErrDiskFull) && !cur.live {
+		// What is being deleted may still be written: the cache may not know yet.
+		if live, err := s.lookup(c.ctx, c.ref, true); err == nil && live.rev != cur.rev {
+			return nil, false, &store.Conflict{Current: store.KV{Key: key, Value: live.data, Rev: live.rev}}
+		}
+	}
 	if err != nil {
 		return nil, false, err
 	}
