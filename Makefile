@@ -8,15 +8,16 @@ LDFLAGS := -s -w -X knarr.dev/knarr/internal/version.GitVersion=$(VERSION) -X kn
 KUBECTL_LDFLAGS := -s -w -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2 -X k8s.io/client-go/pkg/version.gitCommit=$(COMMIT) -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 export CGO_ENABLED = 0
 
-.PHONY: run build supervisor images deps check test scenario conformance cri bench upstream sim fuzz generate clean
+.PHONY: run build supervisor images deps testdeps check test scenario conformance cri bench upstream sim fuzz generate clean
 
 ## run: install what is missing, build, start a one-node cluster with the demo
 run: deps build
 	$(BIN)/knarr up --detach --demo --images $(BIN)/images
 
-## build: bin/knarr, bin/kubectl, bin/knarr-supervisor and the images
+## build: bin/knarr, which holds the supervisor too, bin/kubectl and the images
 build: supervisor
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/knarr ./cmd/knarr
+	objcopy --remove-section knarr-supervisor --add-section knarr-supervisor=$(BIN)/knarr-supervisor --set-section-flags knarr-supervisor=noload,readonly $(BIN)/knarr
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(KUBECTL_LDFLAGS)' -o $(BIN)/kubectl ./cmd/kubectl
 	$(GO) run -tags $(TAGS) ./images/build -out $(BIN)/images
 
@@ -24,9 +25,13 @@ build: supervisor
 supervisor:
 	CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -linkmode external -extldflags -static' -o $(BIN)/knarr-supervisor ./cmd/knarr-supervisor
 
-## deps: what a node needs from the distribution (Debian and Ubuntu)
+## deps: what the build needs from the distribution (Debian and Ubuntu)
 deps:
 	@./hack/deps.sh
+
+## testdeps: and what the tests do
+testdeps:
+	@./hack/deps.sh test
 
 ## check: format, vet, arch tests and unit tests; under a minute once built
 check:
@@ -35,31 +40,31 @@ check:
 	$(GO) test -tags $(TAGS) -short ./...
 
 ## test: everything, as root, with real containers
-test: deps build
+test: testdeps build
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) test -tags $(TAGS) -timeout 40m ./...
 
 ## conformance: upstream's tests: make conformance FOCUS='sig-auth' SKIP='Webhook'
 FOCUS ?=
 SKIP  ?=
-conformance: deps build
+conformance: testdeps build
 	cd test/conformance && $(GO) run . -focus '$(FOCUS)' -skip '$(SKIP)' $(ARGS)
 
 ## ecosystem: Helm 4 and a manager of controller-runtime against a cluster, as root
-ecosystem: deps build
+ecosystem: testdeps build
 	cd test/ecosystem && $(GO) build -o $(BIN)/ecosystem/helm helm.sh/helm/v4/cmd/helm && $(GO) test -c -o $(BIN)/ecosystem/ecosystem.test .
 	ECOSYSTEM=$(BIN)/ecosystem $(GO) test -tags $(TAGS) -count=1 -run TestEcosystem -v ./test/scenario
 
 ## cri: our suite for CRI runtimes against two containerds, as root
 ORACLE = $(BIN)/oracle
-cri: deps
+cri: testdeps
 	cd test/cri/oracle && $(GO) build -trimpath -o $(ORACLE)/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	cd test/cri/oracle && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o $(ORACLE)/ github.com/opencontainers/runc
 	$(GO) test -tags $(TAGS) -count=1 ./test/cri
 
 ## bench: the figures of docs/performance.md on this machine: make bench UPSTREAM=bin/upstream
 UPSTREAM ?=
-bench: deps build
+bench: testdeps build
 	$(GO) run -tags $(TAGS) ./bench -knarr $(BIN)/knarr -images $(BIN)/images -upstream '$(UPSTREAM)'
 
 ## upstream: its API server, etcd, scheduler and controllers, to compare with; built for long

@@ -1,17 +1,21 @@
 #!/bin/sh
-# Installs what a node needs and the distribution has: containerd and runc run
-# the containers, busybox-static is the base of the test image. The supervisor of
-# the built-in runtime has C in it: a compiler, and libseccomp to link with.
+# Installs what the build needs and the distribution has: the supervisor of
+# containers has C in it (a compiler, and libseccomp to link with), and busybox
+# is the base of an image. With the argument "test" also what the tests need:
+# containerd and runc to compare with, and tools that make networks.
 set -eu
 missing=""
-command -v containerd >/dev/null || missing="$missing containerd"
-command -v runc >/dev/null || missing="$missing runc"
 [ -x /bin/busybox ] || missing="$missing busybox-static"
-command -v ip >/dev/null || missing="$missing iproute2"
-command -v nft >/dev/null || missing="$missing nftables"
 command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
+command -v objcopy >/dev/null || missing="$missing binutils"
 command -v pkg-config >/dev/null || missing="$missing pkg-config"
 pkg-config --exists libseccomp 2>/dev/null || missing="$missing libseccomp-dev"
+if [ "${1:-}" = test ]; then
+	command -v containerd >/dev/null || missing="$missing containerd"
+	command -v runc >/dev/null || missing="$missing runc"
+	command -v ip >/dev/null || missing="$missing iproute2"
+	command -v nft >/dev/null || missing="$missing nftables"
+fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
 	echo "deps: missing:$missing. Run as root, or install them yourself." >&2

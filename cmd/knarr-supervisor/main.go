@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"golang.org/x/sys/unix"
@@ -33,7 +34,11 @@ func main() {
 		engine.Init()
 		os.Exit(1)
 	}
-	if err := run(); err != nil {
+	work := run
+	if len(os.Args) > 1 && os.Args[1] == "hold" {
+		work = server.Hold
+	}
+	if err := work(); err != nil {
 		fmt.Fprintf(os.Stderr, "knarr-supervisor: %v\n", err)
 		os.Exit(1)
 	}
@@ -81,8 +86,22 @@ func run() error {
 		Exec: func(executable, note *os.File) error {
 			return become(executable, slices.Concat(args, []string{"--handover", strconv.Itoa(int(note.Fd()))}))
 		},
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Holder: hold,
+		Log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}).Run(ctx, note)
+}
+
+// hold starts this executable as a holder of two descriptors.
+func hold(process, end int) (int, error) {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(null)
+	return syscall.ForkExec("/proc/self/exe", []string{"knarr-supervisor", "hold"}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{}, Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(process), uintptr(end)},
+		Sys: &syscall.SysProcAttr{Setsid: true},
+	})
 }
 
 // become replaces this process by a sealed copy of an executable.

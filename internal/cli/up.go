@@ -133,7 +133,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 func (o *startOptions) nodeFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 0, "port of the kubelet's HTTPS API (default 10250)")
-	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "container runtime: containerd (our own instance of it, the default), builtin (knarr's own, being finished), or the CRI socket of another one")
+	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "container runtime: builtin (knarr's own, the default), containerd (an instance of the machine's that knarr runs), or the CRI socket of another one")
 	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
 	f.StringSliceVar(&o.cfg.Registries.Insecure, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
 	f.StringSliceVar(&o.cas, "registry-ca", nil, "HOST:PORT=FILE: verify the registry's or mirror's certificate with these authorities; repeatable")

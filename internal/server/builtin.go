@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/internal/network/cni"
@@ -28,15 +31,36 @@ const (
 	runtimeContainerd = "containerd"
 )
 
-// supervisorName is the executable that lies beside knarr's.
+// supervisorName is the section of knarr's executable that holds the
+// supervisor's (Makefile), or else the executable that lies beside it.
 const supervisorName = "knarr-supervisor"
 
-func supervisorPath() (string, error) {
-	exe, err := os.Executable()
+// openSupervisor opens its executable. What is a part of ours has no name in
+// the file system, where it might not be executable.
+func openSupervisor() (*os.File, error) {
+	path, err := os.Executable()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return filepath.Join(filepath.Dir(exe), supervisorName), nil
+	self, err := elf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer self.Close()
+	section := self.Section(supervisorName)
+	if section == nil {
+		return os.Open(filepath.Join(filepath.Dir(path), supervisorName))
+	}
+	fd, err := unix.MemfdCreate(supervisorName, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), supervisorName)
+	defer f.Close() // what is open for writing is not executed
+	if _, err := io.Copy(f, section.Open()); err != nil {
+		return nil, fmt.Errorf("cannot take the supervisor out of %s: %w", path, err)
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // podNetwork wires the built-in runtime's sandboxes.
@@ -72,15 +96,12 @@ type builtinRuntime struct {
 
 // newBuiltin makes a runtime of directories; nothing is started.
 func newBuiltin(root, run, cniData string, hosts registry.Hosts, log *slog.Logger) (*builtinRuntime, error) {
-	exe, err := supervisorPath()
-	if err != nil {
-		return nil, err
-	}
 	b := &builtinRuntime{network: cni.InProcess(cniData, 0), root: root, run: run}
+	var err error
 	if b.images, err = imagestore.New(imagestore.Config{Root: filepath.Join(root, "images"), Registries: hosts, Log: log}); err != nil {
 		return nil, err
 	}
-	b.process, err = supervisor.New(supervisor.Config{Executable: exe, Dir: filepath.Join(run, "sup"), Logs: filepath.Join(root, "supervisor.log"), Log: log})
+	b.process, err = supervisor.New(supervisor.Config{Executable: openSupervisor, Dir: filepath.Join(run, "sup"), Logs: filepath.Join(root, "supervisor.log"), Log: log})
 	if err != nil {
 		return nil, err
 	}

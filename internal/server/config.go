@@ -79,10 +79,11 @@ type Config struct {
 	JoinServer string // https://host:port
 	JoinToken  string // knarr1.<CA hash>.<id>.<secret>; only needed the first time
 
-	// RuntimeEndpoint is a CRI socket to use instead of knarr's own containerd;
-	// "builtin" is the runtime in this process, "containerd" or nothing our own.
+	// RuntimeEndpoint is "builtin" (the runtime in this process, by default),
+	// "containerd" (our own instance of it), or another's CRI socket.
 	RuntimeEndpoint string
-	// Registries that need more than their name; for that containerd.
+	before          *Instance // at the last start; nil: there was none
+	// Registries that need more than their name; not for another's runtime.
 	Registries registry.Hosts
 	// ImagesDir holds OCI archives that are loaded at start.
 	ImagesDir string
@@ -98,9 +99,6 @@ type Config struct {
 // Complete sets defaults and reports the first thing that cannot work. What was
 // chosen at an earlier start with the same data directory stays chosen.
 func (c *Config) Complete() error {
-	if c.RuntimeEndpoint == runtimeContainerd {
-		c.RuntimeEndpoint = ""
-	}
 	if c.DataDir == "" {
 		c.DataDir = "/var/lib/knarr"
 	}
@@ -196,6 +194,8 @@ func (c *Config) inherit() error {
 			return fmt.Errorf("%s is %s in this cluster and cannot be changed to %s: leave the flag away, or begin anew after `knarr uninstall`", n.flag, n.was, n.is)
 		}
 	}
+	c.before = in
+	defaultTo(&c.RuntimeEndpoint, in.RuntimeEndpoint)
 	defaultTo(&c.NodeName, in.NodeName)
 	defaultTo(&c.APIPort, in.APIPort)
 	defaultTo(&c.KubeletPort, in.KubeletPort)
@@ -233,6 +233,7 @@ func (c *Config) completePorts() error {
 // completeNode settles the node's name and address, and checks where it pulls
 // images from.
 func (c *Config) completeNode() error {
+	defaultTo(&c.RuntimeEndpoint, runtimeBuiltin)
 	if c.NodeName == "" {
 		host, err := os.Hostname()
 		if err != nil {

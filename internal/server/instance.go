@@ -61,6 +61,9 @@ func ReadInstance(dataDir string) (in *Instance, running bool, err error) {
 	if err := json.Unmarshal(data, in); err != nil {
 		return nil, false, fmt.Errorf("%s/instance.json is broken (remove it if no knarr runs): %w", dataDir, err)
 	}
+	if in.Agent {
+		defaultTo(&in.RuntimeEndpoint, runtimeContainerd) // as older versions wrote it
+	}
 	lock, err := lockInstance(dataDir)
 	if err == nil {
 		return in, false, lock.Close()

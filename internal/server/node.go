@@ -135,17 +135,24 @@ func (n *node) run(ctx context.Context, ready func()) error {
 
 // sandboxImage is known of our own runtime only.
 func (n *node) sandboxImage() string {
-	if r := n.cfg.RuntimeEndpoint; r != "" && r != runtimeBuiltin {
-		return ""
+	switch n.cfg.RuntimeEndpoint {
+	case runtimeBuiltin, runtimeContainerd:
+		return sandboxImage
 	}
-	return sandboxImage
+	return ""
 }
 
 // runtime starts or adopts the container runtime, and loads the images that ship
-// with knarr.
+// with knarr. What another ran at the last start ends: pods do not move.
 func (n *node) runtime(ctx context.Context, g *errgroup.Group) (endpoint string, services cri.Services, err error) {
+	if b := n.cfg.before; b != nil && b.RuntimeEndpoint != n.cfg.RuntimeEndpoint {
+		n.cfg.Progress("ending the pods of the container runtime before")
+		if err := stopRuntime(ctx, b); err != nil {
+			return "", cri.Services{}, fmt.Errorf("the pods of the container runtime before (%s) do not end: %w", b.RuntimeEndpoint, err)
+		}
+	}
 	switch n.cfg.RuntimeEndpoint {
-	case "":
+	case runtimeContainerd:
 		endpoint, err = n.containerd(ctx, g)
 	case runtimeBuiltin:
 		services, err = n.builtin(ctx, g)
@@ -262,22 +269,26 @@ func StopNode(ctx context.Context, in *Instance) error {
 	if !in.Agent {
 		return nil
 	}
-	var errs []error
+	return errors.Join(stopRuntime(ctx, in), cleanNetwork(in))
+}
+
+// stopRuntime ends every container of our own runtimes.
+func stopRuntime(ctx context.Context, in *Instance) error {
 	switch in.RuntimeEndpoint {
 	case runtimeBuiltin:
 		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
-		errs = append(errs, b.stop(ctx, true))
-	case "":
+		return b.stop(ctx, true)
+	case runtimeContainerd:
 		r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
-		errs = append(errs, r.Stop(ctx, true))
+		return r.Stop(ctx, true)
 	}
-	return errors.Join(append(errs, cleanNetwork(in))...)
+	return nil
 }
 
 // Remove deletes everything that a stopped instance made.
@@ -286,20 +297,16 @@ func Remove(ctx context.Context, in *Instance) error {
 	if in.Agent {
 		root := filepath.Join(in.DataDir, "agent", "kubelet")
 		errs = append(errs, kubelet.Unlink(root), kubelet.Clean(root, cgroupRoot(in.NodeName)))
-		switch in.RuntimeEndpoint {
-		case runtimeBuiltin:
-			b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			errs = append(errs, b.clean(ctx))
-		case "":
-			r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			errs = append(errs, r.Clean(ctx))
+		// Of both: the node may have had either.
+		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
 		}
+		r, err := runtimeOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		errs = append(errs, b.clean(ctx), r.Clean(ctx))
 		errs = append(errs, cleanNetwork(in))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -67,12 +67,12 @@ func (c *Config) preflightNode(fail func(string, ...any)) {
 		_ = unix.Close(fd)
 	}
 	switch c.RuntimeEndpoint {
-	case "":
+	case runtimeContainerd:
 	case runtimeBuiltin:
-		if path, err := supervisorPath(); err != nil {
-			fail("%w", err)
-		} else if _, err := os.Stat(path); err != nil {
-			fail("the supervisor of containers is not here: copy %s from beside knarr where it was built (%w)", supervisorName, err)
+		if exe, err := openSupervisor(); err != nil {
+			fail("the supervisor of containers is not here: build knarr with `make build`, or copy %s from beside knarr where it was built (%w)", supervisorName, err)
+		} else {
+			exe.Close()
 		}
 		if _, err := os.Stat(c.Dir("agent", "runtime", "images")); err != nil && c.ImagesDir == "" {
 			fail("the images that pods need are not here: copy the directory `images` that lies beside knarr where it was built, or name it with --images")

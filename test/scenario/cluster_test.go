@@ -1,6 +1,6 @@
 // Package scenario tests knarr as a user meets it: the real binary, real
 // kubectl, real containers, in network namespaces of its own. It needs root,
-// containerd and runc, and what `make build` leaves in bin.
+// what hack/deps.sh installs for tests, and what `make build` leaves in bin.
 package scenario
 
 import (
@@ -164,19 +164,24 @@ func (h *host) knarr(t testing.TB, args ...string) string {
 // up starts a one-machine cluster on the host.
 func (h *host) up(t testing.TB, extra ...string) {
 	t.Helper()
-	// KNARR_RUNTIME=builtin runs the same scenarios on another runtime.
+	h.start(t, "up", extra...)
+}
+
+func (h *host) start(t testing.TB, command string, extra ...string) {
+	t.Helper()
+	args := []string{command, "--detach", "--data-dir", h.dataDir, "--node-name", h.netns, "--images", filepath.Join(binDir(t), "images")}
+	// KNARR_RUNTIME=containerd runs the same scenarios on another runtime.
 	if r := os.Getenv("KNARR_RUNTIME"); r != "" {
-		extra = append(extra, "--container-runtime-endpoint", r)
+		args = append(args, "--container-runtime-endpoint", r)
 	}
-	h.knarr(t, append([]string{"up", "--detach", "--data-dir", h.dataDir, "--node-name", h.netns, "--images", filepath.Join(binDir(t), "images")}, extra...)...)
+	h.knarr(t, append(args, extra...)...)
 }
 
 // join makes the host an agent of the server.
 func (h *host) join(t testing.TB, server *host) {
 	t.Helper()
 	token := strings.TrimSpace(server.knarr(t, "token", "create", "--data-dir", server.dataDir))
-	h.knarr(t, "agent", "--detach", "--data-dir", h.dataDir, "--node-name", h.netns, "--images", filepath.Join(binDir(t), "images"),
-		"--server", "https://"+server.ip+":6443", "--token", token)
+	h.start(t, "agent", "--server", "https://"+server.ip+":6443", "--token", token)
 }
 
 // kubectl runs it against the host's cluster.

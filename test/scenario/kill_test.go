@@ -104,7 +104,7 @@ func TestKill(t *testing.T) {
 	if after := containers(t, h); after != before {
 		t.Errorf("containers changed:\nbefore:\n%s\nafter:\n%s", before, after)
 	}
-	killContainerd(t, h, before)
+	killRuntime(t, h, before)
 }
 
 // containers are the pods with their container ids and restart counts.
@@ -113,16 +113,18 @@ func containers(t testing.TB, h *host) string {
 	return h.mustKubectl(t, "get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`)
 }
 
-// killContainerd: its containers do not notice, and it comes back.
-func killContainerd(t *testing.T, h *host, before string) {
+// killRuntime kills what is the parent of containers: they do not notice, and
+// it comes back.
+func killRuntime(t *testing.T, h *host, before string) {
 	t.Helper()
-	pid := containerdOf(t, h)
+	pid := runtimeOf(t, h)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "containerd is back", func() (string, bool) {
+	eventually(t, "the runtime is back", func() (string, bool) {
 		out, err := h.kubectl("exec", "tool", "--", "echo", "alive")
-		return out, err == nil && containerdOf(t, h) != pid
+		now := runtimeOf(t, h)
+		return out, err == nil && now != pid && now != 0
 	})
 	if after := containers(t, h); after != before {
 		t.Errorf("containers changed:\nbefore:\n%s\nafter:\n%s", before, after)
@@ -131,8 +133,9 @@ func killContainerd(t *testing.T, h *host, before string) {
 	h.mustKubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/fresh", "--timeout=180s")
 }
 
-// containerdOf finds the host's containerd by its root directory; 0: none.
-func containerdOf(t testing.TB, h *host) int {
+// runtimeOf finds the host's supervisor of containers or its containerd by
+// their directories; 0: none.
+func runtimeOf(t testing.TB, h *host) int {
 	t.Helper()
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -140,8 +143,14 @@ func containerdOf(t testing.TB, h *host) int {
 	}
 	for _, p := range procs {
 		data, err := os.ReadFile(p)
-		args := strings.Split(string(data), "\x00")
-		if err != nil || filepath.Base(args[0]) != "containerd" || !strings.Contains(string(data), h.dataDir) {
+		line := string(data)
+		program, _, _ := strings.Cut(line, "\x00")
+		switch {
+		case err != nil:
+			continue
+		case filepath.Base(program) == "containerd" && strings.Contains(line, h.dataDir):
+		case filepath.Base(program) == "knarr-supervisor" && strings.Contains(line, h.runDir()):
+		default:
 			continue
 		}
 		var pid int

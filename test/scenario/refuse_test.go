@@ -60,10 +60,10 @@ func TestRefused(t *testing.T) {
 		t.Errorf("after the second start: %s", nodes)
 	}
 	other.join(t, server)
-	conf, err := os.ReadFile(filepath.Join(other.dataDir, "agent", "cni", "conf", "10-knarr.conflist"))
-	if err != nil || !strings.Contains(string(conf), `10.8.`) {
-		t.Errorf("the agent's pods: %v\n%s", err, conf)
-	}
+	eventually(t, "the agent's pods have a range of the cluster's", func() (string, bool) {
+		out, err := other.exec("ip", "-o", "route")
+		return out, err == nil && strings.Contains(out, "10.8.")
+	})
 	log, err := os.ReadFile(filepath.Join(server.dataDir, "knarr.log"))
 	if err != nil {
 		t.Fatal(err)

@@ -20,14 +20,22 @@ import (
 
 // TestScripts runs testdata/*.txtar against one cluster, each in a namespace of
 // its own, which is deleted at the end and must then be gone.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "*") }
+
+// TestContainerd runs those that lean on the runtime most on the other one.
+func TestContainerd(t *testing.T) {
+	runScripts(t, "devicedriver,lifecycle,probes,security,volumes", "--container-runtime-endpoint", "containerd")
+}
+
+func runScripts(t *testing.T, names string, args ...string) {
+	t.Helper()
 	l := newLAN(t)
 	h := l.newHost(t)
-	h.up(t)
+	h.up(t, args...)
 	probed(t, h)
 	driven(t, h)
 	testscript.Run(t, testscript.Params{
-		Dir:         "testdata",
+		Files:       scriptsOf(t, names),
 		WorkdirRoot: t.TempDir(),
 		Setup: func(e *testscript.Env) error {
 			ns := namespaceOf(e.WorkDir)
@@ -60,6 +68,20 @@ func TestScripts(t *testing.T) {
 			"eventually": scriptEventually,
 		},
 	})
+}
+
+// scriptsOf are those with one of the names.
+func scriptsOf(t testing.TB, names string) []string {
+	t.Helper()
+	var files []string
+	for name := range strings.SplitSeq(names, ",") {
+		found, err := filepath.Glob(filepath.Join("testdata", name+".txtar"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no scripts %q: %v", name, err)
+		}
+		files = append(files, found...)
+	}
+	return files
 }
 
 // probed serves what the probes of probes.txtar ask, on the node's network.

@@ -63,20 +63,21 @@ func holdOwned(dir string, flags int, o *runtimeapi.UserNamespace, hostname stri
 		}
 		return out
 	}
-	// It only has to be there: it waits for its standard input to end.
-	cmd := exec.Command("/bin/cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags | unix.CLONE_NEWUSER), UidMappings: ids(o.Uids), GidMappings: ids(o.Gids), GidMappingsEnableSetgroups: true, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig means the thread
+	// It only has to be there: this program anew, stopped before its first
+	// instruction and ended there.
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags | unix.CLONE_NEWUSER), UidMappings: ids(o.Uids), GidMappings: ids(o.Gids), GidMappingsEnableSetgroups: true,
+		Ptrace: true, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // the thread that begins to trace must end it
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot make a user namespace: %w", err)
 	}
-	defer cmd.Wait()
-	defer in.Close()
+	defer func() {
+		_ = cmd.Process.Kill() // it can only be gone already
+		_ = cmd.Wait()         // "killed", as it should be
+	}()
 	ns := fmt.Sprintf("/proc/%d/ns", cmd.Process.Pid)
 	if err := pinOne(filepath.Join(dir, "user"), filepath.Join(ns, "user")); err != nil {
 		return err

@@ -17,7 +17,8 @@ import (
 
 // Config of a supervisor's process, as knarr keeps it.
 type Config struct {
-	Executable string // knarr-supervisor
+	// Executable opens knarr-supervisor.
+	Executable func() (*os.File, error)
 	// Dir is root's own, and lost at reboot.
 	Dir string
 	// Logs is a file that the process writes to.
@@ -43,8 +44,8 @@ type Process struct {
 
 // New makes one; nothing is started.
 func New(cfg Config) (*Process, error) {
-	if !filepath.IsAbs(cfg.Dir) || !filepath.IsAbs(cfg.Executable) {
-		return nil, fmt.Errorf("supervisor: the directory %q and the executable %q must be absolute paths", cfg.Dir, cfg.Executable)
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, fmt.Errorf("supervisor: the directory %q must be an absolute path", cfg.Dir)
 	}
 	socket := filepath.Join(cfg.Dir, "s")
 	if n := len(socket); n > socketLimit {
@@ -155,14 +156,14 @@ func (p *Process) hold(c Container) {
 // ensure adopts the supervisor that is there, as this version of itself, or
 // starts one.
 func (p *Process) ensure(ctx context.Context) (pid int, err error) {
-	exe, err := os.Open(p.cfg.Executable)
+	exe, err := p.cfg.Executable()
 	if err != nil {
 		return 0, fmt.Errorf("cannot start the supervisor of containers: %w", err)
 	}
 	defer exe.Close()
 	hello, err := p.Hello(ctx)
 	if err != nil {
-		return p.start(ctx)
+		return p.start(ctx, exe)
 	}
 	sum := sha256.New()
 	if _, err := io.Copy(sum, exe); err != nil {
@@ -177,7 +178,7 @@ func (p *Process) ensure(ctx context.Context) (pid int, err error) {
 	return hello.PID, nil
 }
 
-func (p *Process) start(ctx context.Context) (int, error) {
+func (p *Process) start(ctx context.Context, exe *os.File) (int, error) {
 	if err := os.MkdirAll(p.cfg.Dir, 0o700); err != nil {
 		return 0, err
 	}
@@ -189,7 +190,9 @@ func (p *Process) start(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer logs.Close()
-	cmd := exec.Command(p.cfg.Executable, "--dir", p.cfg.Dir, "--socket", p.socket)
+	// By our descriptor, which is not passed on: it may have no other name.
+	cmd := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), exe.Fd()), "--dir", p.cfg.Dir, "--socket", p.socket)
+	cmd.Args[0] = "knarr-supervisor"
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = logs, logs
 	// It needs nothing of our environment, and containers see none of it.

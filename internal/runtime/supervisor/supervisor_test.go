@@ -81,7 +81,7 @@ func start(t testing.TB) *node {
 		t.Fatal(err)
 	}
 	os.Symlink("busybox", filepath.Join(dir, "root/bin/sh"))
-	n.Process, err = supervisor.New(supervisor.Config{Executable: exe, Dir: filepath.Join(dir, "run"), Logs: filepath.Join(dir, "log"), Log: slog.New(slog.DiscardHandler)})
+	n.Process, err = supervisor.New(supervisor.Config{Executable: func() (*os.File, error) { return os.Open(exe) }, Dir: filepath.Join(dir, "run"), Logs: filepath.Join(dir, "log"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,6 +431,96 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// typed attaches, types a line and reads until the answer.
+func (n *node) typed(id, line, want string) {
+	n.t.Helper()
+	inR, inW, _ := os.Pipe()
+	outR, outW, _ := os.Pipe()
+	ctx, cancel := context.WithTimeout(n.ctx, time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- n.Attach(ctx, id, supervisor.Attach{Stdin: true, Stdout: true}, [3]*os.File{inR, outW, outW})
+		outW.Close()
+	}()
+	inW.WriteString(line + "\n")
+	var got strings.Builder
+	for buf := make([]byte, 256); !strings.Contains(got.String(), want); {
+		k, err := outR.Read(buf)
+		if err != nil {
+			n.t.Fatalf("%s answered %q, want %q (%v)", id, got.String(), want, <-done)
+		}
+		got.Write(buf[:k])
+	}
+	cancel()
+	<-done
+	inW.Close()
+	outR.Close()
+}
+
+func (n *node) kill() {
+	pid := n.pid()
+	unix.Kill(pid, unix.SIGKILL)
+	for n.pid() == pid {
+		<-time.After(time.Millisecond)
+	}
+}
+
+// TestTyped: terminals and standard inputs outlive the supervisor, and their
+// holders end.
+func TestTyped(t *testing.T) {
+	n := start(t)
+	for _, id := range []string{"terminal", "input", "once"} {
+		spec := n.spec(id, "while read x; do echo said $x; done; exit 3")
+		spec.Process.Terminal = id == "terminal"
+		r := n.bundle(id, spec)
+		r.Stdin, r.Once = true, id == "once"
+		if _, err := n.Run_(id, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holders := map[string]int{}
+	for id := range n.list() {
+		var r struct{ Holder struct{ PID int } }
+		b, err := os.ReadFile(filepath.Join(n.dir, "run/c", id, "container.json"))
+		if err != nil || json.Unmarshal(b, &r) != nil || r.Holder.PID == 0 {
+			t.Fatalf("%s has no holder: %s %v", id, b, err)
+		}
+		holders[id] = r.Holder.PID
+	}
+	exe, err := os.Open(n.exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, disturb := range []func(){func() {}, n.kill, n.kill, func() {
+		if err := n.Replace(n.ctx, exe); err != nil {
+			t.Fatal(err)
+		}
+	}, n.kill} {
+		disturb()
+		for _, id := range []string{"terminal", "input"} {
+			n.typed(id, fmt.Sprint("line ", i), fmt.Sprint("said line ", i))
+		}
+	}
+	n.typed("terminal", "\x04", "") // the end of what is typed
+	n.typed("once", "last", "said last")
+	if err := n.Signal(n.ctx, "input", "", int(unix.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	for id, code := range map[string]int{"terminal": 3, "once": 3, "input": 128 + 9} {
+		if e := n.exit(id, ""); e.Known && e.Code != code || !e.Known && kernelTells() {
+			t.Errorf("%s: exit %+v, want %d", id, e, code)
+		}
+		for {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", holders[id]))
+			if err != nil || !strings.Contains(string(stat), "hold") {
+				break
+			}
+			<-time.After(time.Millisecond)
+		}
+	}
+}
+
 // counting writes numbered lines, with a pause now and then, once all are let go.
 func counting(lines, code int) string {
 	return fmt.Sprintf("while ! [ -e /tmp/go ]; do /bin/busybox usleep 5000; done; i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); [ $((i%%50)) = 0 ] && /bin/busybox usleep 20000; done; exit %d", lines, code)
@@ -507,11 +597,7 @@ func TestKilled(t *testing.T) {
 	}
 	n.letGo()
 	for range 3 {
-		pid := n.pid()
-		unix.Kill(pid, unix.SIGKILL)
-		for n.pid() == pid {
-			<-time.After(time.Millisecond)
-		}
+		n.kill()
 	}
 	for id, c := range n.list() {
 		if c.PID != pids[id] {

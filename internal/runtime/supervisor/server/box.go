@@ -25,6 +25,7 @@ type box struct {
 	out, err *stream  // err is nil with a terminal
 	console  *os.File // the terminal's other end
 	stdin    *os.File // the pipe's other end, until it is closed
+	holder   *holder  // of one of these
 	ended    chan struct{}
 	watching chan struct{} // the watch has returned
 }
@@ -34,6 +35,7 @@ type record struct {
 	supervisor.Container
 	Run      supervisor.Run `json:"run"`
 	Terminal bool           `json:"terminal,omitempty"`
+	Holder   *holder        `json:"holder,omitempty"`
 }
 
 // maxSpec bounds config.json.
@@ -127,6 +129,9 @@ func (s *Server) begin(id string, b *box, spec *specs.Spec) error {
 		b.proc, err = openProcess(c.PID, c.Ticks)
 	}
 	if err == nil {
+		err = s.hold(b)
+	}
+	if err == nil {
 		err = s.follow(id, b, terminal, nil, nil)
 	}
 	stdio.close() // the container has its own
@@ -134,7 +139,7 @@ func (s *Server) begin(id string, b *box, spec *specs.Spec) error {
 		return err
 	}
 	c.Started = time.Now().UTC()
-	if err := s.keep(id, "container.json", record{c, b.run, terminal}); err != nil {
+	if err := s.keep(id, "container.json", record{c, b.run, terminal, b.holder}); err != nil {
 		return err
 	}
 	if err := s.Engine.Start(id); err != nil {

@@ -193,5 +193,6 @@ func (s *Server) feed(ctx context.Context, b *box, from *os.File) {
 	}
 	if b.run.Once && b.stdin != nil {
 		b.stdin.Close()
+		b.holder.letGo()
 	}
 }

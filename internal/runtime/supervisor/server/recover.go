@@ -65,8 +65,16 @@ func (s *Server) recoverOne(id string) error {
 		s.Log.Error("cannot open the log of a container that was found again", "container", id, "error", err)
 		b.log = &logFile{path: b.run.Log} // a later rotation opens it
 	}
-	if !r.Terminal {
-		if err := s.follow(id, b, false, nil, nil); err != nil {
+	if b.holder = r.Holder; b.holder != nil {
+		// If it is gone, so is the container, or it was told that its input ended.
+		if end, err := b.holder.regain(); err == nil && r.Terminal {
+			b.console = end
+		} else if err == nil {
+			b.stdin = end
+		}
+	}
+	if !r.Terminal || b.console != nil {
+		if err := s.follow(id, b, r.Terminal, nil, nil); err != nil {
 			return err
 		}
 	}

@@ -65,7 +65,7 @@ func (s *Server) replace(files []*os.File, l *net.UnixListener) error {
 	h.Listener = kept.dup(lf)
 	lf.Close()
 	for _, b := range boxes {
-		hb := handoverBox{record: record{b.state, b.run, b.console != nil}, Proc: kept.dup(b.proc.fd), Out: -1, Err: -1, Stdin: kept.dup(b.stdin)}
+		hb := handoverBox{record: record{b.state, b.run, b.console != nil, b.holder}, Proc: kept.dup(b.proc.fd), Out: -1, Err: -1, Stdin: kept.dup(b.stdin)}
 		if b.out != nil {
 			hb.Out, hb.CarryOut = kept.dup(b.out.f), b.out.carry
 		}
@@ -257,7 +257,10 @@ func (s *Server) takeOver(note *os.File) (*net.UnixListener, error) {
 
 func (s *Server) takeBox(h handoverBox) {
 	b := &box{run: h.Run, state: h.Container, ended: make(chan struct{}), watching: make(chan struct{}),
-		proc: &process{h.PID, adopt(h.Proc, "pidfd")}, stdin: adopt(h.Stdin, "stdin")}
+		proc: &process{h.PID, adopt(h.Proc, "pidfd")}, stdin: adopt(h.Stdin, "stdin"), holder: h.Holder}
+	if b.holder != nil {
+		_ = b.holder.reap() // it may have been let go
+	}
 	var err error
 	if b.log, err = openLog(b.run.Log); err != nil {
 		s.Log.Error("cannot open the log of a container", "container", h.ID, "error", err)

@@ -60,7 +60,9 @@ type Config struct {
 	// Build is the SHA-256 of the executable.
 	Build string
 	// Exec replaces the process: unix.Exec but in tests.
-	Exec   func(executable *os.File, handover *os.File) error
+	Exec func(executable *os.File, handover *os.File) error
+	// Holder starts a process that calls Hold and has these descriptors.
+	Holder func(process, end int) (pid int, err error)
 	Engine Engine
 	Log    *slog.Logger
 }
