@@ -29,7 +29,6 @@ func merged(lists ...map[string]difference) map[string]difference {
 // anyContainerd is what containerd 1.6 and 2.4 do alike.
 var anyContainerd = map[string]difference{
 	"sandbox/status with the containers":                            {reason: "containerd tells of containers in its events only", says: `containers is "map[]"`},
-	"network/host port at the node's loopback":                      {reason: "knarr's network maps no port on loopback addresses: it would need route_localnet", says: "connection refused"},
 	"network/DNS config that is refused":                            {reason: "containerd writes what it gets: a line break makes a line of its own", says: "it made a server"},
 	"security/ambient capabilities":                                 {reason: "containerd does not know add_ambient_capabilities", says: "CapAmb is 0"},
 	"security/a capability that is none":                            {reason: "runc ignores names that it does not know", says: "the container runs"},
@@ -48,7 +47,6 @@ var anyContainerd = map[string]difference{
 
 // builtin is what knarr's own runtime does otherwise.
 var builtin = map[string]difference{
-	"network/host port at the node's loopback":                      anyContainerd["network/host port at the node's loopback"],
 	"stream/exec to the end of its input over WebSocket, version 5": anyContainerd["stream/exec to the end of its input over WebSocket, version 5"],
 }
 

@@ -145,7 +145,7 @@ func (c *Conf) attach(container, ifName, netns string) (netip.Addr, net.Hardware
 	w := wire{container: container, ifName: ifName, netns: netns, addr: addr, mtu: c.MTU}
 	mac, err := w.up()
 	if err == nil {
-		err = mapPorts(c.RuntimeConfig.PortMappings, addr)
+		err = mapPorts(c.RuntimeConfig.PortMappings, addr, w.hostName())
 	}
 	if err != nil {
 		return netip.Addr{}, nil, errors.Join(err, undo(pool, w))

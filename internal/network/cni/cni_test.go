@@ -242,7 +242,7 @@ func TestHostPorts(t *testing.T) {
 	web, other := nettest.New(t, "web"), nettest.New(t, "other")
 	ports := n.with(t, map[string]any{"runtimeConfig": map[string]any{"portMappings": []PortMapping{
 		{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}, {HostPort: 8080, ContainerPort: 80, Protocol: "udp"},
-		{HostPort: 8081, ContainerPort: 80, Protocol: "tcp", HostIP: "192.0.2.2"}, {HostPort: 0, ContainerPort: 99, Protocol: "tcp"},
+		{HostPort: 8081, ContainerPort: 80, Protocol: "tcp", HostIP: "192.0.2.2"}, {HostPort: 8082, ContainerPort: 80, Protocol: "tcp", HostIP: "127.0.0.1"}, {HostPort: 0, ContainerPort: 99, Protocol: "tcp"},
 	}}})
 	webIP := n.add(t, web, ports)
 	otherIP := n.add(t, other, n.conf)
@@ -255,7 +255,8 @@ func TestHostPorts(t *testing.T) {
 	}{
 		{world, "192.0.2.1:8080", true, "192.0.2.9"}, {other, "192.0.2.1:8080", true, otherIP.String()}, {n.Host, "192.0.2.1:8080", true, "192.0.2.1"},
 		{web, "192.0.2.1:8080", true, ""}, // to itself: only works masqueraded
-		{world, "192.0.2.2:8081", true, "192.0.2.9"}, {world, "192.0.2.1:8081", false, ""}, {n.Host, "127.0.0.1:8080", false, ""},
+		{world, "192.0.2.2:8081", true, "192.0.2.9"}, {world, "192.0.2.1:8081", false, ""}, {n.Host, "127.0.0.1:8080", true, ""},
+		{n.Host, "127.0.0.1:8082", true, ""}, {world, "192.0.2.1:8082", false, ""}, {n.Host, "192.0.2.1:8082", false, ""},
 	} {
 		ask := c.from.Ask
 		if !c.ok {
@@ -268,6 +269,17 @@ func TestHostPorts(t *testing.T) {
 	}
 	if got, _, err := world.AskUDP("192.0.2.1:8080", 4000); err != nil || got != "web" {
 		t.Errorf("UDP: %q %v", got, err)
+	}
+	// Only the node itself has its loopback: CVE-2020-8558.
+	n.Serve(t, "secret", "127.0.0.1:99")
+	web.LeadLoopback(t, "via "+gatewayAddr().String()+" dev eth0 src "+webIP.String())
+	world.LeadLoopback(t, "via 192.0.2.1 dev eth0 src 192.0.2.9")
+	for _, from := range []*nettest.Host{web, world} {
+		for _, port := range []string{"99", "8082"} {
+			if got, _, err := from.Peek("127.0.0.1:" + port); err == nil {
+				t.Errorf("%s reached %s on the node's loopback", from.Name, got)
+			}
+		}
 	}
 	// The port is taken.
 	third := nettest.New(t, "third")
@@ -375,7 +387,7 @@ func TestBadInput(t *testing.T) {
 	}
 	for _, m := range []PortMapping{
 		{HostPort: 70000, ContainerPort: 80, Protocol: "tcp"}, {HostPort: 80, ContainerPort: 0, Protocol: "tcp"}, {HostPort: 80, ContainerPort: 80, Protocol: "icmp"},
-		{HostPort: 80, ContainerPort: 80, Protocol: "tcp", HostIP: "127.0.0.1"}, {HostPort: 80, ContainerPort: 80, Protocol: "tcp", HostIP: "x"},
+		{HostPort: 80, ContainerPort: 80, Protocol: "tcp", HostIP: "::1"}, {HostPort: 80, ContainerPort: 80, Protocol: "tcp", HostIP: "x"},
 	} {
 		if _, err := portsTable().entries([]PortMapping{m}, netip.MustParseAddr("10.0.0.2")); err == nil {
 			t.Errorf("accepted %+v", m)

@@ -1,9 +1,12 @@
 package cni
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -51,11 +54,23 @@ func portsTable() ports {
 	return p
 }
 
+// guardChain is what opens the node's loopback to its pods' links without
+// opening it to pods: the kernel's own guard is off there (route_localnet).
+const guardChain = "guard"
+
 // ensure makes the table in one transaction if it is not there.
 func (p ports) ensure(c *nftables.Conn) error {
 	ok, err := nft.TableExists(c, family, PortsTable)
-	if err != nil || ok {
+	if err != nil {
 		return err
+	}
+	if ok { // maybe by an older version
+		chains, err := c.ListChainsOfTableFamily(family)
+		if err != nil || slices.ContainsFunc(chains, func(ch *nftables.Chain) bool { return ch.Table.Name == PortsTable && ch.Name == guardChain }) {
+			return err
+		}
+		p.guard(c)
+		return p.flush(c)
 	}
 	c.AddTable(p.table)
 	for _, s := range []*nftables.Set{p.any, p.byAddr, p.loops} {
@@ -68,7 +83,7 @@ func (p ports) ensure(c *nftables.Conn) error {
 		c.AddRule(&nftables.Rule{Table: p.table, Chain: chain, Exprs: exprs})
 	}
 	rule(dispatch, nft.DestAddr(family, 0), nft.Proto(1), nft.DestPort(2), nft.Map(0, p.byAddr, 4), nft.DNAT(family, 4, 5))
-	rule(dispatch, append(nft.LocalDest(family), nft.Proto(0), nft.DestPort(1), nft.Map(0, p.any, 4), nft.DNAT(family, 4, 5))...)
+	rule(dispatch, append(nft.Local(), nft.Proto(0), nft.DestPort(1), nft.Map(0, p.any, 4), nft.DNAT(family, 4, 5))...)
 	for _, hook := range []struct {
 		name string
 		num  *nftables.ChainHook
@@ -78,6 +93,11 @@ func (p ports) ensure(c *nftables.Conn) error {
 	}
 	post := c.AddChain(&nftables.Chain{Table: p.table, Name: "postrouting", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
 	rule(post, nft.SourceAddr(family, 0), nft.DestAddr(family, 1), nft.In(0, p.loops), &expr.Masq{})
+	p.guard(c)
+	return p.flush(c)
+}
+
+func (p ports) flush(c *nftables.Conn) error {
 	if err := c.Flush(); err != nil {
 		if exists, _ := nft.TableExists(c, family, PortsTable); exists {
 			return nil // another pod's ADD was quicker
@@ -85,6 +105,25 @@ func (p ports) ensure(c *nftables.Conn) error {
 		return fmt.Errorf("cannot create table %s: %w", PortsTable, err)
 	}
 	return nil
+}
+
+// guard adds what hostPorts on loopback addresses take: what goes from there to
+// a pod has an address that the pod can answer to, and what comes to or from
+// there by a link is dropped (CVE-2020-8558).
+func (p ports) guard(c *nftables.Conn) {
+	loopback := func(offset uint32, op expr.CmpOp) []expr.Any { // by an address's first byte
+		return []expr.Any{&expr.Payload{DestRegister: nft.R(0), Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 1},
+			&expr.Cmp{Op: op, Register: nft.R(0), Data: []byte{127}}}
+	}
+	const source, dest = 12, 16 // in the header of IPv4
+	guard := c.AddChain(&nftables.Chain{Table: p.table, Name: guardChain, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
+	for _, offset := range []uint32{source, dest} {
+		exprs := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: nft.R(0)},
+			nft.NotEqual(0, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_LOOPBACK))}
+		c.AddRule(&nftables.Rule{Table: p.table, Chain: guard, Exprs: slices.Concat(exprs, loopback(offset, expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})})
+	}
+	post := c.AddChain(&nftables.Chain{Table: p.table, Name: "loopback", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+	c.AddRule(&nftables.Rule{Table: p.table, Chain: post, Exprs: slices.Concat(loopback(source, expr.CmpOpEq), loopback(dest, expr.CmpOpNeq), []expr.Any{&expr.Masq{}})})
 }
 
 // protocols by their name in port mappings.
@@ -114,8 +153,8 @@ func (p ports) entries(mappings []PortMapping, pod netip.Addr) ([]entry, error) 
 				return nil, types.NewError(types.ErrInvalidNetworkConfig, "malformed host address", m.HostIP)
 			}
 			switch {
-			case ip.IsLoopback():
-				return nil, types.NewError(types.ErrInvalidNetworkConfig, "a hostPort cannot be on a loopback address", m.HostIP)
+			case ip.Is6() && ip.IsLoopback():
+				return nil, types.NewError(types.ErrInvalidNetworkConfig, "a hostPort cannot be on an IPv6 address of loopback", m.HostIP)
 			case ip.Is4() && !ip.IsUnspecified():
 				set, key = p.byAddr, nft.AppendAddr(nil, ip)
 			case !ip.Is4() && !ip.IsUnspecified():
@@ -128,8 +167,8 @@ func (p ports) entries(mappings []PortMapping, pod netip.Addr) ([]entry, error) 
 	return out, nil
 }
 
-// mapPorts leads the hostPorts to the pod.
-func mapPorts(mappings []PortMapping, pod netip.Addr) error {
+// mapPorts leads the hostPorts to the pod behind a link.
+func mapPorts(mappings []PortMapping, pod netip.Addr, link string) error {
 	if len(mappings) == 0 {
 		return nil
 	}
@@ -159,6 +198,12 @@ func mapPorts(mappings []PortMapping, pod netip.Addr) error {
 			return types.NewError(types.ErrTryAgainLater, "another pod has the hostPort", err.Error())
 		}
 		return linkError("cannot map ports", err)
+	}
+	// What the node itself sends from loopback may leave by that link; the
+	// guard stands by now.
+	path := filepath.Join("/proc/sys/net/ipv4/conf", link, "route_localnet")
+	if err := os.WriteFile(path, []byte("1"), 0); err != nil {
+		return linkError("cannot set "+path, err)
 	}
 	return forgetFlows(entries)
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -150,6 +151,20 @@ func (h *Host) Route(t testing.TB, dst, via string) {
 func (h *Host) Sysctl(t testing.TB, name, value string) {
 	t.Helper()
 	h.Do(t, func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) })
+}
+
+// LeadLoopback makes the host send what is for 127.0.0.0/8 by a route.
+func (h *Host) LeadLoopback(t testing.TB, route string) {
+	t.Helper()
+	h.Sysctl(t, "net/ipv4/conf/all/route_localnet", "1")
+	h.Do(t, func() error {
+		for _, args := range []string{"addr del 127.0.0.1/8 dev lo", "route replace 127.0.0.0/8 " + route} {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("ip %s: %w: %s", args, err, out)
+			}
+		}
+		return nil
+	})
 }
 
 // Serve answers each TCP connection and UDP packet at addr with

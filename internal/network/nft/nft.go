@@ -162,13 +162,18 @@ func DNAT(f nftables.TableFamily, addr, port int) expr.Any {
 	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: R(addr), RegProtoMin: R(port), Specified: true}
 }
 
-// LocalDest goes on if the destination is an address of this machine that is
-// not a loopback one (CVE-2020-8558: those never reach the wire, nor services).
-func LocalDest(f nftables.TableFamily) []expr.Any {
-	exprs := []expr.Any{
+// Local goes on if the destination is an address of this machine.
+func Local() []expr.Any {
+	return []expr.Any{
 		&expr.Fib{Register: R(0), ResultADDRTYPE: true, FlagDADDR: true},
 		Equal(0, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
 	}
+}
+
+// LocalDest goes on if it is one that is not a loopback address (CVE-2020-8558:
+// those never reach the wire, nor services).
+func LocalDest(f nftables.TableFamily) []expr.Any {
+	exprs := Local()
 	if f == nftables.TableFamilyIPv6 {
 		return append(exprs, DestAddr(f, 0), NotEqual(0, netip.IPv6Loopback().AsSlice()))
 	}

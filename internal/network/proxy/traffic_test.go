@@ -385,15 +385,7 @@ func loopbackIsNobodys(t *testing.T, w *world) {
 		t.Error("the node port answers on loopback")
 	}
 	w.node.Serve(t, "secret", "127.0.0.1:99")
-	w.client.Sysctl(t, "net/ipv4/conf/all/route_localnet", "1")
-	w.client.Do(t, func() error {
-		for _, args := range []string{"addr del 127.0.0.1/8 dev lo", "route replace 127.0.0.0/8 via 198.51.100.1 dev eth0 src 198.51.100.9"} {
-			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-				return fmt.Errorf("ip %s: %w: %s", args, err, out)
-			}
-		}
-		return nil
-	})
+	w.client.LeadLoopback(t, "via 198.51.100.1 dev eth0 src 198.51.100.9")
 	if got, _, err := w.client.Peek("127.0.0.1:99"); err == nil {
 		t.Errorf("a neighbour reached %s on the node's loopback", got)
 	}
