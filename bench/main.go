@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,7 +16,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,7 +80,7 @@ func main() {
 	flag.StringVar(&apibenchDir, "apibench", "../shared/apibench", "source of the load generator")
 	flag.StringVar(&b.upstream, "upstream", "", "directory with upstream's etcd and kube-apiserver, which are put to the same requests")
 	flag.IntVar(&b.pods, "n", 10000, "objects for the API workloads")
-	flag.StringVar(&b.only, "only", "", "placements: measure nothing but how pods get their nodes; runtime: nothing but container runtimes")
+	flag.StringVar(&b.only, "only", "", "density: measure nothing but a node with 300 pods; placements: how pods get their nodes; runtime: container runtimes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -148,13 +148,15 @@ func (b *bench) inside(apibenchDir string) (err error) {
 	steps := []func() error{b.starts, b.idle, b.podStarts, b.api, b.compare}
 	switch b.only {
 	case "":
-		steps = append(steps, b.runtimes)
+		steps = append(steps, b.density, b.runtimes)
+	case "density":
+		steps = []func() error{b.starts, b.density}
 	case "placements":
 		steps = []func() error{b.starts, b.ownPlacements, b.compare}
 	case "runtime":
 		steps = []func() error{b.runtimes}
 	default:
-		return fmt.Errorf("-only %q: there is placements and runtime", b.only)
+		return fmt.Errorf("-only %q: there is density, placements and runtime", b.only)
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -221,7 +223,8 @@ func (b *bench) sh(name string, args ...string) (string, error) {
 // it is ready.
 func (b *bench) up() (time.Duration, error) {
 	began := time.Now()
-	_, err := b.sh(b.knarr, "up", "--detach", "--data-dir", b.data(), "--node-name", "bench", "--images", b.images, "--cluster-cidr", "172.16.0.0/12")
+	_, err := b.sh(b.knarr, "up", "--detach", "--data-dir", b.data(), "--node-name", "bench", "--images", b.images, "--cluster-cidr", "172.16.0.0/12",
+		"--max-pods", "400", "--node-cidr-mask-size", "23")
 	return time.Since(began), err
 }
 
@@ -287,18 +290,26 @@ func (b *bench) reportReady(name string) error {
 	return nil
 }
 
-var pidField = regexp.MustCompile(`"pid": ([0-9]+)`)
+// instance is what knarr's instance.json tells.
+type instance struct {
+	PID    int    `json:"pid"`
+	RunDir string `json:"runDir"`
+}
 
-func (b *bench) pid() (int, error) {
+func (b *bench) instance() (in instance, err error) {
 	data, err := os.ReadFile(filepath.Join(b.data(), "instance.json"))
 	if err != nil {
-		return 0, err
+		return in, err
 	}
-	m := pidField.FindSubmatch(data)
-	if m == nil {
-		return 0, errors.New("no pid in instance.json")
+	if err := json.Unmarshal(data, &in); err != nil || in.PID == 0 {
+		return in, fmt.Errorf("instance.json tells no process: %w", err)
 	}
-	return strconv.Atoi(string(m[1]))
+	return in, nil
+}
+
+func (b *bench) pid() (int, error) {
+	in, err := b.instance()
+	return in.PID, err
 }
 
 func (b *bench) idle() error {
@@ -388,10 +399,4 @@ func higherIsBetter(name string) bool {
 
 func percentile(sorted []float64, p float64) float64 {
 	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
-}
-
-func sortedCopy(v []float64) []float64 {
-	out := slices.Clone(v)
-	slices.Sort(out)
-	return out
 }

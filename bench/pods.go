@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,11 +18,69 @@ import (
 	viewremote "knarr.dev/knarr/internal/view/remote"
 )
 
-const podStartCount = 50
+// Pods that come and go one after another, and pods that stay.
+const (
+	podStartCount = 50
+	denseStep     = 100
+	denseSteps    = 3
+)
 
 // podStarts creates pods one after another and takes the time from the create
 // to Ready, as a watch sees it.
 func (b *bench) podStarts() error {
+	return b.watching(func(ctx context.Context, api *remote.Client, ready *readyTimes) error {
+		return startPods(ctx, api, ready, "pod.start", podStartCount, true)
+	})
+}
+
+// density fills the node: what the last pods cost is compared with the first.
+func (b *bench) density() error {
+	return b.watching(func(ctx context.Context, api *remote.Client, ready *readyTimes) error {
+		for i := range denseSteps {
+			before, name := b.nodeMemory(), fmt.Sprintf("pod.dense.%d", (i+1)*denseStep)
+			if err := startPods(ctx, api, ready, name, denseStep, false); err != nil {
+				return err
+			}
+			report(name+".memory", (b.nodeMemory()-before)/denseStep, "MiB/pod of knarr and the supervisor")
+		}
+		return nil
+	})
+}
+
+// nodeMemory is that of knarr and its parent of containers, in MiB.
+func (b *bench) nodeMemory() float64 {
+	in, err := b.instance()
+	if err != nil {
+		return 0
+	}
+	return b.overhead(b.data()) + b.overhead(in.RunDir)
+}
+
+func startPods(ctx context.Context, api *remote.Client, ready *readyTimes, name string, n int, remove bool) error {
+	var ms []float64
+	for i := range n {
+		pod := fmt.Sprintf("%s-%d", name, i)
+		d, err := onePod(ctx, api, ready, pod)
+		if err != nil {
+			return err
+		}
+		ms = append(ms, d.Seconds()*1000)
+		if !remove {
+			continue
+		}
+		zero := int64(0)
+		if _, err := api.Delete(ctx, kinds.Ref{Kind: kinds.Pod, Namespace: "default", Name: pod}, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
+			return err
+		}
+	}
+	slices.Sort(ms)
+	report(name+".p50", percentile(ms, 0.5), "ms")
+	report(name+".p99", percentile(ms, 0.99), "ms")
+	return nil
+}
+
+// watching has pods watched while fn works.
+func (b *bench) watching(fn func(ctx context.Context, api *remote.Client, ready *readyTimes) error) error {
 	api, err := remote.FromKubeconfig(b.kubeconfig(), "knarr-bench")
 	if err != nil {
 		return err
@@ -42,18 +101,7 @@ func (b *bench) podStarts() error {
 	if err := v.WaitSynced(synced); err != nil {
 		return fmt.Errorf("the API does not answer: %w", err)
 	}
-	var ms []float64
-	for i := range podStartCount {
-		d, err := onePod(ctx, api, ready, fmt.Sprintf("start-%d", i))
-		if err != nil {
-			return err
-		}
-		ms = append(ms, d.Seconds()*1000)
-	}
-	s := sortedCopy(ms)
-	report("pod.start.p50", percentile(s, 0.5), "ms")
-	report("pod.start.p99", percentile(s, 0.99), "ms")
-	return nil
+	return fn(ctx, api, ready)
 }
 
 func onePod(ctx context.Context, api *remote.Client, ready *readyTimes, name string) (time.Duration, error) {
@@ -65,9 +113,7 @@ func onePod(ctx context.Context, api *remote.Client, ready *readyTimes, name str
 	}
 	select {
 	case at := <-seen:
-		zero := int64(0)
-		_, err := api.Delete(ctx, ref, metav1.DeleteOptions{GracePeriodSeconds: &zero})
-		return at.Sub(began), err
+		return at.Sub(began), nil
 	case <-time.After(30 * time.Second):
 		return 0, errors.New("pod " + name + " is not ready after 30 s")
 	case <-ctx.Done():

@@ -100,6 +100,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&o.cfg.APIPort, "api-port", 0, "port of the API server (default 6443)")
 	f.StringVar(&o.cfg.ClusterCIDR, "cluster-cidr", "", "addresses of pods (default 10.244.0.0/16)")
+	f.IntVar(&o.cfg.NodeCIDRMaskSize, "node-cidr-mask-size", 0, "bits of a node's part of --cluster-cidr (default 24: 253 pods)")
 	f.StringVar(&o.cfg.ServiceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16)")
 	f.StringVar(&o.cfg.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
 	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "domain of the cluster's DNS names (default cluster.local)")
@@ -133,6 +134,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 func (o *startOptions) nodeFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 0, "port of the kubelet's HTTPS API (default 10250)")
+	f.IntVar(&o.cfg.MaxPods, "max-pods", 0, "pods that the node takes (default 110)")
 	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "container runtime: builtin (knarr's own, the default), containerd (an instance of the machine's that knarr runs), or the CRI socket of another one")
 	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
 	f.StringSliceVar(&o.cfg.Registries.Insecure, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")

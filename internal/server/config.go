@@ -37,6 +37,9 @@ type Config struct {
 
 	APIPort     int // default 6443
 	KubeletPort int // default 10250
+	MaxPods     int // that the node takes; default 110
+	// NodeCIDRMaskSize is the bits of a node's part of ClusterCIDR; default 24.
+	NodeCIDRMaskSize int
 
 	// The networks are the server's to choose, once; an agent learns them when
 	// it has joined.
@@ -199,6 +202,8 @@ func (c *Config) inherit() error {
 	defaultTo(&c.NodeName, in.NodeName)
 	defaultTo(&c.APIPort, in.APIPort)
 	defaultTo(&c.KubeletPort, in.KubeletPort)
+	defaultTo(&c.MaxPods, in.MaxPods)
+	defaultTo(&c.NodeCIDRMaskSize, in.NodeCIDRMaskSize)
 	if !c.Server {
 		defaultTo(&c.JoinServer, in.APIURL)
 		return nil
@@ -232,8 +237,15 @@ func (c *Config) completePorts() error {
 
 // completeNode settles the node's name and address, and checks where it pulls
 // images from.
+// maxPods bounds what a node is asked to run.
+const maxPods = 4096
+
 func (c *Config) completeNode() error {
 	defaultTo(&c.RuntimeEndpoint, runtimeBuiltin)
+	defaultTo(&c.MaxPods, 110)
+	if c.MaxPods < 1 || c.MaxPods > maxPods {
+		return fmt.Errorf("--max-pods %d: give a number from 1 to %d", c.MaxPods, maxPods)
+	}
 	if c.NodeName == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -279,9 +291,16 @@ func (c *Config) completeNetworks() error {
 	if err != nil || !services.Addr().Is4() || services.Bits() > 24 || services.Bits() < 12 {
 		return fmt.Errorf("service CIDR %q is not an IPv4 prefix of 12 to 24 bits", c.ServiceCIDR)
 	}
+	defaultTo(&c.NodeCIDRMaskSize, 24)
 	pods, err := netip.ParsePrefix(c.ClusterCIDR)
-	if err != nil || !pods.Addr().Is4() || pods.Bits() > 24 {
-		return fmt.Errorf("cluster CIDR %q is not an IPv4 prefix of at most 24 bits", c.ClusterCIDR)
+	if err != nil || !pods.Addr().Is4() || pods.Bits() > c.NodeCIDRMaskSize {
+		return fmt.Errorf("cluster CIDR %q is not an IPv4 prefix of at most %d bits", c.ClusterCIDR, c.NodeCIDRMaskSize)
+	}
+	if n := c.NodeCIDRMaskSize; n > 30 || n-pods.Bits() > 16 {
+		return fmt.Errorf("--node-cidr-mask-size %d: give one up to 30, and at most 16 more than the bits of --cluster-cidr %s", n, pods)
+	}
+	if room := 1<<(32-c.NodeCIDRMaskSize) - 3; c.Agent && c.MaxPods > room {
+		return fmt.Errorf("a node has addresses for %d pods: --max-pods %d needs a smaller --node-cidr-mask-size than %d", room, c.MaxPods, c.NodeCIDRMaskSize)
 	}
 	for _, p := range []netip.Prefix{services, pods} {
 		if p != p.Masked() {

@@ -61,7 +61,7 @@ func controllers(c *Config, table *kinds.Table, authority *pki.Authority, authz 
 	if err != nil {
 		return nil, err
 	}
-	ipam, err := nodeipam.Controller(nodeipam.Config{Cluster: netip.MustParsePrefix(c.ClusterCIDR)})
+	ipam, err := nodeipam.Controller(nodeipam.Config{Cluster: netip.MustParsePrefix(c.ClusterCIDR), Bits: c.NodeCIDRMaskSize})
 	if err != nil {
 		return nil, err
 	}

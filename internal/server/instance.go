@@ -25,18 +25,20 @@ type Instance struct {
 	Server bool `json:"server"`
 	Agent  bool `json:"agent"`
 
-	DataDir         string `json:"dataDir"`
-	RunDir          string `json:"runDir"`
-	NodeName        string `json:"nodeName"`
-	NodeIP          string `json:"nodeIP"`
-	APIURL          string `json:"apiURL"`
-	APIPort         int    `json:"apiPort,omitempty"`
-	KubeletPort     int    `json:"kubeletPort,omitempty"`
-	ClusterCIDR     string `json:"clusterCIDR,omitempty"`
-	ServiceCIDR     string `json:"serviceCIDR,omitempty"`
-	ClusterDNS      string `json:"clusterDNS,omitempty"`
-	ClusterDomain   string `json:"clusterDomain,omitempty"`
-	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
+	DataDir          string `json:"dataDir"`
+	RunDir           string `json:"runDir"`
+	NodeName         string `json:"nodeName"`
+	NodeIP           string `json:"nodeIP"`
+	APIURL           string `json:"apiURL"`
+	APIPort          int    `json:"apiPort,omitempty"`
+	KubeletPort      int    `json:"kubeletPort,omitempty"`
+	MaxPods          int    `json:"maxPods,omitempty"`
+	NodeCIDRMaskSize int    `json:"nodeCIDRMaskSize,omitempty"`
+	ClusterCIDR      string `json:"clusterCIDR,omitempty"`
+	ServiceCIDR      string `json:"serviceCIDR,omitempty"`
+	ClusterDNS       string `json:"clusterDNS,omitempty"`
+	ClusterDomain    string `json:"clusterDomain,omitempty"`
+	RuntimeEndpoint  string `json:"runtimeEndpoint,omitempty"`
 	// Etcd that others run and the cluster lies in; nil: the server runs one.
 	Etcd *EtcdConfig `json:"etcd,omitempty"`
 }
@@ -117,7 +119,7 @@ func lockInstance(dataDir string) (*os.File, error) {
 func writeInstance(c *Config, version string) error {
 	in := Instance{PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second), Version: version,
 		Server: c.Server, Agent: c.Agent, DataDir: c.DataDir, RunDir: c.RunDir(), NodeName: c.NodeName, NodeIP: c.NodeIP,
-		APIURL: c.APIURL(), APIPort: c.APIPort, KubeletPort: c.KubeletPort,
+		APIURL: c.APIURL(), APIPort: c.APIPort, KubeletPort: c.KubeletPort, MaxPods: c.MaxPods, NodeCIDRMaskSize: c.NodeCIDRMaskSize,
 		ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
 		RuntimeEndpoint: c.RuntimeEndpoint}
 	if c.Etcd.external() {

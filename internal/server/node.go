@@ -110,7 +110,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: n.cfg.NodeName, NodeIP: n.cfg.NodeIP, Client: n.client, View: n.view, Objects: n.objects,
 		RuntimeEndpoint: endpoint, Runtime: services, RootDir: n.cfg.Dir("agent", "kubelet"), PodLogDir: n.cfg.Dir("agent", "pod-logs"),
-		ClusterDNS: n.cfg.ClusterDNS, ClusterDomain: n.cfg.ClusterDomain, Port: n.cfg.KubeletPort,
+		ClusterDNS: n.cfg.ClusterDNS, ClusterDomain: n.cfg.ClusterDomain, Port: n.cfg.KubeletPort, MaxPods: n.cfg.MaxPods,
 		TLS:        &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: n.cert, ClientCAs: n.clients, ClientAuth: tls.VerifyClientCertIfGiven},
 		CgroupRoot: cgroupRoot(n.cfg.NodeName), Events: events, Log: n.log, Metrics: n.metrics, SandboxImage: n.sandboxImage(),
 	})

@@ -75,15 +75,15 @@ func Privileged(c *corev1.Container) bool {
 	return c.SecurityContext != nil && isTrue(c.SecurityContext.Privileged)
 }
 
-// seccomp profile: the container's, else the pod's, else none, as upstream
-// without SeccompDefault.
+// seccomp profile: the container's, else the pod's, else the runtime's default,
+// as upstream with seccompDefault. Runtimes let the privileged go without.
 func seccomp(pod, own *corev1.SeccompProfile, root string) (*runtimeapi.SecurityProfile, error) {
 	p := own
 	if p == nil {
 		p = pod
 	}
 	if p == nil {
-		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil
+		p = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
 	}
 	switch p.Type {
 	case corev1.SeccompProfileTypeRuntimeDefault:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"sync"
@@ -37,24 +38,22 @@ const (
 // serveStreams opens the server whose addresses Exec, Attach and PortForward
 // give: on loopback, and each address is a secret of the one who asked.
 func (r *Runtime) serveStreams() (stop func(), err error) {
-	config := streaming.DefaultConfig
-	config.Addr = "127.0.0.1:0"
-	// The library tells its address only of a port that it is given.
-	l, err := net.Listen("tcp", config.Addr)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
+	config := streaming.DefaultConfig
 	config.Addr = l.Addr().String()
-	l.Close()
 	if r.stream, err = streaming.NewServer(config, streams{r}); err != nil {
-		return nil, err
+		return nil, errors.Join(err, l.Close())
 	}
+	srv := &http.Server{Handler: r.stream, ReadHeaderTimeout: dialTime, IdleTimeout: config.StreamIdleTimeout}
 	go func() {
-		if err := r.stream.Start(true); err != nil {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			r.cfg.Log.Error("the streaming server of the runtime ended", "error", err)
 		}
 	}()
-	return func() { r.stream.Stop() }, nil
+	return func() { srv.Close() }, nil
 }
 
 // Exec implements the CRI.
