@@ -62,22 +62,21 @@ type bench struct {
 	ctx      context.Context
 	knarr    string
 	images   string
-	apibench string // binary; empty: not measured
+	apibench string // outside its source, inside the program; empty: not measured
 	upstream string // directory with etcd and kube-apiserver to compare with; empty: not measured
 	netns    string
 	dir      string
 	pods     int
-	only     string // placements, runtime: nothing else is measured; empty: everything
+	only     string // density, placements, runtime: nothing else is measured; empty: everything
 }
 
 func main() {
 	b := &bench{netns: fmt.Sprintf("kbench%d", os.Getpid())}
-	var apibenchDir string
 	var inside bool
 	flag.BoolVar(&inside, "inside", false, "measure in this network namespace (set by the program itself)")
 	flag.StringVar(&b.knarr, "knarr", "bin/knarr", "the binary to measure")
 	flag.StringVar(&b.images, "images", "bin/images", "its images")
-	flag.StringVar(&apibenchDir, "apibench", "../shared/apibench", "source of the load generator")
+	flag.StringVar(&b.apibench, "apibench", "../shared/apibench", "source of the load generator")
 	flag.StringVar(&b.upstream, "upstream", "", "directory with upstream's etcd and kube-apiserver, which are put to the same requests")
 	flag.IntVar(&b.pods, "n", 10000, "objects for the API workloads")
 	flag.StringVar(&b.only, "only", "", "density: measure nothing but a node with 300 pods; placements: how pods get their nodes; runtime: container runtimes")
@@ -89,7 +88,7 @@ func main() {
 	if inside {
 		measure = b.inside
 	}
-	if err := measure(apibenchDir); err != nil {
+	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -97,17 +96,24 @@ func main() {
 
 // run makes the network namespace and measures inside it, in this program
 // started again: its sockets and its children must live there.
-func (b *bench) run(apibenchDir string) (err error) {
+func (b *bench) run() (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("run it as root: it makes a network namespace and runs containers")
 	}
-	for _, path := range []*string{&b.knarr, &b.images, &apibenchDir, &b.upstream} {
+	for _, path := range []*string{&b.knarr, &b.images, &b.apibench, &b.upstream} {
 		if *path == "" {
 			continue
 		}
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
+	}
+	if b.dir, err = os.MkdirTemp("", "knarr-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if err := b.buildAPIBench(); err != nil {
+		return err
 	}
 	if err := b.network(); err != nil {
 		return err
@@ -122,21 +128,18 @@ func (b *bench) run(apibenchDir string) (err error) {
 		return err
 	}
 	cmd := exec.CommandContext(b.ctx, "nsenter", "--net=/run/netns/"+b.netns, self, "-inside", "-knarr", b.knarr,
-		"-images", b.images, "-apibench", apibenchDir, "-upstream", b.upstream, "-n", strconv.Itoa(b.pods), "-only", b.only)
+		"-images", b.images, "-apibench", b.apibench, "-upstream", b.upstream, "-n", strconv.Itoa(b.pods), "-only", b.only)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
 }
 
 // inside measures; it leaves nothing behind.
-func (b *bench) inside(apibenchDir string) (err error) {
+func (b *bench) inside() (err error) {
 	if b.dir, err = os.MkdirTemp("", "knarr-bench-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	if err := b.buildAPIBench(apibenchDir); err != nil {
-		return err
-	}
 	defer func() {
 		b.ctx = context.WithoutCancel(b.ctx)
 		_, downErr := b.sh(b.knarr, "uninstall", "--yes", "--data-dir", b.data())
@@ -170,8 +173,14 @@ func (b *bench) data() string { return filepath.Join(b.dir, "data") }
 
 func (b *bench) kubeconfig() string { return filepath.Join(b.data(), "kubeconfig") }
 
-// buildAPIBench is skipped where the load generator's source is not there.
-func (b *bench) buildAPIBench(src string) error {
+// buildAPIBench makes a program of the load generator's source, where there is
+// a network to fetch modules from.
+func (b *bench) buildAPIBench() error {
+	src := b.apibench
+	b.apibench = ""
+	if b.only == "density" || b.only == "runtime" {
+		return nil
+	}
 	if _, err := os.Stat(filepath.Join(src, "go.mod")); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: no load generator at %s: API workloads are left out\n", src)
 		return nil
