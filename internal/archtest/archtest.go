@@ -97,7 +97,7 @@ var layers = []layer{
 	{"internal/runtime/imagestore", []string{"internal/runtime/registry", "internal/runtime/ociarchive", "internal/rmtree"}},
 	{"internal/runtime/registry", nil},
 	{"internal/runtime/ociarchive", nil},
-	{"internal/runtime/builtin", []string{"internal/runtime", "internal/kubelet/cgroup", "internal/kubelet/cadvisor"}},
+	{"internal/runtime/builtin", []string{"internal/runtime", "internal/kubelet/cgroup", "internal/kubelet/cadvisor", "internal/kubelet/cdi"}},
 	{"internal/runtime", []string{"internal/version", "internal/rmtree"}},
 	{"internal/network/cni", []string{"internal/network/nft", "internal/network/nettest"}},
 	{"internal/network", []string{"internal/kinds", "internal/view", "internal/plan"}},

@@ -49,7 +49,7 @@ type testCase struct {
 var cases = slices.Concat(
 	infoCases, sandboxCases, namespaceCases, usernsCases, networkCases,
 	containerCases, processCases, userCases, securityCases, profileCases, mountCases, imageVolumeCases, resourceCases,
-	execCases, streamCases, logCases, statsCases, eventCases, imageCases, registryCases, loadCases, refusalCases,
+	execCases, streamCases, logCases, statsCases, eventCases, imageCases, registryCases, loadCases, refusalCases, cdiCases,
 )
 
 func TestMain(m *testing.M) {

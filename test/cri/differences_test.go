@@ -91,12 +91,24 @@ var containerd16 = map[string]difference{
 	"image/stream of the list":                       {reason: "1.6 has no streamed lists", says: "Unimplemented"},
 	"log/much output":                                {reason: "1.6 loses the end of much output when the container exits", says: "bytes, or others", race: true},
 	"refusals/a device of CDI that nobody knows":     {reason: "1.6 has no CDI", says: "the container runs"},
+	"cdi/environment, groups and mounts":             {reason: "1.6 has no CDI", says: `environment is "none"`},
+	"cdi/device nodes":                               {reason: "1.6 has no CDI", says: `owner and mode is ""`},
+	"cdi/node that is the user's":                    {reason: "1.6 has no CDI", says: `owner is ""`},
+	"cdi/hooks":                                      {reason: "1.6 has no CDI", says: `startContainer, in the container is ""`},
+	"cdi/a hook that fails":                          {reason: "1.6 has no CDI", says: "the container runs"},
+	"cdi/network device":                             {reason: "1.6 has no CDI", says: "interfaces has no"},
+	"cdi/resource control that is not there":         {reason: "1.6 has no CDI", says: "the container runs", race: true},
+	"cdi/annotations":                                {reason: "1.6 has no CDI", says: `environment is ""`},
+	"cdi/refused by name":                            {reason: "1.6 has no CDI", says: "was accepted"},
+	"cdi/refused with the file":                      {reason: "1.6 has no CDI", says: "was accepted"},
+	"cdi/bad files of others":                        {reason: "1.6 has no CDI", says: `environment is ""`},
 }
 
 // containerd24 is what containerd 2.4.2 with runc 1.5.3 does (test/cri/oracle).
 var containerd24 = map[string]difference{
 	"sandbox/verbose status":             {reason: "an empty document comes unasked", says: "information that nobody asked for"},
 	"image volumes/digest in the status": {reason: "containerd 2.4 does not know image_ref", says: "mounts: "},
+	"cdi/refused with the file":          {reason: "containerd names the device and not its file", says: "has no"},
 	"image/stream of the list":           {reason: "containerd ignores the filter: the kubelet has none", says: "images is"},
 	"stats/CPU rate":                     {reason: "it is computed at stats_collect_period, a minute in knarr's configuration", says: "the last rate is 0", race: true},
 }

@@ -1,6 +1,8 @@
 // Package cdi gives containers the devices that drivers describe in files (the
-// Container Device Interface, CNCF), for runtimes that do not know such files
-// themselves: containerd before 1.7. What such a runtime cannot do is refused.
+// Container Device Interface, CNCF). The files are read when a device is asked
+// for: nobody watches them. Inject edits what a container runtime is about to
+// run; Apply edits what the kubelet asks of runtimes that do not know such files
+// themselves (containerd before 1.7), and refuses what cannot be asked of them.
 package cdi
 
 import (
@@ -10,11 +12,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"sigs.k8s.io/yaml"
+	"tags.cncf.io/container-device-interface/specs-go"
 )
 
 // Dirs are where the specification has the files; what is in a later one
@@ -27,70 +30,55 @@ const (
 	maxFiles = 4096
 )
 
-type spec struct {
-	Kind    string   `json:"kind"`
-	Devices []device `json:"devices"`
-	Edits   edits    `json:"containerEdits"`
+// Names of devices are vendor/class=name (SPEC.md of the interface).
+var (
+	vendorName = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$`)
+	className  = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?$`)
+	deviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$`)
+)
+
+// file is a specification with the file that it stands in.
+type file struct {
+	*specs.Spec
+	path string
 }
 
-type device struct {
-	Name  string `json:"name"`
-	Edits edits  `json:"containerEdits"`
-}
-
-type edits struct {
-	Env        []string `json:"env"`
-	Nodes      []node   `json:"deviceNodes"`
-	Mounts     []mount  `json:"mounts"`
-	Groups     []int64  `json:"additionalGids"`
-	Hooks      []any    `json:"hooks"`
-	NetDevices []any    `json:"netDevices"`
-	RDT        any      `json:"intelRdt"`
-}
-
-type node struct {
-	Path        string  `json:"path"`
-	HostPath    string  `json:"hostPath"`
-	Permissions string  `json:"permissions"`
-	Mode        *uint32 `json:"fileMode"`
-	UID         *uint32 `json:"uid"`
-	GID         *uint32 `json:"gid"`
-}
-
-type mount struct {
-	HostPath      string   `json:"hostPath"`
-	ContainerPath string   `json:"containerPath"`
-	Options       []string `json:"options"`
-	Type          string   `json:"type"`
-}
-
-// found is a device with the file that it stands in.
+// found is a device, or files that both have it.
 type found struct {
-	spec   *spec
-	device *device
+	file   *file
+	device *specs.Device
+	also   *file
 }
 
-// Apply edits a container by the devices of these IDs, as in
-// "vendor.com/class=name".
-func Apply(c *runtimeapi.ContainerConfig, ids []string, dirs ...string) error {
+// resolve returns the edits that the devices of these IDs, as in
+// "vendor.com/class=name", come to: those of a whole file come once, before
+// those of its first device.
+func resolve(ids, dirs []string, each func(*specs.ContainerEdits) error) error {
 	known, broken, err := read(dirs)
 	if err != nil {
 		return err
 	}
-	whole := map[*spec]bool{}
-	for _, id := range ids {
+	whole := map[*file]bool{}
+	for i, id := range ids {
+		if slices.Contains(ids[:i], id) {
+			continue
+		}
 		d, ok := known[id]
-		if !ok {
-			return errors.Join(fmt.Errorf("unresolvable CDI device %s", id), broken)
+		switch {
+		case !ok:
+			return errors.Join(fmt.Errorf("unresolvable CDI device %s: none of its name in %s", id, strings.Join(dirs, ", ")), broken)
+		case d.also != nil:
+			return fmt.Errorf("conflicting CDI device %s: both %s and %s have it", id, d.file.path, d.also.path)
 		}
-		if !whole[d.spec] {
-			whole[d.spec] = true
-			if err := d.spec.Edits.apply(c); err != nil {
-				return fmt.Errorf("CDI device %s: %w", id, err)
+		edits := []*specs.ContainerEdits{&d.device.ContainerEdits}
+		if !whole[d.file] {
+			whole[d.file] = true
+			edits = slices.Insert(edits, 0, &d.file.ContainerEdits)
+		}
+		for _, e := range edits {
+			if err := each(e); err != nil {
+				return fmt.Errorf("CDI device %s of %s: %w", id, d.file.path, err)
 			}
-		}
-		if err := d.device.Edits.apply(c); err != nil {
-			return fmt.Errorf("CDI device %s: %w", id, err)
 		}
 	}
 	return nil
@@ -117,17 +105,23 @@ func read(dirs []string) (known map[string]found, broken error, err error) {
 			if e.IsDir() || ext != ".json" && ext != ".yaml" && ext != ".yml" {
 				continue
 			}
-			s, err := readFile(filepath.Join(dir, e.Name()))
+			f, err := readFile(filepath.Join(dir, e.Name()))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // its driver has just taken it away
+			}
 			if err != nil {
 				broken = errors.Join(broken, err)
 				continue
 			}
-			for i := range s.Devices {
-				id := s.Kind + "=" + s.Devices[i].Name
-				if _, twice := here[id]; twice {
-					return nil, nil, fmt.Errorf("conflicting CDI device %s: %s has it twice", id, dir)
+			for i := range f.Devices {
+				id := f.Kind + "=" + f.Devices[i].Name
+				d, twice := here[id]
+				if twice {
+					d.also = f
+				} else {
+					d = found{file: f, device: &f.Devices[i]}
 				}
-				here[id] = found{s, &s.Devices[i]}
+				here[id] = d
 			}
 		}
 		for id, d := range here {
@@ -137,7 +131,7 @@ func read(dirs []string) (known map[string]found, broken error, err error) {
 	return known, broken, nil
 }
 
-func readFile(path string) (*spec, error) {
+func readFile(path string) (*file, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -148,79 +142,114 @@ func readFile(path string) (*spec, error) {
 		return nil, err
 	}
 	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+		return nil, fmt.Errorf("CDI specification %s is larger than %d bytes", path, maxFile)
 	}
-	var s spec
-	if err := yaml.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	s := &specs.Spec{}
+	if err = yaml.UnmarshalStrict(data, s); err == nil {
+		err = check(s)
 	}
-	return &s, nil
+	if err != nil {
+		return nil, fmt.Errorf("CDI specification %s: %w", path, err)
+	}
+	return &file{s, path}, nil
 }
 
-func (e *edits) apply(c *runtimeapi.ContainerConfig) error {
-	switch {
-	case len(e.Hooks) > 0:
-		return lacks("hooks")
-	case len(e.NetDevices) > 0:
-		return lacks("network devices")
-	case e.RDT != nil:
-		return lacks("intelRdt")
+// check refuses what the interface does not allow.
+func check(s *specs.Spec) error {
+	if err := specs.ValidateVersion(s); err != nil {
+		return err
 	}
-	for _, kv := range e.Env {
-		name, value, ok := strings.Cut(kv, "=")
-		if !ok || name == "" {
-			return fmt.Errorf("invalid environment variable %q", kv)
-		}
-		c.Envs = slices.DeleteFunc(c.Envs, func(o *runtimeapi.KeyValue) bool { return o.Key == name })
-		c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: name, Value: []byte(value)})
+	vendor, class, _ := strings.Cut(s.Kind, "/")
+	if !vendorName.MatchString(vendor) || !className.MatchString(class) {
+		return fmt.Errorf("kind %q is not of the form vendor/class", s.Kind)
 	}
-	for _, n := range e.Nodes {
-		if n.Mode != nil || n.UID != nil || n.GID != nil {
-			return lacks("owners and modes of device nodes")
-		}
-		d := &runtimeapi.Device{ContainerPath: n.Path, HostPath: n.HostPath, Permissions: n.Permissions}
-		if d.HostPath == "" {
-			d.HostPath = n.Path
-		}
-		if d.Permissions == "" {
-			d.Permissions = "rwm"
-		}
-		c.Devices = append(c.Devices, d)
+	if len(s.Devices) == 0 {
+		return errors.New("it has no devices")
 	}
-	for _, m := range e.Mounts {
-		out, err := m.cri()
-		if err != nil {
-			return err
-		}
-		c.Mounts = append(c.Mounts, out)
+	if err := checkEdits(&s.ContainerEdits); err != nil {
+		return err
 	}
-	if len(e.Groups) > 0 {
-		c.Linux.SecurityContext.SupplementalGroups = append(c.Linux.SecurityContext.SupplementalGroups, e.Groups...)
+	for i := range s.Devices {
+		d := &s.Devices[i]
+		if !deviceName.MatchString(d.Name) {
+			return fmt.Errorf("device name %q has characters that none may have", d.Name)
+		}
+		if slices.ContainsFunc(s.Devices[:i], func(o specs.Device) bool { return o.Name == d.Name }) {
+			return fmt.Errorf("it has device %s twice", d.Name)
+		}
+		if err := checkEdits(&d.ContainerEdits); err != nil {
+			return fmt.Errorf("device %s: %w", d.Name, err)
+		}
 	}
 	return nil
 }
 
-func (m *mount) cri() (*runtimeapi.Mount, error) {
-	if m.Type != "" && m.Type != "bind" && m.Type != "none" {
-		return nil, lacks("mounts of type " + m.Type)
-	}
-	out := &runtimeapi.Mount{HostPath: m.HostPath, ContainerPath: m.ContainerPath}
-	for _, o := range m.Options {
-		switch o {
-		case "ro":
-			out.Readonly = true
-		case "rw", "bind", "rbind", "private", "rprivate":
-		case "slave", "rslave":
-			out.Propagation = runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
-		case "shared", "rshared":
-			out.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
-		default:
-			return nil, lacks("the mount option " + o)
+func checkEdits(e *specs.ContainerEdits) error {
+	for _, kv := range e.Env {
+		if strings.IndexByte(kv, '=') < 1 {
+			return fmt.Errorf("invalid environment variable %q", kv)
 		}
 	}
-	return out, nil
+	for _, n := range e.DeviceNodes {
+		switch {
+		case n == nil || n.Path == "":
+			return errors.New("a device node without a path")
+		case !slices.Contains([]string{"", "b", "c", "u", "p"}, n.Type):
+			return fmt.Errorf("device node %s: unknown type %q", n.Path, n.Type)
+		case strings.Trim(n.Permissions, "rwm") != "":
+			return fmt.Errorf("device node %s: permissions %q are not of r, w and m", n.Path, n.Permissions)
+		}
+	}
+	for _, m := range e.Mounts {
+		if m == nil || m.HostPath == "" || m.ContainerPath == "" {
+			return errors.New("a mount without a path of the host and one of the container")
+		}
+	}
+	for _, h := range e.Hooks {
+		switch {
+		case h == nil || h.Path == "":
+			return errors.New("a hook without a path")
+		case !slices.Contains(hookNames, h.HookName):
+			return fmt.Errorf("unknown hook %q", h.HookName)
+		}
+	}
+	for _, d := range e.NetDevices {
+		if d == nil || d.HostInterfaceName == "" || d.Name == "" {
+			return errors.New("a network device without a name on the host and one in the container")
+		}
+	}
+	if r := e.IntelRdt; r != nil && r.ClosID != "/" && (len(r.ClosID) > 255 || r.ClosID == "." || r.ClosID == ".." || strings.ContainsAny(r.ClosID, "/\n")) {
+		return fmt.Errorf("closID %q is no name of a directory", r.ClosID)
+	}
+	return nil
 }
 
-func lacks(what string) error {
-	return fmt.Errorf("it needs %s, which takes a container runtime with CDI (containerd 1.7 or newer)", what)
+// hookNames as OCI has them.
+var hookNames = []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+
+// AnnotationPrefix begins the annotations of containers that ask for devices:
+// what device plugins used before the CRI had a field for it.
+const AnnotationPrefix = "cdi.k8s.io/"
+
+// FromAnnotations are the devices that annotations ask for, with commas between
+// them, in the order of the annotations' names.
+func FromAnnotations(annotations map[string]string) ([]string, error) {
+	var keys, ids []string
+	for k := range annotations {
+		if strings.HasPrefix(k, AnnotationPrefix) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		for _, id := range strings.Split(annotations[k], ",") {
+			kind, name, _ := strings.Cut(id, "=")
+			vendor, class, _ := strings.Cut(kind, "/")
+			if !vendorName.MatchString(vendor) || !className.MatchString(class) || !deviceName.MatchString(name) {
+				return nil, fmt.Errorf("annotation %s: invalid CDI device name %q", k, id)
+			}
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }

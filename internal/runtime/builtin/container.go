@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/kubelet/cdi"
 	"knarr.dev/knarr/internal/runtime/builtin/spec"
 	"knarr.dev/knarr/internal/runtime/imagestore"
 	"knarr.dev/knarr/internal/runtime/supervisor"
@@ -173,9 +174,6 @@ func checkContainer(s *sandbox, c *runtimeapi.ContainerConfig) error {
 			return invalid("mount at %s: an image can only be mounted read-only", m.ContainerPath)
 		}
 	}
-	if len(c.CDIDevices) > 0 {
-		return invalid("CDI device %q: devices of the container device interface are not supported by this runtime", c.CDIDevices[0].Name)
-	}
 	return nil
 }
 
@@ -257,8 +255,27 @@ func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, i
 	if err != nil {
 		return err
 	}
+	devices, err := devicesOf(config)
+	if err != nil {
+		return err
+	}
+	if err := cdi.Inject(out, devices, cdi.Dirs...); err != nil {
+		return err
+	}
+	c.rec().User.Additional = out.Process.User.AdditionalGids
 	c.rec().Process = out.Process
 	return r.writeBundle(id, out)
+}
+
+// devicesOf are the names of CDI devices that a container gets: in the CRI's
+// field, or in annotations, as before there was one.
+func devicesOf(c *runtimeapi.ContainerConfig) ([]string, error) {
+	var ids []string
+	for _, d := range c.CDIDevices {
+		ids = append(ids, d.GetName())
+	}
+	more, err := cdi.FromAnnotations(c.Annotations)
+	return append(ids, more...), err
 }
 
 // pidNamespace is the file of the PID namespace that a container joins.
