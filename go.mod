@@ -206,3 +206,5 @@ require (
 )
 
 tool k8s.io/kube-openapi/cmd/openapi-gen
+
+replace github.com/seccomp/libseccomp-golang => ./internal/runtime/seccomp

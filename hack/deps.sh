@@ -1,20 +1,23 @@
 #!/bin/sh
 # Installs what the build needs and the distribution has: the supervisor of
-# containers has C in it (a compiler, and libseccomp to link with), and busybox
-# is the base of an image. With the argument "test" also what the tests need:
-# containerd and runc to compare with, and tools that make networks.
+# containers has C in it, and busybox is the base of an image. With the argument
+# "test" also what the tests need, containerd and runc to compare with and tools
+# that make networks; with "cri" libseccomp too, to be compared with.
 set -eu
 missing=""
 [ -x /bin/busybox ] || missing="$missing busybox-static"
 command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
 command -v objcopy >/dev/null || missing="$missing binutils"
-command -v pkg-config >/dev/null || missing="$missing pkg-config"
-pkg-config --exists libseccomp 2>/dev/null || missing="$missing libseccomp-dev"
-if [ "${1:-}" = test ]; then
+case "${1:-}" in test | cri)
 	command -v containerd >/dev/null || missing="$missing containerd"
 	command -v runc >/dev/null || missing="$missing runc"
 	command -v ip >/dev/null || missing="$missing iproute2"
 	command -v nft >/dev/null || missing="$missing nftables"
+	;;
+esac
+if [ "${1:-}" = cri ]; then
+	command -v pkg-config >/dev/null || missing="$missing pkg-config"
+	pkg-config --exists libseccomp 2>/dev/null || missing="$missing libseccomp-dev"
 fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
