@@ -23,7 +23,9 @@ import (
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"golang.org/x/sys/unix"
 
+	"knarr.dev/knarr/internal/runtime/supervisor"
 	"knarr.dev/knarr/internal/runtime/supervisor/engine"
+	"knarr.dev/knarr/internal/runtime/supervisor/ocibinary"
 	"knarr.dev/knarr/internal/runtime/supervisor/server"
 )
 
@@ -80,9 +82,13 @@ func run() error {
 		unix.CloseOnExec(*handover)
 		note = os.NewFile(uintptr(*handover), "handover")
 	}
+	if err := ocibinary.Clean(*dir); err != nil {
+		return err
+	}
 	return server.New(server.Config{
 		Dir: *dir, Socket: *socket, Build: hex.EncodeToString(sum.Sum(nil)),
 		Engine: engine.New(filepath.Join(*dir, "oci")),
+		Binary: func(h supervisor.Handler, bundle string) server.Engine { return ocibinary.New(*dir, h, bundle) },
 		Exec: func(executable, note *os.File) error {
 			return become(executable, slices.Concat(args, []string{"--handover", strconv.Itoa(int(note.Fd()))}))
 		},

@@ -11,6 +11,8 @@ import (
 	"knarr.dev/knarr/internal/server"
 )
 
+const handlerUsage = "NAME=PATH, and arguments: containers of the runtime class's handler NAME are run by this executable with OCI's command line (runc, crun), by the built-in runtime; repeatable"
+
 func runtimeCommand() *cobra.Command {
 	var cfg server.RuntimeConfig
 	cmd := &cobra.Command{
@@ -37,6 +39,7 @@ the command: started again with the same directories it finds them.`,
 	f.StringVar(&cfg.RunDir, "run-dir", "/run/knarr-runtime", "what is lost at reboot; short, for the sake of sockets in it")
 	f.StringVar(&cfg.Socket, "socket", "/run/knarr-runtime/cri.sock", "unix socket to serve")
 	f.StringVar(&cfg.PodCIDR, "pod-cidr", "", "IPv4 range of pods' addresses")
+	f.StringArrayVar(&cfg.Handlers, "runtime-handler", nil, handlerUsage)
 	f.StringVar(&cfg.ImagesDir, "images", "", "directory of image archives to load at the start")
 	f.StringSliceVar(&cfg.Registries.Insecure, "insecure-registry", nil, "registry to speak to over plain HTTP")
 	return cmd

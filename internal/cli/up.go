@@ -136,6 +136,7 @@ func (o *startOptions) nodeFlags(cmd *cobra.Command) {
 	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 0, "port of the kubelet's HTTPS API (default 10250)")
 	f.IntVar(&o.cfg.MaxPods, "max-pods", 0, "pods that the node takes (default 110)")
 	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "container runtime: builtin (knarr's own, the default), containerd (an instance of the machine's that knarr runs), or the CRI socket of another one")
+	f.StringArrayVar(&o.cfg.RuntimeHandlers, "runtime-handler", nil, handlerUsage)
 	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
 	f.StringSliceVar(&o.cfg.Registries.Insecure, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
 	f.StringSliceVar(&o.cas, "registry-ca", nil, "HOST:PORT=FILE: verify the registry's or mirror's certificate with these authorities; repeatable")

@@ -95,7 +95,7 @@ type builtinRuntime struct {
 }
 
 // newBuiltin makes a runtime of directories; nothing is started.
-func newBuiltin(root, run, cniData string, hosts registry.Hosts, log *slog.Logger) (*builtinRuntime, error) {
+func newBuiltin(root, run, cniData string, hosts registry.Hosts, handlers []supervisor.Handler, log *slog.Logger) (*builtinRuntime, error) {
 	b := &builtinRuntime{network: cni.InProcess(cniData, 0), root: root, run: run}
 	var err error
 	if b.images, err = imagestore.New(imagestore.Config{Root: filepath.Join(root, "images"), Registries: hosts, Log: log}); err != nil {
@@ -106,7 +106,7 @@ func newBuiltin(root, run, cniData string, hosts registry.Hosts, log *slog.Logge
 		return nil, err
 	}
 	b.Runtime, err = builtin.New(builtin.Config{Root: filepath.Join(root, "records"), Run: filepath.Join(run, "pods"),
-		PauseImage: sandboxImage, Images: b.images, Network: podNetwork{b.network}, Supervisor: b.process, Version: version.GitVersion, Log: log})
+		PauseImage: sandboxImage, Images: b.images, Network: podNetwork{b.network}, Supervisor: b.process, Handlers: handlers, Version: version.GitVersion, Log: log})
 	return b, err
 }
 
@@ -188,7 +188,9 @@ type RuntimeConfig struct {
 	PodCIDR         string
 	ImagesDir       string
 	Registries      registry.Hosts
-	Log             *slog.Logger
+	// Handlers of sandboxes, as NAME=PATH.
+	Handlers []string
+	Log      *slog.Logger
 }
 
 // RunRuntime serves the built-in runtime at a socket until ctx ends.
@@ -197,7 +199,11 @@ func RunRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	if err != nil {
 		return fmt.Errorf("the range of pods: %w", err)
 	}
-	b, err := newBuiltin(cfg.DataDir, cfg.RunDir, filepath.Join(cfg.DataDir, "cni"), cfg.Registries, cfg.Log)
+	handlers, err := supervisor.ParseHandlers(cfg.Handlers)
+	if err != nil {
+		return fmt.Errorf("--runtime-handler: %w", err)
+	}
+	b, err := newBuiltin(cfg.DataDir, cfg.RunDir, filepath.Join(cfg.DataDir, "cni"), cfg.Registries, handlers, cfg.Log)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"knarr.dev/knarr/internal/admission"
 	"knarr.dev/knarr/internal/runtime/registry"
+	"knarr.dev/knarr/internal/runtime/supervisor"
 	schedulerconfig "knarr.dev/knarr/internal/scheduler/config"
 )
 
@@ -86,6 +87,9 @@ type Config struct {
 	// "containerd" (our own instance of it), or another's CRI socket.
 	RuntimeEndpoint string
 	before          *Instance // at the last start; nil: there was none
+	// RuntimeHandlers of the built-in runtime, as NAME=PATH.
+	RuntimeHandlers []string
+	handlers        []supervisor.Handler // what they say
 	// Registries that need more than their name; not for another's runtime.
 	Registries registry.Hosts
 	// ImagesDir holds OCI archives that are loaded at start.
@@ -121,6 +125,9 @@ func (c *Config) Complete() error {
 		return err
 	}
 	if err := c.completeNode(); err != nil {
+		return err
+	}
+	if err := c.completeHandlers(); err != nil {
 		return err
 	}
 	if !c.Server {
@@ -169,6 +176,17 @@ func (c *Config) Complete() error {
 		return err
 	}
 	return c.Access.complete(c.ClusterDomain)
+}
+
+// completeHandlers follows completeNode, which says what the runtime is.
+func (c *Config) completeHandlers() (err error) {
+	if len(c.RuntimeHandlers) > 0 && c.RuntimeEndpoint != runtimeBuiltin {
+		return errors.New("--runtime-handler is for the built-in runtime (--container-runtime-endpoint builtin): others have handlers in a configuration of theirs")
+	}
+	if c.handlers, err = supervisor.ParseHandlers(c.RuntimeHandlers); err != nil {
+		return fmt.Errorf("--runtime-handler: %w", err)
+	}
+	return nil
 }
 
 // inherit takes what is not said from the last start.

@@ -31,6 +31,7 @@ import (
 	"knarr.dev/knarr/internal/runtime/containerd"
 	"knarr.dev/knarr/internal/runtime/images"
 	"knarr.dev/knarr/internal/runtime/registry"
+	"knarr.dev/knarr/internal/runtime/supervisor"
 	"knarr.dev/knarr/internal/view"
 )
 
@@ -162,13 +163,13 @@ func (n *node) runtime(ctx context.Context, g *errgroup.Group) (endpoint string,
 	return endpoint, services, err
 }
 
-func builtinOf(dataDir, runDir string, hosts registry.Hosts, log *slog.Logger) (*builtinRuntime, error) {
-	return newBuiltin(filepath.Join(dataDir, "agent", "runtime"), filepath.Join(runDir, "runtime"), filepath.Join(dataDir, "agent", "cni", "data"), hosts, log)
+func builtinOf(dataDir, runDir string, hosts registry.Hosts, handlers []supervisor.Handler, log *slog.Logger) (*builtinRuntime, error) {
+	return newBuiltin(filepath.Join(dataDir, "agent", "runtime"), filepath.Join(runDir, "runtime"), filepath.Join(dataDir, "agent", "cni", "data"), hosts, handlers, log)
 }
 
 func (n *node) builtin(ctx context.Context, g *errgroup.Group) (cri.Services, error) {
 	n.cfg.Progress("starting the container runtime")
-	b, err := builtinOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Registries, n.log)
+	b, err := builtinOf(n.cfg.DataDir, n.cfg.RunDir(), n.cfg.Registries, n.cfg.handlers, n.log)
 	if err != nil {
 		return cri.Services{}, err
 	}
@@ -276,7 +277,7 @@ func StopNode(ctx context.Context, in *Instance) error {
 func stopRuntime(ctx context.Context, in *Instance) error {
 	switch in.RuntimeEndpoint {
 	case runtimeBuiltin:
-		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
+		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
@@ -298,7 +299,7 @@ func Remove(ctx context.Context, in *Instance) error {
 		root := filepath.Join(in.DataDir, "agent", "kubelet")
 		errs = append(errs, kubelet.Unlink(root), kubelet.Clean(root, cgroupRoot(in.NodeName)))
 		// Of both: the node may have had either.
-		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, slog.New(slog.DiscardHandler))
+		b, err := builtinOf(in.DataDir, in.RunDir, registry.Hosts{}, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}

@@ -65,6 +65,9 @@ func (b *builtinNode) socket() string { return filepath.Join(b.dir, "s", "cri.so
 func (b *builtinNode) launch(t *testing.T) {
 	b.cmd = exec.Command(b.exe, "runtime", "--data-dir", filepath.Join(b.dir, "d"), "--run-dir", filepath.Join(b.dir, "r"), "--socket", b.socket(),
 		"--pod-cidr", "10.244.4.0/24", "--images", archives(t))
+	if runc, err := exec.LookPath("runc"); err == nil {
+		b.cmd.Args = append(b.cmd.Args, "--runtime-handler", "runc="+runc)
+	}
 	log, err := os.OpenFile(filepath.Join(b.dir, "knarr.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +113,19 @@ func startBuiltin(t *testing.T, dir string) (*node, func() error) {
 		return err == nil
 	})
 	return n, func() error { return errors.Join(n.close(), b.stop()) }
+}
+
+func hasHandler() error {
+	_, err := exec.LookPath("runc")
+	return errors.Join(hasKnarr(), err)
+}
+
+// startHandler is the built-in runtime with pods whose containers the
+// distribution's runc runs.
+func startHandler(t *testing.T, dir string) (*node, func() error) {
+	n, stop := startBuiltin(t, dir)
+	n.handler = "runc"
+	return n, stop
 }
 
 // supervisors are the processes that outlive knarr, by their directory.

@@ -31,11 +31,14 @@ type target struct {
 	ready func() error
 	// start returns once the runtime serves; stop ends it and whatever it has left.
 	start func(t *testing.T, dir string) (n *node, stop func() error)
+	// only, if given, are the groups of cases that are asked.
+	only []string
 }
 
 var targets = []target{
 	{name: "containerd", ready: hasContainerd, start: startContainerd},
 	{name: "builtin", ready: hasKnarr, start: startBuiltin},
+	{name: "handler", ready: hasHandler, start: startHandler, only: []string{"sandbox", "container", "process", "mounts", "resources", "exec", "stream", "log", "stats", "events", "cdi"}},
 	{name: "oracle", ready: hasOracle, start: startOracle},
 }
 
@@ -109,6 +112,9 @@ func suite(t *testing.T, to target) {
 	n.setUp(t, dir)
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range cases {
+			if group, _, _ := strings.Cut(c.name, "/"); to.only != nil && !slices.Contains(to.only, group) {
+				continue
+			}
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
 				n.judge(t, c, differences[to.name][c.name])

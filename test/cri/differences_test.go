@@ -15,6 +15,7 @@ type difference struct {
 var differences = map[string]map[string]difference{
 	"containerd": merged(anyContainerd, containerd16),
 	"builtin":    builtin,
+	"handler":    builtin,
 	"oracle":     merged(anyContainerd, containerd24),
 }
 

@@ -44,7 +44,11 @@ func (c *churner) add(ctx context.Context) {
 	pod := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "churn", Uid: name}, Hostname: name, LogDirectory: logs,
 		Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/" + filepath.Base(c.dir) + "/pod-" + name, SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: []runtimeapi.NamespaceMode{runtimeapi.NamespaceMode_CONTAINER, runtimeapi.NamespaceMode_POD}[c.made%2]}}}}
-	box, err := c.n.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+	handler := ""
+	if c.made%3 == 0 && hasHandler() == nil {
+		handler = "runc"
+	}
+	box, err := c.n.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod, RuntimeHandler: handler})
 	if err != nil {
 		return
 	}
@@ -177,7 +181,7 @@ func TestBuiltinKilled(t *testing.T) {
 	for _, left := range traces(filepath.Join(dir, "r"), filepath.Join(dir, "d")) {
 		t.Errorf("left: %s", left)
 	}
-	for _, d := range []string{"d/images/containers/*", "d/records/*/*", "r/pods/*/*", "r/sup/c/*", "r/sup/oci/*", "d/cni/addresses/*"} {
+	for _, d := range []string{"d/images/containers/*", "d/records/*/*", "r/pods/*/*", "r/sup/c/*", "r/sup/oci/*", "r/sup/handlers/*/*", "r/sup/t/*", "d/cni/addresses/*"} {
 		if found, _ := filepath.Glob(filepath.Join(dir, d)); len(found) > 0 {
 			t.Errorf("left: %v", found)
 		}

@@ -37,6 +37,7 @@ type node struct {
 
 	dir      string // of the suite: logs, volumes
 	cgroup   string // above all pods
+	handler  string // of pods, if a case does not say another
 	registry *registryServer
 
 	mu      sync.Mutex

@@ -1,6 +1,7 @@
 package cri_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -66,7 +67,7 @@ func (t *T) tryPodOf(c *podConfig, handler string) (*pod, error) {
 	if c.GetLogDirectory() != "" {
 		t.must(os.MkdirAll(c.LogDirectory, 0o755)) // as the kubelet does
 	}
-	resp, err := t.runtime.RunPodSandbox(t.ctx, &runtimeapi.RunPodSandboxRequest{Config: c, RuntimeHandler: handler})
+	resp, err := t.runtime.RunPodSandbox(t.ctx, &runtimeapi.RunPodSandboxRequest{Config: c, RuntimeHandler: cmp.Or(handler, t.handler)})
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ var sandboxCases = []testCase{
 		t.equal("metadata", st.Metadata, p.config.Metadata)
 		t.equal("labels", st.Labels, p.config.Labels)
 		t.equal("annotations", st.Annotations, p.config.Annotations)
-		t.equal("handler", st.RuntimeHandler, "")
+		t.equal("handler", st.RuntimeHandler, t.handler)
 		t.since("creation", st.CreatedAt, began, time.Now())
 		if st.Network.GetIp() == "" {
 			t.errorf("no address: %v", st.Network)
@@ -49,7 +49,7 @@ var sandboxCases = []testCase{
 		t.equal("listed labels", s.Labels, st.Labels)
 		t.equal("listed annotations", s.Annotations, st.Annotations)
 		t.equal("listed creation", s.CreatedAt, st.CreatedAt)
-		t.equal("listed handler", s.RuntimeHandler, "")
+		t.equal("listed handler", s.RuntimeHandler, t.handler)
 	}},
 	{"sandbox/namespaces in the status", func(t *T) {
 		for _, want := range []*runtimeapi.NamespaceOption{

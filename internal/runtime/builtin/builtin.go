@@ -60,8 +60,10 @@ type Config struct {
 	Images     Images
 	Network    Network
 	Supervisor *supervisor.Process
-	Version    string
-	Log        *slog.Logger
+	// Handlers run the containers of sandboxes that ask for them by name.
+	Handlers []supervisor.Handler
+	Version  string
+	Log      *slog.Logger
 }
 
 // Runtime implements the CRI's runtime service.
@@ -69,6 +71,7 @@ type Runtime struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	cfg     Config
 	machine spec.Machine
+	can     map[string]*runtimeapi.RuntimeHandlerFeatures // by handler
 	stream  streaming.Server
 	ready   chan struct{}
 
@@ -91,7 +94,7 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runtime{cfg: cfg, ready: make(chan struct{}),
+	return &Runtime{cfg: cfg, ready: make(chan struct{}), can: map[string]*runtimeapi.RuntimeHandlerFeatures{"": ownFeatures},
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{}, pids: map[string]int{}, making: map[string]bool{},
 		subs: map[chan *runtimeapi.ContainerEventResponse]bool{}}, nil
 }
@@ -110,6 +113,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	if r.machine, err = machine(); err != nil {
 		return fmt.Errorf("runtime: %w", err)
 	}
+	r.can = features(ctx, r.cfg.Handlers)
 	if err := r.load(); err != nil {
 		return fmt.Errorf("runtime: %w", err)
 	}

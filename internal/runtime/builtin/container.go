@@ -125,7 +125,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 		c.rec().Log = filepath.Join(dir, config.LogPath)
 	}
 	id := c.rec().ID
-	if err := checkContainer(s, config); err != nil {
+	if err := r.checkContainer(s, config); err != nil {
 		return nil, err
 	}
 	if err := r.reserve(c.name(), id); err != nil {
@@ -150,7 +150,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 }
 
 // checkContainer refuses what does not fit its sandbox.
-func checkContainer(s *sandbox, c *runtimeapi.ContainerConfig) error {
+func (r *Runtime) checkContainer(s *sandbox, c *runtimeapi.ContainerConfig) error {
 	sc, box := c.GetLinux().GetSecurityContext(), s.config().GetLinux().GetSecurityContext()
 	invalid := func(format string, args ...any) error { return status.Errorf(codes.InvalidArgument, format, args...) }
 	if sc.GetPrivileged() && !box.GetPrivileged() {
@@ -164,6 +164,9 @@ func checkContainer(s *sandbox, c *runtimeapi.ContainerConfig) error {
 		return invalid("the container's user namespace is not its sandbox's")
 	}
 	for _, m := range c.Mounts {
+		if m.RecursiveReadOnly && !r.can[s.rec().Handler].GetRecursiveReadOnlyMounts() {
+			return invalid("mount at %s: runtime handler %q has no recursive read-only mounts", m.ContainerPath, s.rec().Handler)
+		}
 		if m.GetImage().GetImage() == "" {
 			continue
 		}
@@ -264,6 +267,7 @@ func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, i
 	}
 	c.rec().User.Additional = out.Process.User.AdditionalGids
 	c.rec().Process = out.Process
+	forHandler(s, out)
 	return r.writeBundle(id, out)
 }
 
@@ -364,6 +368,10 @@ func (r *Runtime) StartContainer(ctx context.Context, req *runtimeapi.StartConta
 	if !ready {
 		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s of container %s is not running", s.rec().ID, id)
 	}
+	h, err := r.handler(s)
+	if err != nil {
+		return nil, err
+	}
 	if c.rec().Log != "" {
 		if err := os.MkdirAll(filepath.Dir(c.rec().Log), 0o755); err != nil {
 			return nil, failed(err, "log of container %s", id)
@@ -372,7 +380,7 @@ func (r *Runtime) StartContainer(ctx context.Context, req *runtimeapi.StartConta
 	config := c.config()
 	// Once begun it is not given up half-way: the caller's end does not leave
 	// a container that nobody knows of.
-	started, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Log: c.rec().Log, Stdin: config.Stdin, Once: config.StdinOnce})
+	started, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Handler: h, Log: c.rec().Log, Stdin: config.Stdin, Once: config.StdinOnce})
 	if err != nil {
 		r.change(c, func(rec *containerRecord) {
 			now := time.Now().UTC()

@@ -27,10 +27,11 @@ func (r *Runtime) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*r
 		net.Status, net.Reason, net.Message = false, "NetworkPluginNotReady", err.Error()
 	}
 	out := &runtimeapi.StatusResponse{
-		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{up, net}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Features: &runtimeapi.RuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: true, UserNamespaces: true}}},
+		Status:   &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{up, net}},
 		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	for name, can := range r.can {
+		out.RuntimeHandlers = append(out.RuntimeHandlers, &runtimeapi.RuntimeHandler{Name: name, Features: can})
 	}
 	if req.Verbose {
 		out.Info = info(map[string]any{"root": r.cfg.Root, "run": r.cfg.Run, "machine": r.machine.Capabilities})

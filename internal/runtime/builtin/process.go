@@ -15,12 +15,18 @@ import (
 	"knarr.dev/knarr/internal/runtime/supervisor"
 )
 
-// runBundle runs a process of the runtime's own.
-func (r *Runtime) runBundle(ctx context.Context, id string, s *specs.Spec) error {
-	if err := r.writeBundle(id, s); err != nil {
+// runBundle runs a sandbox's own process.
+func (r *Runtime) runBundle(ctx context.Context, s *sandbox, sp *specs.Spec) error {
+	id := s.rec().ID
+	h, err := r.handler(s)
+	if err != nil {
 		return err
 	}
-	c, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id)})
+	forHandler(s, sp)
+	if err := r.writeBundle(id, sp); err != nil {
+		return err
+	}
+	c, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Handler: h})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type sandboxRecord struct {
 	Created time.Time                             `json:"created"`
 	Ready   bool                                  `json:"ready"`
 	IPs     []netip.Addr                          `json:"ips,omitempty"`
+	// Handler that runs its containers; none is our own engine.
+	Handler string `json:"handler,omitempty"`
 	// Pause is set if a process holds the PID namespace.
 	Pause bool `json:"pause,omitempty"`
 }
@@ -69,7 +71,7 @@ func (s *sandbox) flags() int {
 	return flags
 }
 
-func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
+func (r *Runtime) checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 	c := req.GetConfig()
 	m := c.GetMetadata()
 	invalid := func(format string, args ...any) error { return status.Errorf(codes.InvalidArgument, format, args...) }
@@ -78,7 +80,7 @@ func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 		return invalid("a sandbox without a configuration")
 	case m == nil || m.Name == "" || m.Namespace == "" || m.Uid == "":
 		return invalid("sandbox metadata: name, namespace and uid are needed")
-	case req.RuntimeHandler != "":
+	case r.can[req.RuntimeHandler] == nil:
 		return invalid("no runtime for %q is configured", req.RuntimeHandler)
 	case c.GetWindows() != nil:
 		return invalid("a sandbox for Windows")
@@ -105,6 +107,9 @@ func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 				return invalid("the node's user namespace has no mappings")
 			}
 		case runtimeapi.NamespaceMode_POD:
+			if !r.can[req.RuntimeHandler].UserNamespaces {
+				return invalid("runtime handler %q has no user namespaces", req.RuntimeHandler)
+			}
 			if len(u.Uids) != 1 || len(u.Gids) != 1 || u.Uids[0].Length == 0 || u.Gids[0].Length == 0 {
 				return invalid("a user namespace needs one mapping of users and one of groups")
 			}
@@ -128,11 +133,11 @@ func checkSandbox(req *runtimeapi.RunPodSandboxRequest) error {
 
 // RunPodSandbox implements the CRI.
 func (r *Runtime) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
-	if err := checkSandbox(req); err != nil {
+	if err := r.checkSandbox(req); err != nil {
 		return nil, err
 	}
 	s := &sandbox{}
-	s.record.Store(&sandboxRecord{ID: newID(), Config: message[*runtimeapi.PodSandboxConfig]{req.Config}, Created: time.Now().UTC()})
+	s.record.Store(&sandboxRecord{ID: newID(), Config: message[*runtimeapi.PodSandboxConfig]{req.Config}, Created: time.Now().UTC(), Handler: req.RuntimeHandler})
 	id := s.rec().ID
 	if err := r.reserve(s.name(), id); err != nil {
 		return nil, err
@@ -275,7 +280,7 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	}
 	// It reads nothing: it has no /etc to mount on.
 	os.Mounts = slices.DeleteFunc(os.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/etc/") })
-	return r.runBundle(ctx, id, os)
+	return r.runBundle(ctx, s, os)
 }
 
 // specSandbox is what a specification must know of a sandbox.
@@ -508,7 +513,7 @@ func (r *Runtime) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandb
 			continue
 		}
 		out.Items = append(out.Items, &runtimeapi.PodSandbox{Id: s.rec().ID, Metadata: c.Metadata, State: s.state(),
-			CreatedAt: s.rec().Created.UnixNano(), Labels: c.Labels, Annotations: c.Annotations})
+			CreatedAt: s.rec().Created.UnixNano(), Labels: c.Labels, Annotations: c.Annotations, RuntimeHandler: s.rec().Handler})
 	}
 	return out, nil
 }
@@ -537,7 +542,7 @@ func (r *Runtime) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandbox
 func (s *sandbox) status() *runtimeapi.PodSandboxStatus {
 	c := s.config()
 	st := &runtimeapi.PodSandboxStatus{Id: s.rec().ID, Metadata: c.Metadata, State: s.state(), CreatedAt: s.rec().Created.UnixNano(),
-		Network: &runtimeapi.PodSandboxNetworkStatus{}, Labels: c.Labels, Annotations: c.Annotations,
+		Network: &runtimeapi.PodSandboxNetworkStatus{}, Labels: c.Labels, Annotations: c.Annotations, RuntimeHandler: s.rec().Handler,
 		Linux: &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: s.options()}}}
 	for i, ip := range s.rec().IPs {
 		if i == 0 {

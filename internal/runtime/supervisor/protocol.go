@@ -66,6 +66,8 @@ type Run struct {
 	// closes it when the first of them goes.
 	Stdin bool `json:"stdin,omitempty"`
 	Once  bool `json:"once,omitempty"`
+	// Handler runs the container; nil is the supervisor's own engine.
+	Handler *Handler `json:"handler,omitempty"`
 }
 
 // Size of a terminal, in characters.

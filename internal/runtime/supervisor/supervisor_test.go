@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +52,22 @@ type node struct {
 	exe  string
 	ctx  context.Context
 	stop func()
+	// handler runs the containers; nil is our own engine.
+	handler *supervisor.Handler
+}
+
+// engines runs a test with our own engine, and with an executable.
+func engines(t *testing.T, test func(t *testing.T, n *node)) {
+	t.Run("own", func(t *testing.T) { test(t, start(t)) })
+	t.Run("runc", func(t *testing.T) {
+		path, err := exec.LookPath("runc")
+		if err != nil {
+			t.Skip(err)
+		}
+		n := start(t)
+		n.handler = &supervisor.Handler{Name: "runc", Path: path}
+		test(t, n)
+	})
 }
 
 func start(t testing.TB) *node {
@@ -172,7 +189,7 @@ func (n *node) bundle(id string, spec *specs.Spec) supervisor.Run {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
 		n.t.Fatal(err)
 	}
-	return supervisor.Run{Bundle: dir, Log: filepath.Join(dir, "log")}
+	return supervisor.Run{Bundle: dir, Log: filepath.Join(dir, "log"), Handler: n.handler}
 }
 
 func (n *node) run(id, script string) supervisor.Container {
@@ -239,13 +256,16 @@ func (n *node) removeAll() {
 	if left, _ := filepath.Glob(filepath.Join(n.dir, "run/c/*")); len(left) > 0 {
 		n.t.Errorf("left: %v", left)
 	}
-	if left, _ := filepath.Glob(filepath.Join(n.dir, "run/oci/*")); len(left) > 0 {
-		n.t.Errorf("left: %v", left)
+	for _, state := range []string{"run/oci/*", "run/handlers/*/*", "run/t/*"} {
+		if left, _ := filepath.Glob(filepath.Join(n.dir, state)); len(left) > 0 {
+			n.t.Errorf("left: %v", left)
+		}
 	}
 }
 
-func TestRun(t *testing.T) {
-	n := start(t)
+func TestRun(t *testing.T) { engines(t, testRun) }
+
+func testRun(t *testing.T, n *node) {
 	c := n.run("one", "echo out; echo err >&2; printf unended; exit 3")
 	if c.PID == 0 || c.Ticks == 0 || c.Started.IsZero() {
 		t.Errorf("incomplete: %+v", c)
@@ -325,8 +345,9 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestExec(t *testing.T) {
-	n := start(t)
+func TestExec(t *testing.T) { engines(t, testExec) }
+
+func testExec(t *testing.T, n *node) {
 	n.run("c", "/bin/busybox sleep 1000")
 	out, w, err := os.Pipe()
 	if err != nil {
@@ -363,8 +384,9 @@ func TestExec(t *testing.T) {
 }
 
 // What a command has started ends with it when it is killed.
-func TestExecKilled(t *testing.T) {
-	n := start(t)
+func TestExecKilled(t *testing.T) { engines(t, testExecKilled) }
+
+func testExecKilled(t *testing.T, n *node) {
 	c := n.run("c", "/bin/busybox sleep 1000")
 	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	pid, _, err := n.Exec(n.ctx, "c", "e", &specs.Process{Args: []string{"/bin/sh", "-c", "/bin/busybox sleep 2000; true"}, Cwd: "/"}, [3]*os.File{null, null, null})
@@ -400,8 +422,9 @@ func TestExecKilled(t *testing.T) {
 	}
 }
 
-func TestAttach(t *testing.T) {
-	n := start(t)
+func TestAttach(t *testing.T) { engines(t, testAttach) }
+
+func testAttach(t *testing.T, n *node) {
 	r := n.bundle("c", n.spec("c", "while read x; do echo said $x; done; echo end"))
 	r.Stdin, r.Once = true, true
 	if _, err := n.Run_("c", r); err != nil {
@@ -543,8 +566,9 @@ func (n *node) counted(id string, lines int) {
 	}
 }
 
-func TestReplace(t *testing.T) {
-	n := start(t)
+func TestReplace(t *testing.T) { engines(t, testReplace) }
+
+func testReplace(t *testing.T, n *node) {
 	const many, lines = 20, 3000
 	for i := range many {
 		n.run(fmt.Sprintf("c%d", i), counting(lines, i))
@@ -587,8 +611,9 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-func TestKilled(t *testing.T) {
-	n := start(t)
+func TestKilled(t *testing.T) { engines(t, testKilled) }
+
+func testKilled(t *testing.T, n *node) {
 	const many, lines = 20, 3000
 	pids := map[string]int{}
 	for i := range many {
@@ -623,8 +648,9 @@ func kernelTells() bool {
 	return major > 6 || major == 6 && minor >= 15
 }
 
-func TestOutOfMemory(t *testing.T) {
-	n := start(t)
+func TestOutOfMemory(t *testing.T) { engines(t, testOutOfMemory) }
+
+func testOutOfMemory(t *testing.T, n *node) {
 	s := n.spec("c", "x=a; while :; do x=$x$x; done")
 	limit := int64(16 << 20)
 	s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
@@ -634,6 +660,55 @@ func TestOutOfMemory(t *testing.T) {
 	if e := n.exit("c", ""); e.Code != 137 || !e.OOM {
 		t.Errorf("exit %+v, want 137 for want of memory", e)
 	}
+}
+
+// What a container with the host's processes leaves comes to the supervisor, and
+// does not stay as a zombie; who is waited for is not taken from him.
+func TestOrphans(t *testing.T) { engines(t, testOrphans) }
+
+func testOrphans(t *testing.T, n *node) {
+	s := n.spec("c", "i=0; while [ $i -lt 50 ]; do (/bin/busybox true &); i=$((i+1)); done; echo done; exec /bin/busybox sleep 1000")
+	s.Linux.Namespaces = s.Linux.Namespaces[1:]
+	if _, err := n.Run_("c", n.bundle("c", s)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		n.run(fmt.Sprintf("e%d", i), fmt.Sprintf("exit %d", i))
+	}
+	for i := range 10 {
+		if e := n.exit(fmt.Sprintf("e%d", i), ""); e.Code != i || !e.Known {
+			t.Errorf("exit %+v, want %d", e, i)
+		}
+	}
+	within(t, "the container has made orphans", func() bool { return strings.Contains(n.log("c"), "done") })
+	n.Signal(n.ctx, "c", "", int(unix.SIGKILL))
+	if e := n.exit("c", ""); e.Code != 137 || !e.Known {
+		t.Errorf("exit %+v, want 137", e)
+	}
+	within(t, "no zombie is left", func() bool { return zombies(n.pid()) == 0 })
+}
+
+func within(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 1000 {
+		if ok() {
+			return
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	t.Errorf("not in time: %s", what)
+}
+
+// zombies among the children of a process.
+func zombies(parent int) (n int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		if fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])); len(fields) > 1 && fields[0] == "Z" && fields[1] == strconv.Itoa(parent) {
+			n++
+		}
+	}
+	return n
 }
 
 func BenchmarkRun(b *testing.B) {

@@ -145,31 +145,10 @@ func (e *Engine) Start(id string) error {
 	if err := c.Exec(); err != nil {
 		return err
 	}
-	awaitProgram(state.InitProcessPid)
+	if ours, err := os.Readlink("/proc/self/exe"); err == nil {
+		server.AwaitProgram(state.InitProcessPid, ours)
+	}
 	return nil
-}
-
-const (
-	// programTime is for a process that was let go to become the program.
-	programTime = time.Second
-	// programLook is between looks whether it has.
-	programLook = 100 * time.Microsecond
-)
-
-// awaitProgram returns once a process is no longer our executable, which was
-// told to become the container's program: a signal before that would be for
-// the wrong one, which may survive it or end by it with another code.
-func awaitProgram(pid int) {
-	ours, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return
-	}
-	link := fmt.Sprintf("/proc/%d/exe", pid)
-	for deadline := time.Now().Add(programTime); time.Now().Before(deadline); <-time.After(programLook) {
-		if exe, err := os.Readlink(link); err != nil || exe != ours {
-			return // it ran, or has ended already
-		}
-	}
 }
 
 // Exec implements server.Engine.

@@ -82,7 +82,7 @@ func (s *Server) run(id string, run supervisor.Run) (supervisor.Container, error
 	s.mu.Unlock()
 
 	if err := s.begin(id, b, spec); err != nil {
-		err = errors.Join(err, s.Engine.Destroy(id, spec), os.RemoveAll(s.dir(id)))
+		err = errors.Join(err, s.engine(run).Destroy(id, spec), os.RemoveAll(s.dir(id)))
 		b.close()
 		s.mu.Lock()
 		delete(s.boxes, id)
@@ -92,6 +92,14 @@ func (s *Server) run(id string, run supervisor.Run) (supervisor.Container, error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return b.state, nil
+}
+
+// engine is what runs a container.
+func (s *Server) engine(run supervisor.Run) Engine {
+	if run.Handler == nil {
+		return s.Engine
+	}
+	return s.Binary(*run.Handler, run.Bundle)
 }
 
 func (s *Server) dir(id string) string { return filepath.Join(s.Dir, "c", id) }
@@ -114,7 +122,7 @@ func (s *Server) begin(id string, b *box, spec *specs.Spec) error {
 	if err != nil {
 		return err
 	}
-	created, err := s.Engine.Create(id, b.run.Bundle, spec, stdio)
+	created, err := s.engine(b.run).Create(id, b.run.Bundle, spec, stdio)
 	if err != nil {
 		stdio.close()
 		return err
@@ -142,7 +150,7 @@ func (s *Server) begin(id string, b *box, spec *specs.Spec) error {
 	if err := s.keep(id, "container.json", record{c, b.run, terminal, b.holder}); err != nil {
 		return err
 	}
-	if err := s.Engine.Start(id); err != nil {
+	if err := s.engine(b.run).Start(id); err != nil {
 		b.out.pause()
 		return err
 	}
@@ -236,7 +244,7 @@ func (s *Server) watch(id string, b *box) {
 		return // a replacement goes on
 	}
 	exit := exitOf(code, known)
-	exit.OOM = s.Engine.Ended(id)
+	exit.OOM = s.engine(b.run).Ended(id)
 	s.end(id, b, exit)
 }
 
@@ -342,7 +350,7 @@ func (s *Server) update(id string, r *specs.LinuxResources) error {
 		return supervisor.Errorf(supervisor.State, "container %s has ended", id)
 	default:
 	}
-	return s.Engine.Update(id, r)
+	return s.engine(b.run).Update(id, r)
 }
 
 func (s *Server) delete(id string) error {
@@ -359,7 +367,7 @@ func (s *Server) delete(id string) error {
 		return supervisor.Errorf(supervisor.State, "container %s runs", id)
 	}
 	<-b.ended // who was told of the end may come before it is cleaned up
-	if err := s.Engine.Destroy(id, nil); err != nil {
+	if err := s.engine(b.run).Destroy(id, nil); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(s.dir(id)); err != nil {

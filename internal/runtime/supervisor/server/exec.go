@@ -51,7 +51,7 @@ func (s *Server) exec(id, name string, p *specs.Process, files []*os.File) (pid 
 	}
 	s.execs[key] = e
 	s.mu.Unlock()
-	created, err := s.Engine.Exec(id, p, stdio)
+	created, err := s.engine(b.run).Exec(id, p, stdio)
 	var proc *process
 	if err == nil {
 		proc, err = openProcess(created.PID, 0)

@@ -168,6 +168,25 @@ func (p *process) told() (code int, known bool) {
 	}
 }
 
+const (
+	// programTime is for a process that was let go to become the program.
+	programTime = time.Second
+	// programLook is between looks whether it has.
+	programLook = 100 * time.Microsecond
+)
+
+// AwaitProgram returns once a process is no longer the executable that made it,
+// which was told to become the container's program: a signal before that would
+// be for the wrong one, which may survive it or end by it with another code.
+func AwaitProgram(pid int, maker string) {
+	link := fmt.Sprintf("/proc/%d/exe", pid)
+	for deadline := time.Now().Add(programTime); time.Now().Before(deadline); <-time.After(programLook) {
+		if exe, err := os.Readlink(link); err != nil || exe != maker {
+			return // it ran, or has ended already
+		}
+	}
+}
+
 // exitOf puts a process's end into words.
 func exitOf(code int, known bool) supervisor.Exit {
 	return supervisor.Exit{Code: code, Known: known, At: time.Now().UTC()}

@@ -44,7 +44,7 @@ func (s *Server) recoverOne(id string) error {
 				s.Log.Warn("what a container was to be cannot be read: a cgroup may be left", "container", id, "error", err)
 			}
 		}
-		return errors.Join(s.Engine.Destroy(id, spec), os.RemoveAll(s.dir(id)))
+		return errors.Join(s.engine(run).Destroy(id, spec), os.RemoveAll(s.dir(id)))
 	} else if err != nil {
 		return err
 	}
@@ -81,13 +81,13 @@ func (s *Server) recoverOne(id string) error {
 	defer s.put(id, b)
 	if b.proc, err = openProcess(r.PID, r.Ticks); err != nil {
 		exit := exitOf(0, false)
-		exit.OOM = s.Engine.Ended(id)
+		exit.OOM = s.engine(b.run).Ended(id)
 		close(b.watching)
 		s.end(id, b, exit)
 		return nil
 	}
 	// Dead before its program was started: nobody was told that it runs.
-	if err := s.Engine.Start(id); err != nil && !errors.Is(err, ErrStarted) {
+	if err := s.engine(b.run).Start(id); err != nil && !errors.Is(err, ErrStarted) {
 		s.Log.Warn("a container that was not started yet has ended, or cannot be", "container", id, "error", err)
 		b.proc.signal(int(unix.SIGKILL))
 	}

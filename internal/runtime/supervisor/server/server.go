@@ -64,6 +64,8 @@ type Config struct {
 	// Holder starts a process that calls Hold and has these descriptors.
 	Holder func(process, end int) (pid int, err error)
 	Engine Engine
+	// Binary is the engine of a container that an executable runs.
+	Binary func(h supervisor.Handler, bundle string) Engine
 	Log    *slog.Logger
 }
 
@@ -103,6 +105,9 @@ func New(cfg Config) *Server {
 // which leaves containers as they are. handover comes from the executable
 // before, or is nil.
 func (s *Server) Run(ctx context.Context, handover *os.File) error {
+	if err := adoptOrphans(); err != nil {
+		return err
+	}
 	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "c")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -119,6 +124,7 @@ func (s *Server) Run(ctx context.Context, handover *os.File) error {
 		s.recover()
 	}
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	go s.reapOrphans(ctx)
 	for {
 		conn, err := listener.AcceptUnix()
 		if ctx.Err() != nil {
