@@ -75,6 +75,8 @@ type Runtime struct {
 	stream  streaming.Server
 	ready   chan struct{}
 
+	profiles profiles
+
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
 	containers map[string]*container

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
@@ -181,5 +183,33 @@ func (r *Runtime) seccomp(sc *runtimeapi.LinuxContainerSecurityContext) (*specs.
 	if err != nil {
 		return nil, err
 	}
-	return seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: caps}})
+	return r.profiles.of(caps)
+}
+
+// profiles are default profiles by capabilities. They are shared: nobody
+// changes one.
+type profiles struct {
+	mu sync.Mutex
+	by map[string]*specs.LinuxSeccomp
+}
+
+// maxProfiles bounds them: who makes pods chooses the capabilities.
+const maxProfiles = 64
+
+func (p *profiles) of(caps *specs.LinuxCapabilities) (*specs.LinuxSeccomp, error) {
+	key := strings.Join(slices.Sorted(slices.Values(caps.Bounding)), " ")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.by[key]; known != nil {
+		return known, nil
+	}
+	made, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: caps}})
+	if err != nil {
+		return nil, err
+	}
+	if p.by == nil || len(p.by) >= maxProfiles {
+		p.by = map[string]*specs.LinuxSeccomp{}
+	}
+	p.by[key] = made
+	return made, nil
 }
