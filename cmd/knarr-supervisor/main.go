@@ -29,6 +29,9 @@ import (
 	"knarr.dev/knarr/internal/runtime/supervisor/server"
 )
 
+// name is what ps shows, in the 15 characters that it has.
+const name = "knarr-superviso"
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		runtime.GOMAXPROCS(1)
@@ -68,6 +71,10 @@ func run() error {
 		return err
 	}
 	self.Close()
+	// The kernel named it after the path it was run by: a number.
+	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
+		return err
+	}
 	// As low as it may be: where it may not, it is as knarr is.
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0o644); err != nil && !os.IsPermission(err) {
 		return err

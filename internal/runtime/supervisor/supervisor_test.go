@@ -298,6 +298,15 @@ func testRun(t *testing.T, n *node) {
 	}
 }
 
+// TestName: ps shows the supervisor by its name, not by that of its copy in memory.
+func TestName(t *testing.T) {
+	n := start(t)
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n.pid()))
+	if err != nil || string(comm) != "knarr-superviso\n" {
+		t.Errorf("it is called %q, %v", comm, err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	n := start(t)
 	good := n.spec("x", "true")
