@@ -51,6 +51,19 @@ func TestDefault(t *testing.T) {
 	}
 }
 
+func BenchmarkDefault(b *testing.B) {
+	p := defaultProfile(b, nil)
+	for name, program := range map[string]func(seccomptest.Profile) ([]byte, error){"ours": seccomptest.Profile.Program, "libseccomp": Program} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := program(p); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 var (
 	first = flag.Int("seed", 0, "the first random profile")
 	count = flag.Int("profiles", 2000, "how many random ones to compare")
@@ -220,7 +233,7 @@ func (m machinery) run(t *testing.T, c seccomptest.Call) (ours, theirs uint32) {
 
 // defaultProfile is what containers of the kubelet's RuntimeDefault get, read
 // as runc reads it.
-func defaultProfile(t *testing.T, capabilities []string) seccomptest.Profile {
+func defaultProfile(t testing.TB, capabilities []string) seccomptest.Profile {
 	t.Helper()
 	s, err := profiles.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: capabilities}}})
 	if err != nil {

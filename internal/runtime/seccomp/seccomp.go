@@ -1,6 +1,6 @@
 // Package seccomp compiles rules about system calls into a program for the
 // kernel. It stands in the place of libseccomp's Go binding and has of its
-// interface what runc's libcontainer uses, in Go and a hundred times as fast:
+// interface what runc's libcontainer uses, in Go:
 // docs/adr/0007. A rule means what it means to libseccomp, but for one thing:
 // where rules with conditions about one call overlap and say different
 // things, the stricter says it, whatever their order.
