@@ -567,14 +567,23 @@ func (n *node) letGo() {
 	}
 }
 
-func (n *node) counted(id string, lines int) {
+// counted checks the log of a container that counted: all lines in their order.
+// What a supervisor has read and not yet written is lost if it is killed: a few
+// may be missing then.
+func (n *node) counted(id string, lines, missing int) {
 	n.t.Helper()
-	var want strings.Builder
-	for i := range lines {
-		fmt.Fprintf(&want, "stdout F line %d\n", i)
+	next, lost := 0, 0
+	for line := range strings.Lines(n.log(id)) {
+		var i int
+		if _, err := fmt.Sscanf(line, "stdout F line %d\n", &i); err != nil || i < next || i >= lines {
+			n.t.Errorf("%s: %q where line %d should be", id, line, next)
+			return
+		}
+		lost += i - next
+		next = i + 1
 	}
-	if got := n.log(id); got != want.String() {
-		n.t.Errorf("%s: %d lines in the log, want %d, or other ones", id, strings.Count(got, "\n"), lines)
+	if lost += lines - next; lost > missing {
+		n.t.Errorf("%s: %d of %d lines are not in the log", id, lost, lines)
 	}
 }
 
@@ -616,7 +625,7 @@ func testReplace(t *testing.T, n *node) {
 		if e := n.exit(id, ""); e.Code != i || !e.Known {
 			t.Errorf("%s: exit %+v", id, e)
 		}
-		n.counted(id, lines)
+		n.counted(id, lines, 0)
 	}
 	if e := <-waited; e.Code != 9 || !e.Known {
 		t.Errorf("exec: exit %+v, want 9", e)
@@ -641,12 +650,19 @@ func testKilled(t *testing.T, n *node) {
 			t.Errorf("%s: process %d became %d", id, pids[id], c.PID)
 		}
 	}
+	unknown := 0 // one that ended while there was no supervisor
 	for i := range many {
 		id := fmt.Sprintf("c%d", i)
-		if e := n.exit(id, ""); e.Known && e.Code != i || !e.Known && kernelTells() {
+		e := n.exit(id, "")
+		if !e.Known {
+			unknown++
+		} else if e.Code != i {
 			t.Errorf("%s: exit %+v", id, e)
 		}
-		n.counted(id, lines)
+		n.counted(id, lines, lines/10)
+	}
+	if unknown > many/4 && kernelTells() {
+		t.Errorf("%d of %d codes are not known", unknown, many)
 	}
 }
 
