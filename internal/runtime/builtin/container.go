@@ -31,7 +31,10 @@ import (
 // container of a sandbox.
 type container struct {
 	// op is held by what starts, stops or removes the container.
-	op     sync.Mutex
+	op sync.Mutex
+	// file is held from a change of the record until it is written, so that
+	// files follow each other as records do; it is taken before Runtime.mu.
+	file   sync.Mutex
 	record atomic.Pointer[containerRecord] // replaced as a whole, under Runtime.mu
 	ended  chan struct{}                   // closed when it has ended; nil before it was started
 	gone   bool                            // removed
@@ -409,12 +412,14 @@ func (r *Runtime) runs(c *container, s supervisor.Container) {
 
 // change replaces a container's record, in memory and in its file.
 func (r *Runtime) change(c *container, fn func(*containerRecord)) {
+	c.file.Lock()
+	defer c.file.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	rec := *c.rec()
+	rec, gone := *c.rec(), c.gone
 	fn(&rec)
 	c.record.Store(&rec)
-	if c.gone {
+	r.mu.Unlock()
+	if gone {
 		return
 	}
 	if err := save(r.containerFile(rec.ID), rec); err != nil {
@@ -581,6 +586,8 @@ func (r *Runtime) remove(ctx context.Context, c *container) error {
 	if err := r.cfg.Supervisor.Delete(ctx, id); err != nil {
 		return err
 	}
+	c.file.Lock() // nobody writes it again once it is removed
+	defer c.file.Unlock()
 	if err := r.unmakeContainer(c); err != nil {
 		return err
 	}

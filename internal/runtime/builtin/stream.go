@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"sync"
@@ -43,17 +45,18 @@ func (r *Runtime) serveStreams() (stop func(), err error) {
 		return nil, err
 	}
 	config := streaming.DefaultConfig
-	config.Addr = l.Addr().String()
+	config.BaseURL = &url.URL{Scheme: "http", Host: l.Addr().String()}
 	if r.stream, err = streaming.NewServer(config, streams{r}); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	srv := &http.Server{Handler: r.stream, ReadHeaderTimeout: dialTime, IdleTimeout: config.StreamIdleTimeout}
+	// Not the library's own: it opens a port by itself, and tells later which.
+	s := &http.Server{Handler: r.stream, ReadHeaderTimeout: dialTime, IdleTimeout: config.StreamIdleTimeout, ErrorLog: slog.NewLogLogger(r.cfg.Log.Handler(), slog.LevelWarn)}
 	go func() {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			r.cfg.Log.Error("the streaming server of the runtime ended", "error", err)
 		}
 	}()
-	return func() { srv.Close() }, nil
+	return func() { s.Close() }, nil
 }
 
 // Exec implements the CRI.
