@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -51,7 +52,7 @@ type testCase struct {
 // cases in the order of the services' calls; each runs beside the others.
 var cases = slices.Concat(
 	infoCases, sandboxCases, namespaceCases, usernsCases, networkCases,
-	containerCases, processCases, userCases, securityCases, profileCases, mountCases, imageVolumeCases, resourceCases,
+	containerCases, processCases, userCases, securityCases, escapeCases, profileCases, mountCases, imageVolumeCases, resourceCases,
 	execCases, streamCases, logCases, statsCases, eventCases, imageCases, registryCases, loadCases, refusalCases, cdiCases,
 )
 
@@ -108,6 +109,7 @@ func suite(t *testing.T, to target) {
 			t.Error(err)
 		}
 	})
+	settings := kernelSettings()
 	n, stop := to.start(t, dir)
 	n.setUp(t, dir)
 	t.Run("cases", func(t *testing.T) {
@@ -127,6 +129,9 @@ func suite(t *testing.T, to target) {
 	// What the cases made is gone while the runtime still runs.
 	for _, left := range n.leftovers(t) {
 		t.Errorf("the cases left %s", left)
+	}
+	if now := kernelSettings(); !maps.Equal(settings, now) {
+		t.Errorf("settings of the kernel were %q and are %q", settings, now)
 	}
 	n.tearDown(t)
 	if err := stop(); err != nil {

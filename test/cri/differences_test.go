@@ -71,6 +71,8 @@ var containerd16 = map[string]difference{
 	"user/of the image":                              {reason: "1.6 has no groups of an image's user", says: "groups of app"},
 	"user/strict supplemental groups":                {reason: "1.6 has no policy of supplemental groups", says: "groups of 1001"},
 	"user/in the status":                             {reason: "1.6 has no users in the status", says: "user, group, groups"},
+	"escapes/CVE2025_31133":                          {reason: "runc 1.1.5 is older than the remedy of 2025 (1.2.8)", says: "a link as /dev/null: a masked path shows"},
+	"escapes/root file systems of links":             {reason: "runc 1.1.5 follows an image's link at /dev when it makes links there", says: "dev as a link: what was made outside is"},
 	"security/privileged has a writable /sys":        {reason: "with containerd 1.6 and runc 1.1 it stays read-only in a pod with its own network", says: "it is not"},
 	"mounts/recursive read-only":                     {reason: "1.6 has no recursive read-only mounts", says: "was written"},
 	"mounts/recursive read-only as the handler says": {reason: "1.6 has no recursive read-only mounts", says: "the handler says false"},

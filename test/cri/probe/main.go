@@ -2,6 +2,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,11 +11,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("probe euid | serve NETWORK [ADDRESS:]PORT TEXT | eat MIB | signals")
+		fail("probe euid | serve NETWORK [ADDRESS:]PORT TEXT | eat MIB | signals | swap PATH PATH | overwrite")
 	}
 	switch os.Args[1] {
 	case "euid":
@@ -25,6 +28,10 @@ func main() {
 		eat(os.Args[2])
 	case "signals":
 		signals()
+	case "swap":
+		swap(os.Args[2], os.Args[3])
+	case "overwrite":
+		overwrite()
 	default:
 		fail("no such probe: " + os.Args[1])
 	}
@@ -97,4 +104,69 @@ func signals() {
 	signal.Reset(syscall.SIGURG) // the Go runtime's own
 	fmt.Println("waiting")
 	fmt.Println("got", int((<-c).(syscall.Signal)))
+}
+
+// swap makes two paths change places until it is killed, thousands of times in
+// a second, and leaves the machine to those that shall meet it.
+func swap(a, b string) {
+	fmt.Println("swapping")
+	for ; ; time.Sleep(50 * time.Microsecond) {
+		if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
+			fail(err)
+		}
+	}
+}
+
+// overwrite looks for a process whose executable is not of this image, tries
+// to write to that, and says what became of it.
+func overwrite() {
+	own := map[string]bool{"": true, "/bin/busybox": true, "/bin/probe": true}
+	fmt.Println("looking")
+	for {
+		procs, err := os.ReadDir("/proc")
+		if err != nil {
+			fail(err)
+		}
+		for _, p := range procs {
+			link := "/proc/" + p.Name() + "/exe"
+			if exe, _ := os.Readlink(link); own[exe] {
+				continue
+			}
+			// The descriptor keeps the file when the process is gone.
+			f, err := os.Open(link)
+			if err != nil {
+				continue
+			}
+			fmt.Println("found", attack(f))
+			f.Close()
+		}
+	}
+}
+
+// attack tries for a second: nobody can write to what is being executed.
+func attack(f *os.File) string {
+	name := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	var err error
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		var w *os.File
+		if w, err = os.OpenFile(name, os.O_WRONLY, 0); err == nil {
+			// The first byte of every executable: it does no harm.
+			_, err = w.WriteAt([]byte{0x7f}, 0)
+			w.Close()
+			if err == nil {
+				return "it was written"
+			}
+		}
+		if !errors.Is(err, unix.ETXTBSY) {
+			return "refused: " + err.Error()
+		}
+	}
+	if seals, serr := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); serr == nil && seals&unix.F_SEAL_WRITE != 0 {
+		return "sealed"
+	}
+	var at unix.Statfs_t
+	if serr := unix.Fstatfs(int(f.Fd()), &at); serr == nil && at.Flags&unix.ST_RDONLY != 0 {
+		return "refused: its mount is read-only"
+	}
+	return "only busy: " + err.Error()
 }
