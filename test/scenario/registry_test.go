@@ -73,6 +73,8 @@ func (h *host) listen(t testing.TB, address string) net.Listener {
 type registryServer struct {
 	inner http.Handler
 	base  v1.Image
+	// fault, if any, answers in the place of inner, or says that it does not.
+	fault func(w http.ResponseWriter, r *http.Request) bool
 
 	mu    sync.Mutex
 	asked map[string]int // manifests, by image
@@ -98,6 +100,9 @@ func (s *registryServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(repo, "broken/") && strings.Contains(repo, "/blobs/") && r.Method == http.MethodGet {
 		w = breaker{w}
 	}
+	if s.fault != nil && s.fault(w, r) {
+		return
+	}
 	s.inner.ServeHTTP(w, r)
 }
 
@@ -120,12 +125,18 @@ func (b breaker) Write(p []byte) (int, error) {
 // before it was pulled, and return its digest.
 func (s *registryServer) push(t testing.TB, repo string) string {
 	t.Helper()
-	srv := httptest.NewServer(s.inner)
-	defer srv.Close()
 	layer, err := random.Layer(1024, types.OCILayer)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s.pushLayer(t, repo, layer)
+}
+
+// pushLayer pushes a busybox with one layer more.
+func (s *registryServer) pushLayer(t testing.TB, repo string, layer v1.Layer) string {
+	t.Helper()
+	srv := httptest.NewServer(s.inner)
+	defer srv.Close()
 	img, err := mutate.AppendLayers(s.base, layer)
 	if err != nil {
 		t.Fatal(err)
