@@ -131,6 +131,13 @@ var mountCases = []testCase{
 			t.equal("files", p.sees("ls /mnt /mnt/sub", mounts(list...)), "/mnt:\nouter\nsub\n\n/mnt/sub:\ninner")
 		}
 	}},
+	{"mounts/above what the runtime mounts", func(t *T) {
+		dir := tempDir(t)
+		writeFile(t, filepath.Join(dir, "own"), "there")
+		p := t.pod(func(c *podConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"10.10.10.10"}} })
+		c := p.start(mounts(&runtimeapi.Mount{HostPath: dir, ContainerPath: "/etc"}))
+		t.equal("files", c.sh("cat /etc/own; echo; cat /etc/resolv.conf"), "there\nnameserver 10.10.10.10")
+	}},
 	{"mounts/over what the runtime mounts", func(t *T) {
 		p := t.pod()
 		dir := tempDir(t)

@@ -48,12 +48,7 @@ func mounts(in Input, security *runtimeapi.LinuxContainerSecurityContext) ([]spe
 			l = append(l, specs.Mount{Destination: p, Type: "bind", Source: in.Volumes[p], Options: []string{"rbind", "rprivate", "rw"}})
 		}
 	}
-	// A mount below another one comes after it.
-	asked := slices.Clone(in.Config.Mounts)
-	slices.SortStableFunc(asked, func(a, b *runtimeapi.Mount) int {
-		return strings.Count(inRoot(a.ContainerPath), "/") - strings.Count(inRoot(b.ContainerPath), "/")
-	})
-	for _, m := range asked {
+	for _, m := range in.Config.Mounts {
 		s, err := mount(m, in.Images)
 		if err != nil {
 			return nil, err
@@ -62,6 +57,11 @@ func mounts(in Input, security *runtimeapi.LinuxContainerSecurityContext) ([]spe
 		l = slices.DeleteFunc(l, func(o specs.Mount) bool { return o.Destination == s.Destination })
 		l = append(l, s)
 	}
+	// A mount below another one comes after it, ours too: who mounts /etc keeps
+	// /etc/hosts.
+	slices.SortStableFunc(l, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
 	return l, nil
 }
 
