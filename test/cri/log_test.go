@@ -83,7 +83,7 @@ var logCases = []testCase{
 		c := p.start(shell("echo whole; printf half"))
 		c.wait()
 		lines := c.log()
-		if len(lines) != 2 || lines[1].text != "half" {
+		if len(lines) != 2 || lines[0].tag != "F" || lines[1].text != "half" || lines[1].tag != "P" {
 			t.errorf("%v", lines)
 		}
 	}},

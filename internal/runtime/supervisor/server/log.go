@@ -94,7 +94,7 @@ func format(dst []byte, stream string, at time.Time, carry, data []byte, flush b
 			one("P", data[:maxLine])
 			data = data[maxLine:]
 		case flush:
-			one("F", data)
+			one("P", data) // its line has not ended, and will not
 			data = nil
 		default:
 			return dst, append([]byte(nil), data...)

@@ -22,7 +22,7 @@ func TestFormat(t *testing.T) {
 		{name: "an empty line", data: "\n", lines: []string{"F "}},
 		{name: "a beginning", data: "a\nb", lines: []string{"F a"}, rest: "b"},
 		{name: "its end", carry: "b", data: "c\nd", lines: []string{"F bc"}, rest: "d"},
-		{name: "the last", carry: "d", flush: true, lines: []string{"F d"}},
+		{name: "the last", carry: "d", flush: true, lines: []string{"P d"}},
 		{name: "just a line long", data: long + "\n", lines: []string{"F " + long}},
 		{name: "just a line long without an end", data: long, rest: long},
 		{name: "longer", data: long + "y\n", lines: []string{"P " + long, "F y"}},
