@@ -146,7 +146,7 @@ func TestNextStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next.Progress, first.Progress = nil, nil
+	next.Progress, first.Progress, next.before = nil, nil, nil
 	if !reflect.DeepEqual(next, first) {
 		t.Errorf("the next start has %+v, want %+v", next, first)
 	}
