@@ -15,7 +15,7 @@ type difference struct {
 var differences = map[string]map[string]difference{
 	"containerd": merged(anyContainerd, containerd16),
 	"builtin":    builtin,
-	"handler":    builtin,
+	"handler":    merged(builtin, debianRunc),
 	"oracle":     merged(anyContainerd, containerd24),
 }
 
@@ -49,6 +49,11 @@ var anyContainerd = map[string]difference{
 // builtin is what knarr's own runtime does otherwise.
 var builtin = map[string]difference{
 	"stream/exec to the end of its input over WebSocket, version 5": anyContainerd["stream/exec to the end of its input over WebSocket, version 5"],
+}
+
+// debianRunc is what Debian's runc 1.1.5 does as a handler.
+var debianRunc = map[string]difference{
+	"cdi/network device": {reason: "runc before 1.4 ignores network devices in the specification", says: "interfaces has no"},
 }
 
 // containerd16 is what Debian's containerd 1.6.20 with runc 1.1.5 does, of 2023.
