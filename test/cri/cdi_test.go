@@ -37,7 +37,6 @@ func (t *T) cdiFile(text string) string {
 	t.must(os.WriteFile(path, []byte(text), 0o644))
 	t.cleanup(func() {
 		t.must(os.Remove(path))
-		_ = os.Remove(cdiDir) // if nobody else has files there
 	})
 	return path
 }
