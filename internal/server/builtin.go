@@ -35,29 +35,44 @@ const (
 // supervisor's (Makefile), or else the executable that lies beside it.
 const supervisorName = "knarr-supervisor"
 
-// openSupervisor opens its executable. What is a part of ours has no name in
-// the file system, where it might not be executable.
-func openSupervisor() (*os.File, error) {
-	path, err := os.Executable()
-	if err != nil {
-		return nil, err
+// findSupervisor says which file its executable is, or which part of ours; the
+// size of a whole file is 0.
+func findSupervisor() (path string, offset, size int64, err error) {
+	if path, err = os.Executable(); err != nil {
+		return "", 0, 0, err
 	}
 	self, err := elf.Open(path)
 	if err != nil {
-		return nil, err
+		return "", 0, 0, err
 	}
 	defer self.Close()
-	section := self.Section(supervisorName)
-	if section == nil {
-		return os.Open(filepath.Join(filepath.Dir(path), supervisorName))
+	if section := self.Section(supervisorName); section != nil {
+		return path, int64(section.Offset), int64(section.FileSize), nil
 	}
+	path = filepath.Join(filepath.Dir(path), supervisorName)
+	_, err = os.Stat(path)
+	return path, 0, 0, err
+}
+
+// openSupervisor opens its executable. What is a part of ours has no name in
+// the file system, where it might not be executable.
+func openSupervisor() (*os.File, error) {
+	path, offset, size, err := findSupervisor()
+	if err != nil {
+		return nil, err
+	}
+	exe, err := os.Open(path)
+	if err != nil || size == 0 {
+		return exe, err
+	}
+	defer exe.Close()
 	fd, err := unix.MemfdCreate(supervisorName, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), supervisorName)
 	defer f.Close() // what is open for writing is not executed
-	if _, err := io.Copy(f, section.Open()); err != nil {
+	if _, err := io.Copy(f, io.NewSectionReader(exe, offset, size)); err != nil {
 		return nil, fmt.Errorf("cannot take the supervisor out of %s: %w", path, err)
 	}
 	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))

@@ -253,11 +253,11 @@ func (c *Config) completePorts() error {
 	return nil
 }
 
-// completeNode settles the node's name and address, and checks where it pulls
-// images from.
 // maxPods bounds what a node is asked to run.
 const maxPods = 4096
 
+// completeNode settles the node's name and address, and checks where it pulls
+// images from.
 func (c *Config) completeNode() error {
 	defaultTo(&c.RuntimeEndpoint, runtimeBuiltin)
 	defaultTo(&c.MaxPods, 110)

@@ -307,8 +307,7 @@ func Remove(ctx context.Context, in *Instance) error {
 		if err != nil {
 			return err
 		}
-		errs = append(errs, b.clean(ctx), r.Clean(ctx))
-		errs = append(errs, cleanNetwork(in))
+		errs = append(errs, b.clean(ctx), r.Clean(ctx), cleanNetwork(in))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("not everything could be removed, the data are kept: %w", err)

@@ -69,10 +69,8 @@ func (c *Config) preflightNode(fail func(string, ...any)) {
 	switch c.RuntimeEndpoint {
 	case runtimeContainerd:
 	case runtimeBuiltin:
-		if exe, err := openSupervisor(); err != nil {
+		if _, _, _, err := findSupervisor(); err != nil {
 			fail("the supervisor of containers is not here: build knarr with `make build`, or copy %s from beside knarr where it was built (%w)", supervisorName, err)
-		} else {
-			exe.Close()
 		}
 		if _, err := os.Stat(c.Dir("agent", "runtime", "images")); err != nil && c.ImagesDir == "" {
 			fail("the images that pods need are not here: copy the directory `images` that lies beside knarr where it was built, or name it with --images")
