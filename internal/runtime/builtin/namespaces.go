@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -12,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/runtime/userns"
 )
 
 // A sandbox's namespaces are held by bind mounts on files: no process is
@@ -63,32 +64,18 @@ func holdOwned(dir string, flags int, o *runtimeapi.UserNamespace, hostname stri
 		}
 		return out
 	}
-	// It only has to be there: this program anew, stopped before its first
-	// instruction and ended there.
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags | unix.CLONE_NEWUSER), UidMappings: ids(o.Uids), GidMappings: ids(o.Gids), GidMappingsEnableSetgroups: true,
-		Ptrace: true, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // the thread that begins to trace must end it
-	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("cannot make a user namespace: %w", err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill() // it can only be gone already
-		_ = cmd.Wait()         // "killed", as it should be
-	}()
-	ns := fmt.Sprintf("/proc/%d/ns", cmd.Process.Pid)
-	if err := pinOne(filepath.Join(dir, "user"), filepath.Join(ns, "user")); err != nil {
-		return err
-	}
-	if err := pin(dir, ns, flags); err != nil {
-		return err
-	}
-	if flags&unix.CLONE_NEWUTS == 0 || hostname == "" {
-		return nil
-	}
-	return inside(dir, unix.CLONE_NEWUTS, func() error { return unix.Sethostname([]byte(hostname)) })
+	return userns.Make(uintptr(flags), ids(o.Uids), ids(o.Gids), func(ns string) error {
+		if err := pinOne(filepath.Join(dir, "user"), filepath.Join(ns, "user")); err != nil {
+			return err
+		}
+		if err := pin(dir, ns, flags); err != nil {
+			return err
+		}
+		if flags&unix.CLONE_NEWUTS == 0 || hostname == "" {
+			return nil
+		}
+		return inside(dir, unix.CLONE_NEWUTS, func() error { return unix.Sethostname([]byte(hostname)) })
+	})
 }
 
 func pin(dir, from string, flags int) error {

@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"runtime"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/internal/runtime/userns"
 )
 
 // mapping of a user namespace's IDs to the host's.
@@ -89,23 +90,11 @@ func (m mapping) view(dir, temp string) (path string, close func(), err error) {
 	}, nil
 }
 
-// namespace makes a user namespace with these mappings. It takes a process to
-// make one: this program anew, stopped before its first instruction and ended
-// there.
-func (m mapping) namespace() (*os.File, error) {
-	runtime.LockOSThread() // the thread that begins to trace must end it
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWUSER, UidMappings: m.uids, GidMappings: m.gids, Ptrace: true, Pdeathsig: syscall.SIGKILL,
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	defer func() {
-		_ = cmd.Process.Kill() // it can only be gone already
-		_ = cmd.Wait()         // "killed", as it should be
-	}()
-	return os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+// namespace makes a user namespace with these mappings.
+func (m mapping) namespace() (f *os.File, err error) {
+	err = userns.Make(0, m.uids, m.gids, func(ns string) error {
+		f, err = os.Open(filepath.Join(ns, "user"))
+		return err
+	})
+	return f, err
 }
