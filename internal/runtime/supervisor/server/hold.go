@@ -12,7 +12,7 @@ import (
 
 // holder is a process that keeps the other end of a container's terminal or
 // standard input open besides the supervisor, whose death would hang the
-// container up. It ends with the container.
+// container up. It ends with the container, and is reaped as orphans are.
 type holder struct {
 	PID   int    `json:"pid"`
 	Ticks uint64 `json:"ticks"`
@@ -59,10 +59,8 @@ func (s *Server) hold(b *box) error {
 		return fmt.Errorf("cannot hold a container's terminal or input: %w", err)
 	}
 	b.holder = &holder{PID: pid}
-	if b.holder.Ticks, err = startTicks(pid); err != nil {
-		return err
-	}
-	return b.holder.reap()
+	b.holder.Ticks, err = startTicks(pid)
+	return err
 }
 
 // end is what is held.
@@ -71,19 +69,6 @@ func (b *box) end() *os.File {
 		return b.console
 	}
 	return b.stdin
-}
-
-// reap waits for the end of a holder, so that it does not stay a zombie.
-func (h *holder) reap() error {
-	p, err := openProcess(h.PID, h.Ticks)
-	if err != nil {
-		return err
-	}
-	go func() {
-		defer p.fd.Close()
-		p.wait()
-	}()
-	return nil
 }
 
 // letGo ends a holder before its time: nothing more is to be typed.

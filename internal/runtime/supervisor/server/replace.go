@@ -258,9 +258,6 @@ func (s *Server) takeOver(note *os.File) (*net.UnixListener, error) {
 func (s *Server) takeBox(h handoverBox) {
 	b := &box{run: h.Run, state: h.Container, ended: make(chan struct{}), watching: make(chan struct{}),
 		proc: &process{h.PID, adopt(h.Proc, "pidfd")}, stdin: adopt(h.Stdin, "stdin"), holder: h.Holder}
-	if b.holder != nil {
-		_ = b.holder.reap() // it may have been let go
-	}
 	var err error
 	if b.log, err = openLog(b.run.Log); err != nil {
 		s.Log.Error("cannot open the log of a container", "container", h.ID, "error", err)
