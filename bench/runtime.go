@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -29,6 +30,8 @@ const (
 	runtimeAlone    = 100
 	runtimeTogether = 200
 	runtimeParallel = 8
+
+	memoryDir = "run" // in a runtime's directory
 )
 
 // runtimes measures the built-in container runtime beside containerd with runc,
@@ -39,15 +42,19 @@ func (b *bench) runtimes() error {
 		start func(dir string) (socket string, stop func() error, err error)
 	}{{"builtin", b.startBuiltin}, {"containerd", b.startContainerd}} {
 		dir := filepath.Join(b.dir, r.name)
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		// What a reboot may take is in memory, as below /run of most machines.
+		memory := filepath.Join(dir, memoryDir)
+		if err := os.MkdirAll(memory, 0o711); err != nil {
 			return err
 		}
-		socket, stop, err := r.start(dir)
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
+		if err := unix.Mount("tmpfs", memory, "tmpfs", 0, "mode=711"); err != nil {
+			return fmt.Errorf("mount tmpfs: %w", err)
 		}
-		err = b.measureRuntime(r.name, dir, socket)
-		if err = errors.Join(err, stop()); err != nil {
+		socket, stop, err := r.start(dir)
+		if err == nil {
+			err = errors.Join(b.measureRuntime(r.name, dir, socket), stop())
+		}
+		if err = errors.Join(err, unix.Unmount(memory, unix.MNT_DETACH)); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
@@ -55,8 +62,8 @@ func (b *bench) runtimes() error {
 }
 
 func (b *bench) startBuiltin(dir string) (string, func() error, error) {
-	socket := filepath.Join(dir, "s", "cri.sock")
-	cmd := exec.Command(b.knarr, "runtime", "--data-dir", filepath.Join(dir, "d"), "--run-dir", filepath.Join(dir, "r"), "--socket", socket,
+	socket, run := filepath.Join(dir, memoryDir, "s", "cri.sock"), filepath.Join(dir, memoryDir, "r")
+	cmd := exec.Command(b.knarr, "runtime", "--data-dir", filepath.Join(dir, "d"), "--run-dir", run, "--socket", socket,
 		"--pod-cidr", "10.244.0.0/22", "--images", b.images)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -65,7 +72,7 @@ func (b *bench) startBuiltin(dir string) (string, func() error, error) {
 	return socket, func() error {
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
-		for _, pid := range b.processes(filepath.Join(dir, "r", "sup")) {
+		for _, pid := range b.processes(filepath.Join(run, "sup")) {
 			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 				return err
 			}
@@ -78,7 +85,7 @@ func (b *bench) startBuiltin(dir string) (string, func() error, error) {
 }
 
 func (b *bench) startContainerd(dir string) (string, func() error, error) {
-	cfg := containerd.Config{Root: filepath.Join(dir, "d"), State: filepath.Join(dir, "s"), CNIConfDir: filepath.Join(dir, "net.d"), CNIBinDir: filepath.Join(dir, "bin"),
+	cfg := containerd.Config{Root: filepath.Join(dir, "d"), State: filepath.Join(dir, memoryDir, "s"), CNIConfDir: filepath.Join(dir, "net.d"), CNIBinDir: filepath.Join(dir, "bin"),
 		SandboxImage: "registry.knarr.dev/pause:1"}
 	if err := errors.Join(cni.Install(cfg.CNIBinDir, b.knarr), cni.WriteConf(cfg.CNIConfDir, "10.244.0.0/22", filepath.Join(dir, "cni"), 0)); err != nil {
 		return "", nil, err
@@ -114,6 +121,19 @@ type runtimeClient struct {
 	ctx  context.Context
 	dir  string
 	name string
+
+	mu    sync.Mutex
+	steps map[string][]float64 // how long each call took, in ms
+}
+
+// timed does one of the steps of making a pod.
+func (c *runtimeClient) timed(step string, call func() error) error {
+	began := time.Now()
+	err := call()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.steps[step] = append(c.steps[step], time.Since(began).Seconds()*1000)
+	return err
 }
 
 func (b *bench) measureRuntime(name, dir, socket string) error {
@@ -122,7 +142,7 @@ func (b *bench) measureRuntime(name, dir, socket string) error {
 		return err
 	}
 	defer conn.Close()
-	c := &runtimeClient{runtimeapi.NewRuntimeServiceClient(conn), b.ctx, dir, name}
+	c := &runtimeClient{RuntimeServiceClient: runtimeapi.NewRuntimeServiceClient(conn), ctx: b.ctx, dir: dir, name: name, steps: map[string][]float64{}}
 	if err := c.await(b); err != nil {
 		return err
 	}
@@ -139,6 +159,7 @@ func (b *bench) measureRuntime(name, dir, socket string) error {
 		return err
 	}
 	before := b.overhead(dir)
+	clear(c.steps)
 	busy := machineCPU()
 	alone, _, err := c.pods("alone", runtimeAlone, 1)
 	if err != nil {
@@ -147,6 +168,11 @@ func (b *bench) measureRuntime(name, dir, socket string) error {
 	prefix := "runtime." + name
 	report(prefix+".p50", percentile(alone, 0.5), "ms")
 	report(prefix+".p99", percentile(alone, 0.99), "ms")
+	for _, step := range []string{"sandbox", "create", "start"} {
+		times := c.steps[step]
+		slices.Sort(times)
+		report(prefix+"."+step, percentile(times, 0.5), "ms")
+	}
 	report(prefix+".cpu", (machineCPU()-busy)*1000/runtimeAlone, "ms/pod")
 	report(prefix+".memory", (b.overhead(dir)-before)/runtimeAlone, "MiB/pod")
 	busy = machineCPU()
@@ -216,20 +242,31 @@ func (c *runtimeClient) pod(name string) error {
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return err
 	}
-	box, err := c.RunPodSandbox(c.ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	var box *runtimeapi.RunPodSandboxResponse
+	err := c.timed("sandbox", func() (err error) {
+		box, err = c.RunPodSandbox(c.ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	made, err := c.CreateContainer(c.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: box.PodSandboxId, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
+	create := &runtimeapi.CreateContainerRequest{PodSandboxId: box.PodSandboxId, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: "registry.knarr.dev/busybox:1"},
 		Command: []string{"sleep", "3600"}, LogPath: "c.log",
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: options,
-			Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}}}}})
+			Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}}}}}
+	var made *runtimeapi.CreateContainerResponse
+	err = c.timed("create", func() (err error) {
+		made, err = c.CreateContainer(c.ctx, create)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	_, err = c.StartContainer(c.ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId})
-	return err
+	return c.timed("start", func() error {
+		_, err := c.StartContainer(c.ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId})
+		return err
+	})
 }
 
 func (c *runtimeClient) removeAll() error {

@@ -275,7 +275,7 @@ func testRun(t *testing.T, n *node) {
 		t.Errorf("exit %+v, want code 3", e)
 	}
 	log := n.log("one")
-	for _, line := range []string{"stdout F out\n", "stderr F err\n", "stdout F unended\n"} {
+	for _, line := range []string{"stdout F out\n", "stderr F err\n", "stdout P unended\n"} {
 		if !strings.Contains(log, line) {
 			t.Errorf("log %q lacks %q", log, line)
 		}

@@ -60,6 +60,9 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 			config.Labels[i] = "bundle=" + bundle
 		}
 	}
+	if err := spreadCgroups(config); err != nil {
+		return server.Created{}, err
+	}
 	if err := os.MkdirAll(e.root, 0o700); err != nil {
 		return server.Created{}, err
 	}
