@@ -66,6 +66,7 @@ cri:
 	cd test/cri/oracle && $(GO) build -trimpath -o $(ORACLE)/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	cd test/cri/oracle && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o $(ORACLE)/ github.com/opencontainers/runc
 	$(GO) test -tags $(TAGS) -count=1 ./test/cri
+	$(GO) test -tags $(TAGS) -count=1 -run TestField ./test/cri -field
 
 ## bench: the figures of docs/performance.md on this machine: make bench UPSTREAM=bin/upstream
 UPSTREAM ?=

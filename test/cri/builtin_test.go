@@ -34,6 +34,8 @@ func hasKnarr() error {
 type builtinNode struct {
 	dir, exe string
 	host     *nettest.Host
+	args     []string // more of them
+	env      []string
 	cmd      *exec.Cmd
 	ended    chan error
 }
@@ -65,6 +67,7 @@ func (b *builtinNode) socket() string { return filepath.Join(b.dir, "s", "cri.so
 func (b *builtinNode) launch(t *testing.T) {
 	b.cmd = exec.Command(b.exe, "runtime", "--data-dir", filepath.Join(b.dir, "d"), "--run-dir", filepath.Join(b.dir, "r"), "--socket", b.socket(),
 		"--pod-cidr", "10.244.4.0/24", "--images", archives(t))
+	b.cmd.Args, b.cmd.Env = append(b.cmd.Args, b.args...), append(os.Environ(), b.env...)
 	if runc, err := exec.LookPath("runc"); err == nil {
 		b.cmd.Args = append(b.cmd.Args, "--runtime-handler", "runc="+runc)
 	}
