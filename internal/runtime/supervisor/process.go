@@ -72,7 +72,7 @@ func (p *Process) Run(ctx context.Context, ready func(ended <-chan struct{})) er
 			return nil
 		}
 		if err != nil {
-			if first {
+			if first && !killed(err) {
 				return err // a wrong set-up, not an accident
 			}
 			p.cfg.Log.Error("the supervisor of containers does not start", "error", err)
@@ -92,6 +92,16 @@ func (p *Process) Run(ctx context.Context, ready func(ended <-chan struct{})) er
 		}
 		p.cfg.Log.Warn("the supervisor of containers ended; starting it again", "pid", pid, "error", err)
 	}
+}
+
+// killed says whether a process has ended by a signal.
+func killed(err error) bool {
+	exit := (*exec.ExitError)(nil)
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
 }
 
 // Stop ends the supervisor, if there is one: its containers should have ended
