@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -664,6 +665,25 @@ func testKilled(t *testing.T, n *node) {
 	if unknown > many/4 && kernelTells() {
 		t.Errorf("%d of %d codes are not known", unknown, many)
 	}
+}
+
+// TestTold: a supervisor that is killed after it has told a program to start, and
+// before it has taken note, does not keep the next one from its work.
+func TestTold(t *testing.T) {
+	n := start(t)
+	c := n.run("one", "while :; do /bin/busybox sleep 1; done")
+	fifo := filepath.Join(n.dir, "run/oci/one/exec.fifo") // libcontainer's note
+	if err := unix.Mkfifo(fifo, 0o622); err != nil {
+		t.Fatal(err)
+	}
+	n.kill()
+	if got := n.list()["one"]; got.PID != c.PID || got.Exit != nil {
+		t.Errorf("listed as %+v, want process %d", got, c.PID)
+	}
+	if _, err := os.Lstat(fifo); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the note is still there: %v", err)
+	}
+	n.removeAll()
 }
 
 // kernelTells reports whether the kernel tells the exit code of a process that

@@ -145,14 +145,46 @@ func (e *Engine) Start(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Exec(); err != nil {
+	ours, err := os.Readlink("/proc/self/exe")
+	if err != nil {
 		return err
 	}
-	if ours, err := os.Readlink("/proc/self/exe"); err == nil {
-		server.AwaitProgram(state.InitProcessPid, ours)
+	told := make(chan error, 1)
+	go func() { told <- c.Exec() }()
+	for {
+		select {
+		case err := <-told:
+			if err == nil {
+				server.AwaitProgram(state.InitProcessPid, ours)
+			}
+			return err
+		case <-time.After(startLook):
+		}
+		// A supervisor that was killed may have told it, and not have taken the
+		// pipe away by which that is done; nobody will open its other end again.
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", state.InitProcessPid))
+		if err != nil || exe == ours {
+			continue // it has ended, which Exec sees, or waits
+		}
+		end, err := os.OpenFile(filepath.Join(e.root, id, execFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue // Exec has not opened it yet, or is through with it
+		}
+		end.Close()
+		if err := <-told; err == nil {
+			return nil // just now
+		}
+		return errors.Join(server.ErrStarted, os.RemoveAll(filepath.Join(e.root, id, execFIFO)))
 	}
-	return nil
 }
+
+const (
+	// startLook is between looks whether a program runs that was told to start.
+	startLook = 50 * time.Millisecond
+	// execFIFO is libcontainer's, in a container's directory: who opens it lets
+	// the program start.
+	execFIFO = "exec.fifo"
+)
 
 // Exec implements server.Engine.
 func (e *Engine) Exec(id string, p *specs.Process, stdio server.Stdio) (server.Created, error) {
