@@ -189,6 +189,10 @@ func userNamespace(mode runtimeapi.NamespaceMode, uids, gids []*runtimeapi.IDMap
 }
 
 var usernsCases = []testCase{
+	{"user namespaces/the next container's devices are root's", func(t *T) {
+		t.pod(userNamespace(runtimeapi.NamespaceMode_POD, defaultMapping, defaultMapping)).start()
+		t.equal("owners", t.pod().start().sh("stat -c %u:%g /dev/null /dev/zero /dev/random /dev/tty | sort -u"), "0:0")
+	}},
 	{"user namespaces/mapped", func(t *T) {
 		p := t.pod(userNamespace(runtimeapi.NamespaceMode_POD, defaultMapping, defaultMapping))
 		dir := tempDir(t)

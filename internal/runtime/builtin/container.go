@@ -146,9 +146,9 @@ func (r *Runtime) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 		return nil, failed(errors.Join(err, r.unmakeContainer(c)), "cannot create container %s", config.Metadata.Name)
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.containers[id] = c
-	r.mu.Unlock()
-	r.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	r.tell(id, c.rec().Sandbox, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
 }
 
@@ -385,39 +385,54 @@ func (r *Runtime) StartContainer(ctx context.Context, req *runtimeapi.StartConta
 	// a container that nobody knows of.
 	started, err := r.cfg.Supervisor.Client.Run(context.WithoutCancel(ctx), id, supervisor.Run{Bundle: r.bundleDir(id), Handler: h, Log: c.rec().Log, Stdin: config.Stdin, Once: config.StdinOnce})
 	if err != nil {
-		r.change(c, func(rec *containerRecord) {
+		r.change(c, func(rec *containerRecord) []runtimeapi.ContainerEventType {
 			now := time.Now().UTC()
 			rec.Started, rec.Ended = time.Time{}, now
 			rec.Code, rec.Reason, rec.Message = startErrorCode, reasonStartError, fmt.Sprintf("failed to start the container: %v", err)
+			return nil
 		})
 		return nil, failed(err, "cannot start container %s", config.Metadata.Name)
 	}
 	r.runs(c, started)
-	r.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return &runtimeapi.StartContainerResponse{}, nil
 }
 
-// runs notes that a container runs; it may have ended already.
+// runs notes that a container runs, once; it may have ended already.
 func (r *Runtime) runs(c *container, s supervisor.Container) {
 	r.mu.Lock()
 	if c.ended == nil {
 		c.ended = make(chan struct{})
 	}
+	noted := func(rec *containerRecord) bool { return !rec.Started.IsZero() || !rec.Ended.IsZero() }
+	done := noted(c.rec())
 	r.mu.Unlock()
-	r.change(c, func(rec *containerRecord) { rec.Started, rec.PID = s.Started, s.PID })
+	if !done {
+		r.change(c, func(rec *containerRecord) []runtimeapi.ContainerEventType {
+			if noted(rec) {
+				return nil // another call was quicker
+			}
+			rec.Started, rec.PID = s.Started, s.PID
+			return []runtimeapi.ContainerEventType{runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT}
+		})
+	}
 	if s.Exit != nil {
 		r.exited(c, *s.Exit)
 	}
 }
 
-// change replaces a container's record, in memory and in its file.
-func (r *Runtime) change(c *container, fn func(*containerRecord)) {
+// change replaces a container's record, in memory and in its file, and tells the
+// events that fn returns in the same step: they come in the order of what they
+// are about.
+func (r *Runtime) change(c *container, fn func(*containerRecord) []runtimeapi.ContainerEventType) {
 	c.file.Lock()
 	defer c.file.Unlock()
 	r.mu.Lock()
 	rec, gone := *c.rec(), c.gone
-	fn(&rec)
+	events := fn(&rec)
 	c.record.Store(&rec)
+	for _, kind := range events {
+		r.tell(rec.ID, rec.Sandbox, kind)
+	}
 	r.mu.Unlock()
 	if gone {
 		return
@@ -436,7 +451,10 @@ func (r *Runtime) exited(c *container, e supervisor.Exit) {
 	if done {
 		return
 	}
-	r.change(c, func(rec *containerRecord) {
+	r.change(c, func(rec *containerRecord) []runtimeapi.ContainerEventType {
+		if !rec.Ended.IsZero() {
+			return nil // another call was quicker
+		}
 		rec.Ended, rec.Code = e.At, int32(e.Code)
 		switch {
 		case !e.Known:
@@ -452,6 +470,7 @@ func (r *Runtime) exited(c *container, e supervisor.Exit) {
 		default:
 			rec.Reason = reasonError
 		}
+		return []runtimeapi.ContainerEventType{runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT}
 	})
 	r.mu.Lock()
 	if c.ended == nil {
@@ -463,7 +482,6 @@ func (r *Runtime) exited(c *container, e supervisor.Exit) {
 		close(c.ended)
 	}
 	r.mu.Unlock()
-	r.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 }
 
 // StopContainer implements the CRI.
@@ -592,11 +610,11 @@ func (r *Runtime) remove(ctx context.Context, c *container) error {
 		return err
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	c.gone = true
 	delete(r.containers, id)
 	delete(r.names, c.name())
-	r.mu.Unlock()
-	r.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
+	r.tell(id, c.rec().Sandbox, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	return nil
 }
 
@@ -693,8 +711,9 @@ func (r *Runtime) UpdateContainerResources(ctx context.Context, req *runtimeapi.
 	default:
 		return nil, status.Errorf(codes.FailedPrecondition, "container %s has ended", id)
 	}
-	r.change(c, func(rec *containerRecord) {
+	r.change(c, func(rec *containerRecord) []runtimeapi.ContainerEventType {
 		rec.Config = message[*runtimeapi.ContainerConfig]{withResources(rec.Config.m, merged)}
+		return nil
 	})
 	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
 }

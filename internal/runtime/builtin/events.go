@@ -39,12 +39,6 @@ func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc
 	}
 }
 
-func (r *Runtime) tellContainer(c *container, kind runtimeapi.ContainerEventType) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tell(c.rec().ID, c.rec().Sandbox, kind)
-}
-
 func (r *Runtime) tellSandbox(s *sandbox, kind runtimeapi.ContainerEventType) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -116,7 +116,7 @@ func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
 		// Its start was called a failure: the answer was lost.
 		r.end(ctx, s.ID)
 	case c != nil && s.Exit != nil:
-		r.exited(c, *s.Exit)
+		r.runs(c, s) // until now, which the caller of its start may not have noted yet
 		// What it held is not needed any more; its record tells how it ended.
 		go r.cfg.Supervisor.Delete(ctx, s.ID)
 	case c != nil:

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	_ "github.com/opencontainers/cgroups/devices" // device rules on cgroup v2
+	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -50,7 +51,7 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 	if err := check(spec.Process); err != nil {
 		return server.Created{}, err
 	}
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	config, err := configOf(id, spec)
 	if err != nil {
 		return server.Created{}, supervisor.Errorf(supervisor.Invalid, "%v", err)
 	}
@@ -263,12 +264,31 @@ func (e *Engine) Destroy(id string, spec *specs.Spec) error {
 	}
 }
 
+// defaults are the devices of every container, as libcontainer has them.
+var defaults = struct {
+	sync.Mutex
+	devices []*devices.Device
+}{devices: specconv.AllowedDevices}
+
+// configOf translates a specification. libcontainer, which expects to do so once
+// in a process, makes the root of a user namespace the owner of the devices
+// themselves that it gives to every container: each gets a copy.
+func configOf(id string, spec *specs.Spec) (*configs.Config, error) {
+	defaults.Lock()
+	defer defaults.Unlock()
+	specconv.AllowedDevices = make([]*devices.Device, len(defaults.devices))
+	for i, d := range defaults.devices {
+		specconv.AllowedDevices[i] = new(*d)
+	}
+	return specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+}
+
 // sweep removes the cgroups of a container that has no state.
 func sweep(id string, spec *specs.Spec) error {
 	if spec == nil {
 		return nil
 	}
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	config, err := configOf(id, spec)
 	if err != nil {
 		return nil // it was refused for that
 	}
