@@ -57,8 +57,8 @@ ecosystem: testdeps build
 	cd test/ecosystem && $(GO) build -o $(BIN)/ecosystem/helm helm.sh/helm/v4/cmd/helm && $(GO) test -c -o $(BIN)/ecosystem/ecosystem.test .
 	ECOSYSTEM=$(BIN)/ecosystem $(GO) test -tags $(TAGS) -count=1 -run TestEcosystem -v ./test/scenario
 
-## cri: our suite for CRI runtimes against two containerds, and our seccomp beside
-## libseccomp, as root
+## cri: our suite for CRI runtimes against two containerds, the field's against ours, and
+## our seccomp beside libseccomp, as root
 ORACLE = $(BIN)/oracle
 cri:
 	@./hack/deps.sh cri
