@@ -32,10 +32,14 @@ import (
 // name is what ps shows, in the 15 characters that it has.
 const name = "knarr-superviso"
 
+// The first thread runs no goroutine but main's. libcontainer enters a container's
+// mount namespace on threads that it leaves to Go to end, and the first one
+// cannot end: it would hold that container's mounts for as long as we run.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		runtime.GOMAXPROCS(1)
-		runtime.LockOSThread()
 		engine.Init()
 		os.Exit(1)
 	}
@@ -43,7 +47,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "hold" {
 		work = server.Hold
 	}
-	if err := work(); err != nil {
+	done := make(chan error)
+	go func() { done <- work() }()
+	if err := <-done; err != nil {
 		fmt.Fprintf(os.Stderr, "knarr-supervisor: %v\n", err)
 		os.Exit(1)
 	}
@@ -97,6 +103,7 @@ func run() error {
 		Engine: engine.New(filepath.Join(*dir, "oci")),
 		Binary: func(h supervisor.Handler, bundle string) server.Engine { return ocibinary.New(*dir, h, bundle) },
 		Exec: func(executable, note *os.File) error {
+			engine.RestoreLimits()
 			return become(executable, slices.Concat(args, []string{"--handover", strconv.Itoa(int(note.Fd()))}))
 		},
 		Holder: hold,

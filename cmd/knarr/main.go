@@ -4,14 +4,21 @@ package main
 
 import (
 	"os"
+	"runtime"
 
 	"knarr.dev/knarr/internal/cli"
 	"knarr.dev/knarr/internal/network/cni"
 )
 
+// The first thread runs no goroutine but main's: those that enter a pod's
+// namespaces leave their thread to Go to end, and the first one cannot end.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	if cni.Called(os.Args[0]) {
 		os.Exit(cni.Main())
 	}
-	os.Exit(cli.Main())
+	code := make(chan int)
+	go func() { code <- cli.Main() }()
+	os.Exit(<-code)
 }

@@ -77,14 +77,14 @@ func (r *Runtime) follow(ctx context.Context, ended <-chan struct{}, ready func(
 		}
 	}()
 	for ctx.Err() == nil {
-		seen := map[string]bool{}
+		seen, before := map[string]bool{}, r.live()
 		err := r.cfg.Supervisor.Events(ctx, func(c supervisor.Container) {
 			if seen != nil {
 				seen[c.ID] = true
 			}
 			r.take(ctx, c)
 		}, func() {
-			r.missing(seen)
+			r.missing(before, seen)
 			r.strays(ctx, seen)
 			seen = nil
 			ready()
@@ -175,19 +175,39 @@ func (r *Runtime) pauseEnded(s *sandbox) {
 	r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 }
 
-// missing ends, with an unknown code, what ran and is not there any more: the
-// machine was rebooted.
-func (r *Runtime) missing(seen map[string]bool) {
+// live are the containers, and sandboxes with a process, that should run.
+func (r *Runtime) live() map[string]bool {
 	r.mu.Lock()
-	var lost []*container
+	defer r.mu.Unlock()
+	ids := map[string]bool{}
 	for id, c := range r.containers {
-		if !seen[id] && c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-			lost = append(lost, c)
+		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			ids[id] = true
 		}
 	}
-	var boxes []*sandbox
 	for id, s := range r.sandboxes {
-		if s.rec().Pause && s.rec().Ready && !seen[id] {
+		if s.rec().Pause && s.rec().Ready {
+			ids[id] = true
+		}
+	}
+	return ids
+}
+
+// missing ends, with an unknown code, what ran before the supervisor was asked and
+// is not there any more: the machine was rebooted. What began since it may not
+// have told yet.
+func (r *Runtime) missing(before, seen map[string]bool) {
+	now := r.live()
+	r.mu.Lock()
+	var lost []*container
+	var boxes []*sandbox
+	for id := range before {
+		if seen[id] || !now[id] {
+			continue
+		}
+		if c := r.containers[id]; c != nil {
+			lost = append(lost, c)
+		} else if s := r.sandboxes[id]; s != nil {
 			boxes = append(boxes, s)
 		}
 	}

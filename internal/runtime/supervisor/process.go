@@ -132,7 +132,20 @@ func (p *Process) Stop() error {
 // A replacement by execve ends the stream too; it answers again at once.
 func (p *Process) await(ctx context.Context) error {
 	for {
-		err := p.Events(ctx, p.hold, func() {})
+		seen := map[string]bool{}
+		err := p.Events(ctx, func(c Container) {
+			if seen != nil {
+				seen[c.ID] = true
+			}
+			p.hold(c)
+		}, func() {
+			for id := range p.pipes {
+				if !seen[id] {
+					p.hold(Container{ID: id, Gone: true}) // while we did not listen
+				}
+			}
+			seen = nil
+		})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

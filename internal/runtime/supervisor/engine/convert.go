@@ -5,6 +5,7 @@ package engine
 import (
 	"fmt"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -55,13 +56,15 @@ var rlimits = map[string]int{
 
 // set puts what is given of r in the place of what a container has.
 func set(config *configs.Config, r *specs.LinuxResources) {
-	// The resources are shared with the container's own: a copy.
-	res := *config.Cgroups.Resources
-	config.Cgroups.Resources = &res
+	// They are shared with the container's own, which goes back to them if the
+	// kernel refuses: copies.
+	group, res := *config.Cgroups, *config.Cgroups.Resources
+	group.Resources = &res
+	config.Cgroups = &group
 	if c := r.CPU; c != nil {
 		if c.Shares != nil {
 			res.CpuShares = *c.Shares
-			res.CpuWeight = 0 // derived from shares
+			res.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*c.Shares)
 		}
 		if c.Quota != nil {
 			res.CpuQuota = *c.Quota

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // device rules on cgroup v2
 	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/cgroups/manager"
@@ -43,6 +45,7 @@ type Engine struct {
 
 // New makes one. Nothing is read or written yet.
 func New(root string) *Engine {
+	memlock() // before anything is run
 	return &Engine{root: root, made: map[string]*libcontainer.Container{}}
 }
 
@@ -83,11 +86,19 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 
 // run starts a process in a container: its first, which then waits for Start,
 // or a further one.
-func run(c *libcontainer.Container, p *specs.Process, stdio server.Stdio, first bool) (server.Created, error) {
+func run(c *libcontainer.Container, p *specs.Process, stdio server.Stdio, first bool) (created server.Created, err error) {
+	// libcontainer is made for a process of one container, which its panics end:
+	// a slow mount of one is not to end the parent of all.
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("libcontainer: %v", v)
+		}
+	}()
 	lp, err := process(p)
 	if err != nil {
 		return server.Created{}, err
 	}
+	lockedMemory(lp)
 	lp.Init = first
 	var console *os.File
 	if p.Terminal {
@@ -118,13 +129,39 @@ func run(c *libcontainer.Container, p *specs.Process, stdio server.Stdio, first 
 	if err != nil {
 		return server.Created{}, err
 	}
-	created := server.Created{PID: pid}
+	created.PID = pid
 	if console != nil {
 		if created.Console, err = utils.RecvFile(console); err != nil {
 			return server.Created{}, fmt.Errorf("the container sent no terminal: %w", err)
 		}
 	}
 	return created, nil
+}
+
+// memlock is the limit that we were started with. libcontainer lifts its process's
+// once it has loaded a device program, on cgroup v2, and all that is started
+// after that would inherit it.
+var memlock = sync.OnceValue(func() *configs.Rlimit {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return nil
+	}
+	return &configs.Rlimit{Type: unix.RLIMIT_MEMLOCK, Hard: l.Max, Soft: l.Cur}
+})
+
+// RestoreLimits is for before this process becomes another version of itself, which
+// is started with what it has.
+func RestoreLimits() {
+	if l := memlock(); l != nil {
+		unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: l.Soft, Max: l.Hard})
+	}
+}
+
+func lockedMemory(p *libcontainer.Process) {
+	named := slices.ContainsFunc(p.Rlimits, func(r configs.Rlimit) bool { return r.Type == unix.RLIMIT_MEMLOCK })
+	if l := memlock(); l != nil && !named && cgroups.IsCgroup2UnifiedMode() {
+		p.Rlimits = append(p.Rlimits, *l)
+	}
 }
 
 // Start implements server.Engine.
@@ -146,46 +183,51 @@ func (e *Engine) Start(id string) error {
 	if err != nil {
 		return err
 	}
-	ours, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	told := make(chan error, 1)
-	go func() { told <- c.Exec() }()
-	for {
-		select {
-		case err := <-told:
-			if err == nil {
-				server.AwaitProgram(state.InitProcessPid, ours)
-			}
-			return err
-		case <-time.After(startLook):
-		}
-		// A supervisor that was killed may have told it, and not have taken the
-		// pipe away by which that is done; nobody will open its other end again.
-		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", state.InitProcessPid))
-		if err != nil || exe == ours {
-			continue // it has ended, which Exec sees, or waits
-		}
-		end, err := os.OpenFile(filepath.Join(e.root, id, execFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			continue // Exec has not opened it yet, or is through with it
-		}
-		end.Close()
-		if err := <-told; err == nil {
-			return nil // just now
-		}
-		return errors.Join(server.ErrStarted, os.RemoveAll(filepath.Join(e.root, id, execFIFO)))
-	}
+	return e.tell(id, state.InitProcessPid)
 }
 
 const (
 	// startLook is between looks whether a program runs that was told to start.
 	startLook = 50 * time.Millisecond
-	// execFIFO is libcontainer's, in a container's directory: who opens it lets
-	// the program start.
+	// execFIFO is libcontainer's, in a container's directory: its first process
+	// waits for a reader, writes a byte and becomes the program.
 	execFIFO = "exec.fifo"
 )
+
+// tell lets a container's first process become its program. libcontainer's own
+// way leaves a thread behind if that process has ended, and waits for ever if it
+// was told by a supervisor that was killed before it took the pipe away.
+func (e *Engine) tell(id string, pid int) error {
+	ours, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	// Both ends, for it does not wait then.
+	fifo, err := os.OpenFile(filepath.Join(e.root, id, execFIFO), os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer fifo.Close()
+	for {
+		exe, gone := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		if err := fifo.SetReadDeadline(time.Now().Add(startLook)); err != nil {
+			return err
+		}
+		n, err := fifo.Read(make([]byte, 1))
+		switch {
+		case n > 0:
+			err := os.Remove(fifo.Name())
+			server.AwaitProgram(pid, ours)
+			return err
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		case gone != nil:
+			return errors.New("the container's first process has ended before its program")
+		case exe != ours: // its byte would have come before
+			return errors.Join(server.ErrStarted, os.Remove(fifo.Name()))
+		}
+	}
+}
 
 // Exec implements server.Engine.
 func (e *Engine) Exec(id string, p *specs.Process, stdio server.Stdio) (server.Created, error) {

@@ -82,7 +82,7 @@ func (s *Server) run(id string, run supervisor.Run) (supervisor.Container, error
 	s.mu.Unlock()
 
 	if err := s.begin(id, b, spec); err != nil {
-		err = errors.Join(err, s.engine(run).Destroy(id, spec), os.RemoveAll(s.dir(id)))
+		err = errors.Join(err, s.discard(id, run, spec))
 		b.close()
 		s.mu.Lock()
 		delete(s.boxes, id)
@@ -92,6 +92,15 @@ func (s *Server) run(id string, run supervisor.Run) (supervisor.Container, error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return b.state, nil
+}
+
+// discard takes away what was made of a container that has not begun; what it is
+// known by only if nothing else is left.
+func (s *Server) discard(id string, run supervisor.Run, spec *specs.Spec) error {
+	if err := s.engine(run).Destroy(id, spec); err != nil {
+		return err
+	}
+	return os.RemoveAll(s.dir(id))
 }
 
 // engine is what runs a container.
@@ -244,6 +253,12 @@ func (s *Server) watch(id string, b *box) {
 		return // a replacement goes on
 	}
 	exit := exitOf(code, known)
+	if known {
+		// It was reaped: nobody tells it again if we are killed now.
+		if err := s.keep(id, "code.json", exit); err != nil {
+			s.Log.Error("cannot keep a container's exit code", "container", id, "error", err)
+		}
+	}
 	exit.OOM = s.engine(b.run).Ended(id)
 	s.end(id, b, exit)
 }
@@ -263,7 +278,8 @@ func (s *Server) end(id string, b *box, exit supervisor.Exit) {
 
 // drain waits until the output was carried.
 func (b *box) drain() {
-	late := time.After(drainTime)
+	late := make(chan struct{})
+	defer time.AfterFunc(drainTime, func() { close(late) }).Stop()
 	for _, st := range []*stream{b.out, b.err} {
 		if st == nil {
 			continue

@@ -108,12 +108,9 @@ func (s *Server) waitExec(ctx context.Context, id, name string) (supervisor.Exit
 func (s *Server) forgetExecs(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key, e := range s.execs {
+	for key := range s.execs {
 		if strings.HasPrefix(key, id+"/") {
-			if e.proc != nil {
-				e.proc.fd.Close()
-			}
-			delete(s.execs, key)
+			delete(s.execs, key) // its watch goes on to its end
 		}
 	}
 }
@@ -149,7 +146,7 @@ func (s *Server) attach(ctx context.Context, id string, a *supervisor.Attach, fi
 		})
 		sinks = append(sinks, k)
 	}
-	if a.Stdout {
+	if a.Stdout && b.out != nil {
 		join(b.out, files[1])
 	}
 	if a.Stderr && b.err != nil {

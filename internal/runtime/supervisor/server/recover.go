@@ -44,7 +44,7 @@ func (s *Server) recoverOne(id string) error {
 				s.Log.Warn("what a container was to be cannot be read: a cgroup may be left", "container", id, "error", err)
 			}
 		}
-		return errors.Join(s.engine(run).Destroy(id, spec), os.RemoveAll(s.dir(id)))
+		return s.discard(id, run, spec)
 	} else if err != nil {
 		return err
 	}
@@ -80,7 +80,9 @@ func (s *Server) recoverOne(id string) error {
 	}
 	defer s.put(id, b)
 	if b.proc, err = openProcess(r.PID, r.Ticks); err != nil {
-		exit := exitOf(0, false)
+		if s.read(id, "code.json", &exit) != nil {
+			exit = exitOf(0, false)
+		}
 		exit.OOM = s.engine(b.run).Ended(id)
 		close(b.watching)
 		s.end(id, b, exit)
