@@ -32,12 +32,11 @@ import (
 // name is what ps shows, in the 15 characters that it has.
 const name = "knarr-superviso"
 
-// The first thread runs no goroutine but main's. libcontainer enters a container's
-// mount namespace on threads that it leaves to Go to end, and the first one
-// cannot end: it would hold that container's mounts for as long as we run.
-func init() { runtime.LockOSThread() }
-
 func main() {
+	// The first thread runs no goroutine but this. libcontainer enters a container's
+	// mount namespace on threads that it leaves to Go to end, and the first one
+	// cannot end: it would hold that container's mounts for as long as we run.
+	runtime.LockOSThread()
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		runtime.GOMAXPROCS(1)
 		engine.Init()

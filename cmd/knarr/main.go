@@ -10,11 +10,10 @@ import (
 	"knarr.dev/knarr/internal/network/cni"
 )
 
-// The first thread runs no goroutine but main's: those that enter a pod's
-// namespaces leave their thread to Go to end, and the first one cannot end.
-func init() { runtime.LockOSThread() }
-
 func main() {
+	// The first thread runs no goroutine but this: those that enter a pod's
+	// namespaces leave their thread to Go to end, and the first one cannot end.
+	runtime.LockOSThread()
 	if cni.Called(os.Args[0]) {
 		os.Exit(cni.Main())
 	}
