@@ -24,7 +24,7 @@ const wantedDigest = "sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac27
 // has; security/masked and read-only paths has the same promise.
 const unfit = "runtime should support MaskedPaths"
 
-// spec of critest, as ginkgo reports it.
+// fieldSpec is a spec of critest, as ginkgo reports it.
 type fieldSpec struct {
 	ContainerHierarchyTexts []string
 	LeafNodeType            string
@@ -137,8 +137,8 @@ func publishField(t *testing.T, r *registryServer) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	publish := func(repo string, change func(*v1.Config), more ...entry) v1.Image {
-		img, err := appendEntries(base, append(more, entry{name: "etc/is", text: repo + "\n", mode: 0o644})...)
+	publish := func(repo string, change func(*v1.Config)) v1.Image {
+		img, err := appendEntries(base, entry{name: "etc/is", text: repo + "\n", mode: 0o644})
 		if err == nil {
 			img, err = with(img, func(c *v1.Config) {
 				c.Entrypoint, c.Cmd, c.User = nil, []string{"sh"}, ""

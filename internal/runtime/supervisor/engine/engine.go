@@ -43,7 +43,7 @@ type Engine struct {
 	made map[string]*libcontainer.Container // created, not started
 }
 
-// New makes one. Nothing is read or written yet.
+// New makes one. Nothing of the directory is read or written yet.
 func New(root string) *Engine {
 	memlock() // before anything is run
 	return &Engine{root: root, made: map[string]*libcontainer.Container{}}
