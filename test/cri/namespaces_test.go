@@ -208,6 +208,7 @@ var usernsCases = []testCase{
 		st, err := os.Stat(fmt.Sprintf("/proc/%d", c.pid()))
 		t.must(err)
 		t.equal("user on the host", ownerOf(st), 100000)
+		c.seesHierarchies("mapped", "ro", "")
 		// A mapped mount: what the container's root makes is root's on the host.
 		c.sh("touch /mnt/made /tmp/made")
 		st, err = os.Stat(filepath.Join(dir, "made"))

@@ -3,12 +3,41 @@ package cri_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
+
+// seesHierarchies of cgroup v1, if the machine has them: in each, the container's
+// own cgroup.
+func (c *container) seesHierarchies(name, mode, but string) {
+	t := c.t
+	procs, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	t.must(err)
+	if cgroupV2() || len(procs) == 0 {
+		return
+	}
+	mounts := c.sh("cat /proc/self/mounts")
+	for _, file := range procs {
+		at := filepath.Dir(file)
+		if _, err := os.Stat(filepath.Join(at, "cgroup.controllers")); err == nil || filepath.Base(at) == but {
+			continue // v2 beside them
+		}
+		for _, option := range []string{mode, "nosuid", "nodev", "noexec"} {
+			if !mounted(mounts, at, option) {
+				t.errorf("%s: %s is not mounted %s:\n%s", name, at, option, mounts)
+			}
+		}
+		// Processes of other groups have the number 0 in it.
+		if in := strings.Fields(c.sh("cat " + file)); !slices.Contains(in, "1") || slices.Contains(in, "0") {
+			t.errorf("%s: %s has processes %v", name, at, in)
+		}
+	}
+	t.equal(name+": owner of the directory", c.sh("stat -c %u:%g /sys/fs/cgroup"), "0:0")
+}
 
 // limits of a container, as its cgroup has them, in the words of v1.
 func (c *container) cpuShares() string {
@@ -146,6 +175,18 @@ var resourceCases = []testCase{
 		if _, _, code := c.exec("sh", "-c", "echo 1 > "+file); code == 0 {
 			t.errorf("it could change its limit")
 		}
+	}},
+	{"resources/hierarchies of cgroup v1", func(t *T) {
+		p := t.pod(privilegedPod)
+		p.start().seesHierarchies("usual", "ro", "")
+		p.start(privileged).seesHierarchies("privileged", "rw", "")
+		volume := tempDir(t)
+		writeFile(t, filepath.Join(volume, "file"), "of the volume")
+		c := p.start(func(c *containerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: volume, ContainerPath: "/sys/fs/cgroup/memory"}}
+		})
+		c.seesHierarchies("with a volume among them", "ro", "memory")
+		t.equal("the volume", c.sh("cat /sys/fs/cgroup/memory/file"), "of the volume")
 	}},
 	{"resources/update of a running container", func(t *T) {
 		c := t.pod().start(resources(&runtimeapi.LinuxContainerResources{CpuShares: 512, CpuQuota: 50000, CpuPeriod: 100000, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0"}))

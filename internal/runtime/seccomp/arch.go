@@ -155,13 +155,57 @@ func find(name string) (int, bool) {
 	return slices.BinarySearchFunc(calls[:], name, func(c call, name string) int { return strings.Compare(c.name, name) })
 }
 
-// GetSyscallFromName finds a call of the machine's architecture.
-func GetSyscallFromName(name string) (ScmpSyscall, error) {
-	return GetSyscallFromNameByArch(name, ArchNative)
+// separator is between names of calls of which a rule speaks as of one.
+const separator = ","
+
+// Join is a name for several calls, which libseccomp does not have: a rule about
+// it is one about each of them. A profile has hundreds of calls with the same rule.
+func Join(names []string) string { return strings.Join(names, separator) }
+
+// sets are the calls of joined names that were looked up.
+var sets struct {
+	sync.Mutex
+	names []string
+	rows  [][]*call
 }
 
-// GetSyscallFromNameByArch finds a call of an architecture. Those whose calls
-// cannot arrive here have none.
+// firstSet is the number of the first of sets, below those of lacking calls.
+const firstSet = -10000
+
+// set finds the calls of joined names. Those that nobody knows are left out, as
+// who makes rules does with single ones.
+func set(name string) (ScmpSyscall, []*call) {
+	sets.Lock()
+	defer sets.Unlock()
+	i := slices.Index(sets.names, name)
+	if i < 0 {
+		i = len(sets.names)
+		var rows []*call
+		for one := range strings.SplitSeq(name, separator) {
+			if i, ok := find(one); ok {
+				rows = append(rows, &calls[i])
+			}
+		}
+		sets.names, sets.rows = append(sets.names, name), append(sets.rows, rows)
+	}
+	return firstSet - ScmpSyscall(i), sets.rows[i]
+}
+
+// GetSyscallFromName finds a call of the machine's architecture, or a set of calls.
+func GetSyscallFromName(name string) (ScmpSyscall, error) {
+	if !strings.Contains(name, separator) {
+		return GetSyscallFromNameByArch(name, ArchNative)
+	}
+	n, rows := set(name)
+	if len(rows) == 0 {
+		return 0, ErrSyscallDoesNotExist
+	}
+	return n, nil
+}
+
+// GetSyscallFromNameByArch finds a call of an architecture, or the one of a set
+// with the largest number there. Architectures whose calls cannot arrive here have
+// none.
 func GetSyscallFromNameByArch(name string, arch ScmpArch) (ScmpSyscall, error) {
 	if arch == ArchNative {
 		native, err := GetNativeArch()
@@ -170,9 +214,25 @@ func GetSyscallFromNameByArch(name string, arch ScmpArch) (ScmpSyscall, error) {
 		}
 		arch = native
 	}
-	i, ok := find(name)
 	a := abiOf(arch)
-	if !ok || a == nil {
+	if a == nil {
+		return 0, ErrSyscallDoesNotExist
+	}
+	if strings.Contains(name, separator) {
+		_, rows := set(name)
+		if len(rows) == 0 {
+			return 0, ErrSyscallDoesNotExist
+		}
+		largest := ScmpSyscall(lacking)
+		for _, row := range rows {
+			if n, ok := row.on(a); ok {
+				largest = max(largest, ScmpSyscall(n))
+			}
+		}
+		return largest, nil
+	}
+	i, ok := find(name)
+	if !ok {
 		return 0, ErrSyscallDoesNotExist
 	}
 	if n, ok := calls[i].on(a); ok {
@@ -196,18 +256,23 @@ var nativeCalls = sync.OnceValues(func() (map[ScmpSyscall]*call, error) {
 	return rows, nil
 })
 
-// row finds a call by its number on the machine's architecture.
-func (s ScmpSyscall) row() (*call, error) {
-	if i := lacking - int(s); i >= 0 && i < len(calls) {
-		return &calls[i], nil
+// rows finds a call by its number on the machine's architecture, or those of a set.
+func (s ScmpSyscall) rows() ([]*call, error) {
+	if s <= firstSet {
+		sets.Lock()
+		defer sets.Unlock()
+		if i := int(firstSet - s); i < len(sets.rows) {
+			return sets.rows[i], nil
+		}
+	} else if i := lacking - int(s); i >= 0 && i < len(calls) {
+		return []*call{&calls[i]}, nil
 	}
-	rows, err := nativeCalls()
+	native, err := nativeCalls()
 	if err != nil {
 		return nil, err
 	}
-	row := rows[s]
-	if row == nil {
-		return nil, fmt.Errorf("no system call has the number %d", s)
+	if row := native[s]; row != nil {
+		return []*call{row}, nil
 	}
-	return row, nil
+	return nil, fmt.Errorf("no system call has the number %d", s)
 }

@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,15 +29,17 @@ var flags = [...]uintptr{
 }
 
 // GetAPI tells the level of this kernel.
-func GetAPI() (uint, error) {
+func GetAPI() (uint, error) { return level(), nil }
+
+var level = sync.OnceValue(func() uint {
 	for level := levelTsync; level < len(flags); level++ {
 		// Flags are looked at before the program, which is nowhere.
 		if _, _, err := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags[level], 0); err != unix.EFAULT {
-			return uint(level) - 1, nil
+			return uint(level) - 1
 		}
 	}
-	return levelWaitKill, nil
-}
+	return levelWaitKill
+})
 
 // GetLibraryVersion tells the version of libseccomp whose interface this is.
 func GetLibraryVersion() (major, minor, micro uint) { return 2, 6, 0 }
@@ -52,7 +55,7 @@ func (e *VersionError) Error() string {
 }
 
 func needs(need uint, what string) error {
-	if level, err := GetAPI(); err != nil || level < need {
+	if level := level(); level < need {
 		return &VersionError{what, level, need}
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 
@@ -47,20 +46,19 @@ func (o outcome) equal(p outcome) bool {
 	})
 }
 
-// outcomes are those of an architecture's calls that rules are about.
-func (f *ScmpFilter) outcomes(a *abi) map[uint32]outcome {
-	all := map[uint32]outcome{}
-	always := map[uint32]bool{}
+// numbered is what becomes of the call with a number.
+type numbered struct {
+	number uint32
+	outcome
+}
+
+// outcomes adds those of an architecture's calls that rules are about, by number.
+func (f *ScmpFilter) outcomes(out []numbered, a *abi) []numbered {
+	rules := make([]rule, 0, len(f.rules))
+	order := make([]uint64, 0, len(f.rules)) // numbers, and below them places of rules
 	add := func(n uint32, r rule) {
-		r.conditions = slices.DeleteFunc(slices.Clone(r.conditions), a.holds)
-		switch {
-		case always[n]:
-		case len(r.conditions) == 0:
-			always[n] = true
-			all[n] = outcome{action: r.action}
-		default:
-			all[n] = outcome{rules: append(all[n].rules, r), wide: a.wide, action: f.action}
-		}
+		order = append(order, uint64(n)<<32|uint64(len(rules)))
+		rules = append(rules, r)
 	}
 	for _, r := range f.rules {
 		if a.callMux {
@@ -72,10 +70,31 @@ func (f *ScmpFilter) outcomes(a *abi) map[uint32]outcome {
 			add(n, r.rule)
 		}
 	}
-	for _, o := range all {
-		slices.SortStableFunc(o.rules, stricter)
+	slices.Sort(order)
+	out = slices.Grow(out, len(order))
+	for len(order) > 0 {
+		o := numbered{uint32(order[0] >> 32), outcome{wide: a.wide, action: f.action}}
+		always := false
+		for ; len(order) > 0 && uint32(order[0]>>32) == o.number; order = order[1:] {
+			r := rules[uint32(order[0])]
+			if slices.ContainsFunc(r.conditions, a.holds) {
+				r.conditions = slices.DeleteFunc(slices.Clone(r.conditions), a.holds)
+			}
+			switch {
+			case always:
+			case len(r.conditions) == 0:
+				always = true
+				o.outcome = outcome{action: r.action}
+			default:
+				o.rules = append(o.rules, r)
+			}
+		}
+		if len(o.rules) > 1 {
+			slices.SortStableFunc(o.rules, stricter)
+		}
+		out = append(out, o)
 	}
-	return all
+	return out
 }
 
 // holds tells a condition that is true of any argument.
@@ -97,6 +116,9 @@ func (a *abi) argumentBits() uint64 {
 // in their place.
 func mux(a *abi, r callRule) (uint32, rule, bool) {
 	name, number := muxed(r.call.name)
+	if name == "" {
+		return 0, rule{}, false
+	}
 	i, ok := find(name)
 	if !ok {
 		return 0, rule{}, false
@@ -194,33 +216,36 @@ const cancelled = math.MaxUint32
 // name: amd64 and x32 share theirs.
 func (f *ScmpFilter) spans(group []*abi) []span {
 	other, foreign := outcome{action: f.action}, outcome{action: badArch}
-	starts := map[uint32]outcome{0: foreign, cancelled: other}
+	starts := []numbered{{0, foreign}, {cancelled, other}}
 	if group[0].audit == auditX86 {
-		starts[x32Bit] = foreign
+		starts = append(starts, numbered{x32Bit, foreign})
 	}
-	rules := map[uint32]outcome{}
+	var rules []numbered
 	for _, a := range group {
-		starts[a.first] = other
-		maps.Copy(rules, f.outcomes(a))
+		starts = append(starts, numbered{a.first, other})
+		rules = f.outcomes(rules, a) // the numbers of x32 are above those of amd64
 	}
-	points := slices.Concat(slices.Collect(maps.Keys(starts)), slices.Collect(maps.Keys(rules)))
-	for n := range rules {
-		points = append(points, n+1)
-	}
-	slices.Sort(points)
+	slices.SortStableFunc(starts, func(x, y numbered) int { return cmp.Compare(x.number, y.number) })
 	var all []span
+	add := func(from uint32, o outcome) {
+		if n := len(all); n > 0 && all[n-1].from == from {
+			all = all[:n-1]
+		}
+		if n := len(all); n == 0 || !all[n-1].equal(o) {
+			all = append(all, span{from, o})
+		}
+	}
 	between := foreign
-	for _, n := range slices.Compact(points) {
-		if o, ok := starts[n]; ok {
-			between = o
+	for len(starts) > 0 || len(rules) > 0 {
+		if len(rules) == 0 || len(starts) > 0 && starts[0].number <= rules[0].number {
+			between = starts[0].outcome
+			add(starts[0].number, between)
+			starts = starts[1:]
+			continue
 		}
-		o, ok := rules[n]
-		if !ok {
-			o = between
-		}
-		if len(all) == 0 || !all[len(all)-1].equal(o) {
-			all = append(all, span{n, o})
-		}
+		add(rules[0].number, rules[0].outcome)
+		add(rules[0].number+1, between)
+		rules = rules[1:]
 	}
 	return all
 }
@@ -256,6 +281,7 @@ func (f *ScmpFilter) program() ([]bpf.Instruction, error) {
 	b := &builder{rets: map[uint32]label{}}
 	next := b.ret(badArch)
 	for _, group := range slices.Backward(groups) {
+		slices.SortFunc(group, func(x, y *abi) int { return cmp.Compare(x.first, y.first) })
 		b.next(b.search(f.spans(group)))
 		section := b.load(offsetNumber)
 		next = b.jump(bpf.JumpEqual, group[0].audit, section, next)

@@ -175,11 +175,14 @@ func (f *ScmpFilter) AddRuleConditional(c ScmpSyscall, action ScmpAction, condit
 		}
 		seen[c.Argument] = true
 	}
-	row, err := c.row()
+	rows, err := c.rows()
 	if err != nil {
 		return err
 	}
-	f.rules = append(f.rules, callRule{row, rule{action, slices.Clone(conditions)}})
+	conditions = slices.Clone(conditions)
+	for _, row := range rows {
+		f.rules = append(f.rules, callRule{row, rule{action, conditions}})
+	}
 	return nil
 }
 

@@ -2,7 +2,9 @@ package seccomp_test
 
 import (
 	"errors"
+	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -86,6 +88,71 @@ func TestMuxed(t *testing.T) {
 	}
 }
 
+// TestJoined: a rule about joined names is one about each call, in the same place,
+// and their number is the largest.
+func TestJoined(t *testing.T) {
+	names := []string{"write", "read", "nobody knows", "arm_fadvise64_64", "socket", "io_uring_setup"}
+	program := func(add func(f *seccomp.ScmpFilter, name string) error, names ...string) []byte {
+		t.Helper()
+		f, err := seccomp.NewFilter(seccomp.ActErrno.SetReturnCode(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []seccomp.ScmpArch{seccomp.ArchX86, seccomp.ArchX32, seccomp.ArchARM} {
+			if err := f.AddArch(a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := add(f, "read"); err != nil { // the first rule about it
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if err := add(f, name); err != nil && !errors.Is(err, seccomp.ErrSyscallDoesNotExist) {
+				t.Fatal(err)
+			}
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if err := f.ExportBPF(w); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		code, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return code
+	}
+	add := func(f *seccomp.ScmpFilter, name string) error {
+		n, err := seccomp.GetSyscallFromName(name)
+		if err != nil {
+			return err
+		}
+		if name == "read" {
+			return f.AddRule(n, seccomp.ActTrap)
+		}
+		return f.AddRuleConditional(n, seccomp.ActAllow, []seccomp.ScmpCondition{{Argument: 1, Op: seccomp.CompareGreater, Operand1: 5}})
+	}
+	one, each := program(add, seccomp.Join(names)), program(add, names...)
+	if len(one) == 0 || !slices.Equal(one, each) {
+		t.Errorf("joined %d bytes, one by one %d", len(one), len(each))
+	}
+	for arch, want := range map[seccomp.ScmpArch]seccomp.ScmpSyscall{seccomp.ArchX86: 425, seccomp.ArchX32: 0x400001a9, seccomp.ArchARM64: 425} {
+		if got, err := seccomp.GetSyscallFromNameByArch(seccomp.Join(names), arch); err != nil || got != want {
+			t.Errorf("the largest of %v is %d, %v, want %d", arch, got, err, want)
+		}
+	}
+	if got, err := seccomp.GetSyscallFromNameByArch("cacheflush,recv", seccomp.ArchAMD64); err != nil || got >= -1 {
+		t.Errorf("two that amd64 lacks: %d, %v", got, err)
+	}
+	if n, err := seccomp.GetSyscallFromName("nobody,knows"); err == nil {
+		t.Errorf("unknown names have the number %d", n)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	f, err := seccomp.NewFilter(seccomp.ActErrno.SetReturnCode(1))
 	if err != nil {
@@ -104,6 +171,7 @@ func TestRefused(t *testing.T) {
 		"an unknown action":        f.AddRule(read, 9),
 		"a number for allow":       f.AddRule(read, seccomp.ActAllow|1<<16),
 		"an unknown call":          f.AddRule(100000, seccomp.ActAllow),
+		"an unknown set":           f.AddRule(-1000000, seccomp.ActAllow),
 		"one argument twice":       f.AddRuleConditional(read, seccomp.ActAllow, []seccomp.ScmpCondition{equal(1), equal(1)}),
 		"a seventh argument":       f.AddRuleConditional(read, seccomp.ActAllow, []seccomp.ScmpCondition{equal(6)}),
 		"no comparison":            f.AddRuleConditional(read, seccomp.ActAllow, []seccomp.ScmpCondition{{}}),

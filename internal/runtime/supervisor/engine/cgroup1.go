@@ -3,45 +3,203 @@
 package engine
 
 import (
-	"cmp"
+	"errors"
+	"fmt"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 )
 
-// spreadCgroups replaces the mount of cgroup version 1 by a mount for each of its
-// hierarchies. libcontainer would find them in each container anew, by reading all
-// mounts of the machine, which are more with every pod; here they were read once.
-func spreadCgroups(config *configs.Config) error {
-	if cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) {
-		return nil
+// A container has a mount for each hierarchy of cgroup version 1. libcontainer makes
+// them one by one by their paths, with some 150 system calls each; here the container
+// is given them before its program begins, put together outside of it.
+
+const (
+	sysfsPath  = "/sys"
+	cgroupPath = "/sys/fs/cgroup"
+	// cgroupLabel tells that the container is still to be given its cgroups, and with
+	// which flags.
+	cgroupLabel = "knarr.dev/cgroups="
+)
+
+// takeCgroups takes the mount of cgroups out of a configuration, for showCgroups.
+// It leaves it where that could not know what it would mount on, or with a kernel
+// before Linux 5.12.
+func takeCgroups(config *configs.Config) {
+	if cgroups.IsCgroup2UnifiedMode() || !config.Namespaces.Contains(configs.NEWNS) || config.Namespaces.Contains(configs.NEWCGROUP) || !hasSetattr() {
+		return
 	}
 	var mounts []*configs.Mount
+	var taken, sysfs *configs.Mount
 	for _, m := range config.Mounts {
-		if m.Device != "cgroup" {
-			mounts = append(mounts, m)
+		switch {
+		case m.Device == "cgroup" && m.Destination == cgroupPath:
+			taken = m
 			continue
+		case m.Destination == sysfsPath && (m.Device == "sysfs" || m.Source == sysfsPath):
+			sysfs = m
+		case m.Destination == sysfsPath, strings.HasPrefix(m.Destination, sysfsPath+"/"):
+			return
 		}
-		more, err := hierarchies(config, m)
-		if err != nil {
-			return err
-		}
-		mounts = append(mounts, more...)
+		mounts = append(mounts, m)
+	}
+	if taken == nil || sysfs == nil {
+		return
 	}
 	config.Mounts = mounts
-	return nil
+	config.Labels = append(config.Labels, cgroupLabel+strconv.Itoa(taken.Flags))
 }
 
-func hierarchies(config *configs.Config, at *configs.Mount) ([]*configs.Mount, error) {
-	all, err := cgroups.GetCgroupMounts(false)
+// hasSetattr tells whether there is mount_setattr(2), the youngest of those used here.
+var hasSetattr = sync.OnceValue(func() bool {
+	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
+})
+
+// showCgroups mounts a container's cgroups. It has not become its program yet:
+// nothing that is in its root has been run, and sysfs is there.
+func showCgroups(state *libcontainer.State) error {
+	i := slices.IndexFunc(state.Config.Labels, func(l string) bool { return strings.HasPrefix(l, cgroupLabel) })
+	if i < 0 {
+		return nil
+	}
+	flags, err := strconv.Atoi(strings.TrimPrefix(state.Config.Labels[i], cgroupLabel))
+	if err != nil {
+		return err
+	}
+	all, err := hierarchies(state.CgroupPaths)
+	if err != nil {
+		return err
+	}
+	top, err := cgroupTop(&state.Config)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	for i := range all {
+		h := &all[i]
+		if h.tree, err = unix.OpenTree(unix.AT_FDCWD, h.source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
+			return fmt.Errorf("cgroup %s: %w", h.source, err)
+		}
+		defer unix.Close(h.tree)
+		if err := unix.Mkdirat(top, h.name, 0o755); err != nil {
+			return err
+		}
+		if !strings.Contains(h.name, ",") {
+			continue
+		}
+		for one := range strings.SplitSeq(h.name, ",") { // as the machine has them
+			if err := unix.Symlinkat(h.name, top, one); err != nil {
+				return err
+			}
+		}
+	}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if flags&unix.MS_RDONLY != 0 {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	return withMounts(state.InitProcessPid, func() error {
+		if err := unix.MoveMount(top, "", unix.AT_FDCWD, cgroupPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("cannot mount on %s: %w", cgroupPath, err)
+		}
+		for _, h := range all {
+			if err := unix.MoveMount(h.tree, "", top, h.name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return fmt.Errorf("cannot mount cgroup %s: %w", h.name, err)
+			}
+		}
+		return unix.MountSetattr(top, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
+	})
+}
+
+// cgroupTop makes the directory of hierarchies, which is of the container's root.
+func cgroupTop(config *configs.Config) (int, error) {
+	uid, err := config.HostRootUID()
+	if err != nil {
+		return 0, err
+	}
+	gid, err := config.HostRootGID()
+	if err != nil {
+		return 0, err
+	}
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fs)
+	for _, option := range [][2]string{{"mode", "755"}, {"uid", strconv.Itoa(uid)}, {"gid", strconv.Itoa(gid)}} {
+		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
+			return 0, err
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return 0, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+}
+
+// withMounts runs fn on a thread of its own in the mount namespace of a process.
+func withMounts(pid int, fn func() error) error {
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ns)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with us
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(ns, unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			err = fn()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// hierarchy is one of cgroup version 1.
+type hierarchy struct {
+	name   string // of its directory
+	source string // what a container sees of it
+	tree   int
+}
+
+// hierarchies are those of the machine, with a container's cgroups, or with ours
+// where libcontainer does not know the controller.
+func hierarchies(paths map[string]string) ([]hierarchy, error) {
+	machine, err := machineCgroups()
 	if err != nil {
 		return nil, err
 	}
-	m, err := manager.New(config.Cgroups)
+	all := make([]hierarchy, len(machine))
+	for i, m := range machine {
+		all[i] = m.hierarchy
+		for _, name := range m.controllers {
+			if p := paths[name]; p != "" {
+				all[i].source = p
+			}
+		}
+	}
+	return all, nil
+}
+
+type machineCgroup struct {
+	hierarchy
+	controllers []string // by libcontainer's names
+}
+
+// machineCgroups reads all mounts of the machine, which are more with every pod: once.
+var machineCgroups = sync.OnceValues(func() ([]machineCgroup, error) {
+	mounts, err := cgroups.GetCgroupMounts(false)
 	if err != nil {
 		return nil, err
 	}
@@ -49,32 +207,20 @@ func hierarchies(config *configs.Config, at *configs.Mount) ([]*configs.Mount, e
 	if err != nil {
 		return nil, err
 	}
-	mounts := []*configs.Mount{{Source: "tmpfs", Device: "tmpfs", Destination: at.Destination, Data: "mode=755",
-		Flags: unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV | at.Flags&unix.MS_RDONLY}}
-	for _, h := range all {
-		// The container's own, or ours if libcontainer does not know the controller.
-		source := ""
-		for _, name := range h.Subsystems {
-			source = cmp.Or(source, m.Path(name), m.Path(cgroups.CgroupNamePrefix+name))
+	all := make([]machineCgroup, len(mounts))
+	for i, m := range mounts {
+		dir, err := m.GetOwnCgroup(ours)
+		if err != nil {
+			return nil, err
 		}
-		if source == "" {
-			dir, err := h.GetOwnCgroup(ours)
-			if err != nil {
-				return nil, err
-			}
-			inner, err := filepath.Rel(h.Root, dir)
-			if err != nil {
-				return nil, err
-			}
-			source = filepath.Join(h.Mountpoint, inner)
+		inner, err := filepath.Rel(m.Root, dir)
+		if err != nil {
+			return nil, err
 		}
-		names := []string{filepath.Base(h.Mountpoint)}
-		if strings.Contains(names[0], ",") {
-			names = append(names, strings.Split(names[0], ",")...) // as the machine's links
-		}
-		for _, name := range names {
-			mounts = append(mounts, &configs.Mount{Source: source, Device: "bind", Destination: filepath.Join(at.Destination, name), Flags: unix.MS_BIND | at.Flags})
+		all[i].hierarchy = hierarchy{name: filepath.Base(m.Mountpoint), source: filepath.Join(m.Mountpoint, inner)}
+		for _, name := range m.Subsystems {
+			all[i].controllers = append(all[i].controllers, name, cgroups.CgroupNamePrefix+name)
 		}
 	}
-	return mounts, nil
-}
+	return all, nil
+})

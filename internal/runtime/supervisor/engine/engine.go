@@ -64,9 +64,8 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 			config.Labels[i] = "bundle=" + bundle
 		}
 	}
-	if err := spreadCgroups(config); err != nil {
-		return server.Created{}, err
-	}
+	takeCgroups(config)
+	joinCalls(config.Seccomp)
 	if err := os.MkdirAll(e.root, 0o700); err != nil {
 		return server.Created{}, err
 	}
@@ -182,6 +181,9 @@ func (e *Engine) Start(id string) error {
 	state, err := c.State()
 	if err != nil {
 		return err
+	}
+	if err := showCgroups(state); err != nil {
+		return fmt.Errorf("cannot give the container its cgroups: %w", err)
 	}
 	return e.tell(id, state.InitProcessPid)
 }
