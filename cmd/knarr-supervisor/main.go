@@ -1,5 +1,10 @@
 //go:build cgo
 
+// Each container's first process would look for the processors that its cgroup may
+// use, to run on one.
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // knarr-supervisor is the parent of a node's containers: see
 // internal/runtime/supervisor. knarr starts it; nobody else has to.
 package main
@@ -99,7 +104,7 @@ func run() error {
 	}
 	return server.New(server.Config{
 		Dir: *dir, Socket: *socket, Build: hex.EncodeToString(sum.Sum(nil)),
-		Engine: engine.New(filepath.Join(*dir, "oci")),
+		Engine: engine.New(*dir),
 		Binary: func(h supervisor.Handler, bundle string) server.Engine { return ocibinary.New(*dir, h, bundle) },
 		Exec: func(executable, note *os.File) error {
 			engine.RestoreLimits()

@@ -178,6 +178,22 @@ var mountCases = []testCase{
 		t.cleanup(func() { _ = unix.Unmount(filepath.Join(dir, "other"), unix.MNT_DETACH) })
 		t.equal("a mount of the container, on the host", names(t, filepath.Join(dir, "other")), "container")
 	}},
+	{"mounts/the host's stay", func(t *T) {
+		p := t.pod(privilegedPod)
+		dir := sharedDir(t)
+		sub := filepath.Join(dir, "sub")
+		tmpfs(t, sub) // after the runtime has begun
+		writeFile(t, filepath.Join(sub, "host"), "")
+		for _, kind := range []runtimeapi.MountPropagation{private, hostToContainer, bidirectional} {
+			m := mounts(&runtimeapi.Mount{HostPath: dir, ContainerPath: "/mnt", Propagation: kind})
+			c := p.start(privileged, m)
+			t.equal(kind.String()+": seen in the container", c.sh("ls /mnt/sub"), "host")
+			t.must(c.stop(0))
+			t.must(c.remove())
+			p.fails(kind.String()+" with a program that is not there", privileged, m, command("nosuchprogram"))
+			t.equal(kind.String()+": what is left of it", names(t, sub), "host")
+		}
+	}},
 	{"mounts/read-only is not recursive", func(t *T) {
 		p := t.pod()
 		dir := tempDir(t)

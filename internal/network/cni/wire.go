@@ -215,14 +215,19 @@ func (w wire) check() error {
 // defaultMTU is Ethernet's, for a node without a default route.
 const defaultMTU = 1500
 
-// inheritedMTU is that of the link that leads out.
+// outside is an address that no network has (RFC 1112: reserved): a packet to it
+// goes the way that packets leave the node.
+var outside = net.IPv4(240, 0, 0, 1)
+
+// inheritedMTU is that of the link that leads out. The kernel is asked for the one
+// route: there are as many as pods.
 func inheritedMTU(h *netlink.Handle) int {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	routes, err := h.RouteGet(outside)
 	if err != nil {
 		return defaultMTU
 	}
 	for _, r := range routes {
-		if link, err := h.LinkByIndex(r.LinkIndex); err == nil && link.Attrs().MTU > 0 {
+		if link, err := h.LinkByIndex(r.LinkIndex); err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU > 0 {
 			return link.Attrs().MTU
 		}
 	}

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/internal/runtime/thread"
 	"knarr.dev/knarr/internal/runtime/userns"
 )
 
@@ -30,7 +30,7 @@ func hold(dir string, flags int, o *runtimeapi.UserNamespace, hostname string) e
 	if o.GetMode() == runtimeapi.NamespaceMode_POD && len(o.GetUids()) > 0 {
 		return holdOwned(dir, flags, o, hostname)
 	}
-	return onThread(func() error {
+	return thread.Run(func() error {
 		if err := unix.Unshare(flags); err != nil {
 			return fmt.Errorf("cannot make namespaces: %w", err)
 		}
@@ -41,17 +41,6 @@ func hold(dir string, flags int, o *runtimeapi.UserNamespace, hostname string) e
 		}
 		return pin(dir, fmt.Sprintf("/proc/self/task/%d/ns", unix.Gettid()), flags)
 	})
-}
-
-// onThread runs fn on a thread of its own, which may leave its namespaces: it
-// is not used again.
-func onThread(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with us
-		done <- fn()
-	}()
-	return <-done
 }
 
 // holdOwned lets a process in a new user namespace make the others, which that
@@ -105,7 +94,7 @@ func pinOne(file, from string) error {
 // inside runs fn on a thread in the namespaces that flags names, of those that
 // dir holds.
 func inside(dir string, flags int, fn func() error) error {
-	return onThread(func() error {
+	return thread.Run(func() error {
 		for _, k := range kinds {
 			if flags&k.flag == 0 {
 				continue

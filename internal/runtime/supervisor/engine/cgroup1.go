@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,7 +104,12 @@ func showCgroups(state *libcontainer.State) error {
 	if flags&unix.MS_RDONLY != 0 {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
-	return withMounts(state.InitProcessPid, func() error {
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", state.InitProcessPid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ns)
+	return withMounts(ns, func() error {
 		if err := unix.MoveMount(top, "", unix.AT_FDCWD, cgroupPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("cannot mount on %s: %w", cgroupPath, err)
 		}
@@ -128,42 +132,7 @@ func cgroupTop(config *configs.Config) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fs)
-	for _, option := range [][2]string{{"mode", "755"}, {"uid", strconv.Itoa(uid)}, {"gid", strconv.Itoa(gid)}} {
-		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
-			return 0, err
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return 0, err
-	}
-	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-}
-
-// withMounts runs fn on a thread of its own in the mount namespace of a process.
-func withMounts(pid int, fn func() error) error {
-	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(ns)
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with us
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Setns(ns, unix.CLONE_NEWNS)
-		}
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
+	return tmpfs(map[string]string{"mode": "755", "uid": strconv.Itoa(uid), "gid": strconv.Itoa(gid)})
 }
 
 // hierarchy is one of cgroup version 1.

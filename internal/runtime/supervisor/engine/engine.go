@@ -7,6 +7,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,18 +36,30 @@ import (
 // container's first process. It does not return.
 func Init() { libcontainer.Init() }
 
-// Engine keeps libcontainer's state below a directory.
+// Engine keeps libcontainer's state in a directory's oci.
 type Engine struct {
-	root string
+	root  string
+	stage func() *stage // nil if the machine can have none
 
 	mu   sync.Mutex
 	made map[string]*libcontainer.Container // created, not started
 }
 
 // New makes one. Nothing of the directory is read or written yet.
-func New(root string) *Engine {
+func New(dir string) *Engine {
 	memlock() // before anything is run
-	return &Engine{root: root, made: map[string]*libcontainer.Container{}}
+	root := filepath.Join(dir, "oci")
+	return &Engine{root: root, made: map[string]*libcontainer.Container{}, stage: sync.OnceValue(func() *stage {
+		if !hasSetattr() {
+			return nil
+		}
+		s, err := newStage(filepath.Join(dir, "stage"), root)
+		if err != nil {
+			slog.Warn("Containers start from all mounts of the machine", "err", err)
+			return nil
+		}
+		return s
+	})}
 }
 
 // Create implements server.Engine.
@@ -69,18 +82,36 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 	if err := os.MkdirAll(e.root, 0o700); err != nil {
 		return server.Created{}, err
 	}
-	c, err := libcontainer.Create(e.root, id, config)
+	var c *libcontainer.Container
+	var created server.Created
+	create := func() (err error) {
+		if c, err = libcontainer.Create(e.root, id, config); err != nil {
+			return err
+		}
+		created, err = run(c, spec.Process, stdio, true)
+		return err
+	}
+	if s := e.stage(); s != nil && !hooked(config) {
+		err = s.with(config, create)
+	} else {
+		err = create()
+	}
+	if err != nil && c != nil {
+		err = errors.Join(err, e.Destroy(id, nil))
+	}
 	if err != nil {
 		return server.Created{}, err
-	}
-	created, err := run(c, spec.Process, stdio, true)
-	if err != nil {
-		return server.Created{}, errors.Join(err, e.Destroy(id, nil))
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.made[id] = c
 	return created, nil
+}
+
+// hooked tells that programs of the machine are run while a container is made: they
+// need all of it.
+func hooked(config *configs.Config) bool {
+	return config.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer, configs.StartContainer)
 }
 
 // run starts a process in a container: its first, which then waits for Start,

@@ -1,0 +1,15 @@
+// Package thread is for work that a namespace is entered for.
+package thread
+
+import "runtime"
+
+// Run runs fn on a thread of its own, which may leave its namespaces: it is not
+// used again.
+func Run(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with us
+		done <- fn()
+	}()
+	return <-done
+}
