@@ -119,9 +119,9 @@ func (s *stage) with(config *configs.Config, fn func() error) error {
 		}
 	}
 	var names []string
-	for i, t := range targets {
+	for i, t := range slices.Backward(targets) { // 10 before 1, which it begins with
 		here := filepath.Join(s.path, strconv.Itoa(i))
-		names = append(names, strconv.Quote(here), strconv.Quote(*t))
+		names = append(names, here, *t)
 		*t = here
 	}
 	err = withMounts(int(s.ns.Fd()), func() error {
