@@ -102,16 +102,17 @@ func run() error {
 	if err := ocibinary.Clean(*dir); err != nil {
 		return err
 	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return server.New(server.Config{
 		Dir: *dir, Socket: *socket, Build: hex.EncodeToString(sum.Sum(nil)),
-		Engine: engine.New(*dir),
+		Engine: engine.New(*dir, log),
 		Binary: func(h supervisor.Handler, bundle string) server.Engine { return ocibinary.New(*dir, h, bundle) },
 		Exec: func(executable, note *os.File) error {
 			engine.RestoreLimits()
 			return become(executable, slices.Concat(args, []string{"--handover", strconv.Itoa(int(note.Fd()))}))
 		},
 		Holder: hold,
-		Log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Log:    log,
 	}).Run(ctx, note)
 }
 

@@ -112,6 +112,10 @@ var cdiCases = []testCase{
 		t.must(c.stop(0))
 		t.must(c.remove())
 		t.within("poststop has run", func() bool { return strings.Contains(ran("poststop"), `"id":"`+c.id+`"`) })
+		alone := t.deviceKind()
+		t.describe(alone, map[string]string{"0": `{"hooks":[` + hooks[2] + `]}`})
+		c = p.start(devices(alone + "=0"))
+		t.contains("poststart without others", ran("poststart"), `"id":"`+c.id+`"`)
 	}},
 	{"cdi/a hook that fails", func(t *T) {
 		kind := t.deviceKind()

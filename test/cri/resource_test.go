@@ -187,6 +187,10 @@ var resourceCases = []testCase{
 		})
 		c.seesHierarchies("with a volume among them", "ro", "memory")
 		t.equal("the volume", c.sh("cat /sys/fs/cgroup/memory/file"), "of the volume")
+		for _, path := range []string{"/sys/fs/cgroup", "/sys/fs"} {
+			c = p.start(security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = []string{path} }))
+			t.equal(path+", masked", c.sh("ls "+path), "")
+		}
 	}},
 	{"resources/update of a running container", func(t *T) {
 		c := t.pod().start(resources(&runtimeapi.LinuxContainerResources{CpuShares: 512, CpuQuota: 50000, CpuPeriod: 100000, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0"}))

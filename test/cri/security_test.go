@@ -336,6 +336,19 @@ var profileCases = []testCase{
 			p.fails(name, seccomp(runtimeapi.SecurityProfile_Localhost, ref))
 		}
 	}},
+	{"profiles/seccomp with odd names", func(t *T) {
+		p := t.pod()
+		for name, rule := range map[string]string{
+			"to be told of what is written": `{"names":["read","write"],"action":"SCMP_ACT_NOTIFY"}`,
+			"no name":                       `{"names":["","read"],"action":"SCMP_ACT_ERRNO"}`,
+		} {
+			path := writeFile(t, filepath.Join(tempDir(t), "profile.json"), `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[`+rule+`]}`)
+			p.fails(name, seccomp(runtimeapi.SecurityProfile_Localhost, path))
+		}
+		// No call has this name: it is not two of them.
+		path := writeFile(t, filepath.Join(tempDir(t), "profile.json"), `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir,mkdirat","sethostname"],"action":"SCMP_ACT_ERRNO"}]}`)
+		p.start(seccomp(runtimeapi.SecurityProfile_Localhost, path)).sh("mkdir /tmp/made")
+	}},
 	{"profiles/seccomp and privileged", func(t *T) {
 		path := writeFile(t, filepath.Join(tempDir(t), "profile.json"), blockHostname)
 		c := t.pod(privilegedPod).start(privileged, seccomp(runtimeapi.SecurityProfile_Localhost, path))

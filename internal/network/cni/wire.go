@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -215,23 +216,33 @@ func (w wire) check() error {
 // defaultMTU is Ethernet's, for a node without a default route.
 const defaultMTU = 1500
 
-// outside is an address that no network has (RFC 1112: reserved): a packet to it
-// goes the way that packets leave the node.
+// outside is an address that hardly any network has (RFC 1112: reserved): a packet
+// to it goes the way that packets leave the node.
 var outside = net.IPv4(240, 0, 0, 1)
 
 // inheritedMTU is that of the link that leads out. The kernel is asked for the one
-// route: there are as many as pods.
+// route: there are as many as pods. All are looked at where it has none.
 func inheritedMTU(h *netlink.Handle) int {
 	routes, err := h.RouteGet(outside)
-	if err != nil {
+	if err == nil {
+		if mtu := mtuOf(h, routes); mtu > 0 {
+			return mtu
+		}
+	}
+	if routes, err = h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST); err != nil {
 		return defaultMTU
 	}
+	return cmp.Or(mtuOf(h, routes), defaultMTU)
+}
+
+// mtuOf the first link of routes that leads somewhere.
+func mtuOf(h *netlink.Handle, routes []netlink.Route) int {
 	for _, r := range routes {
 		if link, err := h.LinkByIndex(r.LinkIndex); err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU > 0 {
 			return link.Attrs().MTU
 		}
 	}
-	return defaultMTU
+	return 0
 }
 
 // IsHostEnd reports whether a link with this hardware address is one that the

@@ -155,14 +155,15 @@ func find(name string) (int, bool) {
 	return slices.BinarySearchFunc(calls[:], name, func(c call, name string) int { return strings.Compare(c.name, name) })
 }
 
-// separator is between names of calls of which a rule speaks as of one.
-const separator = ","
+// Separator is between names of calls of which a rule speaks as of one.
+const Separator = ","
 
 // Join is a name for several calls, which libseccomp does not have: a rule about
 // it is one about each of them. A profile has hundreds of calls with the same rule.
-func Join(names []string) string { return strings.Join(names, separator) }
+func Join(names []string) string { return strings.Join(names, Separator) }
 
-// sets are the calls of joined names that were looked up.
+// sets are the calls of joined names that were looked up. libseccomp's interface has
+// no place for them: a call is a number.
 var sets struct {
 	sync.Mutex
 	names []string
@@ -181,7 +182,7 @@ func set(name string) (ScmpSyscall, []*call) {
 	if i < 0 {
 		i = len(sets.names)
 		var rows []*call
-		for one := range strings.SplitSeq(name, separator) {
+		for one := range strings.SplitSeq(name, Separator) {
 			if i, ok := find(one); ok {
 				rows = append(rows, &calls[i])
 			}
@@ -193,7 +194,7 @@ func set(name string) (ScmpSyscall, []*call) {
 
 // GetSyscallFromName finds a call of the machine's architecture, or a set of calls.
 func GetSyscallFromName(name string) (ScmpSyscall, error) {
-	if !strings.Contains(name, separator) {
+	if !strings.Contains(name, Separator) {
 		return GetSyscallFromNameByArch(name, ArchNative)
 	}
 	n, rows := set(name)
@@ -204,7 +205,7 @@ func GetSyscallFromName(name string) (ScmpSyscall, error) {
 }
 
 // GetSyscallFromNameByArch finds a call of an architecture, or the one of a set
-// with the largest number there. Architectures whose calls cannot arrive here have
+// with the largest number there, negative if it has none of them. Architectures whose calls cannot arrive here have
 // none.
 func GetSyscallFromNameByArch(name string, arch ScmpArch) (ScmpSyscall, error) {
 	if arch == ArchNative {
@@ -218,7 +219,7 @@ func GetSyscallFromNameByArch(name string, arch ScmpArch) (ScmpSyscall, error) {
 	if a == nil {
 		return 0, ErrSyscallDoesNotExist
 	}
-	if strings.Contains(name, separator) {
+	if strings.Contains(name, Separator) {
 		_, rows := set(name)
 		if len(rows) == 0 {
 			return 0, ErrSyscallDoesNotExist

@@ -4,7 +4,8 @@ package thread
 import "runtime"
 
 // Run runs fn on a thread of its own, which may leave its namespaces: it is not
-// used again.
+// used again. The first thread, which cannot end, has to be main's (LockOSThread):
+// the process would be seen in the namespaces that it leaves.
 func Run(fn func() error) error {
 	done := make(chan error)
 	go func() {

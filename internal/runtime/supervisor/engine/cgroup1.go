@@ -3,16 +3,12 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 )
@@ -24,60 +20,54 @@ import (
 const (
 	sysfsPath  = "/sys"
 	cgroupPath = "/sys/fs/cgroup"
-	// cgroupLabel tells that the container is still to be given its cgroups, and with
-	// which flags.
-	cgroupLabel = "knarr.dev/cgroups="
 )
 
-// takeCgroups takes the mount of cgroups out of a configuration, for showCgroups.
-// It leaves it where that could not know what it would mount on, or with a kernel
-// before Linux 5.12.
-func takeCgroups(config *configs.Config) {
-	if cgroups.IsCgroup2UnifiedMode() || !config.Namespaces.Contains(configs.NEWNS) || config.Namespaces.Contains(configs.NEWCGROUP) || !hasSetattr() {
-		return
+// takeCgroups takes the mount of cgroups out of a configuration, for showCgroups. It
+// takes none where that would mount on something else than a fresh sysfs, or cover
+// what is to be covered.
+func takeCgroups(config *configs.Config) (taken *configs.Mount) {
+	if cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) {
+		return nil
+	}
+	for _, list := range [][]string{config.MaskPaths, config.ReadonlyPaths} {
+		for _, p := range list {
+			if p = filepath.Clean(p); below(cgroupPath, p) || below(p, cgroupPath) {
+				return nil
+			}
+		}
 	}
 	var mounts []*configs.Mount
-	var taken, sysfs *configs.Mount
+	fresh := false
 	for _, m := range config.Mounts {
-		switch {
-		case m.Device == "cgroup" && m.Destination == cgroupPath:
+		switch to := filepath.Clean(m.Destination); {
+		case m.Device == "cgroup" && to == cgroupPath && taken == nil:
 			taken = m
 			continue
-		case m.Destination == sysfsPath && (m.Device == "sysfs" || m.Source == sysfsPath):
-			sysfs = m
-		case m.Destination == sysfsPath, strings.HasPrefix(m.Destination, sysfsPath+"/"):
-			return
+		case m.Device == "sysfs" && to == sysfsPath && !fresh:
+			fresh = true
+		case below(to, sysfsPath):
+			return nil
 		}
 		mounts = append(mounts, m)
 	}
-	if taken == nil || sysfs == nil {
-		return
-	}
-	config.Mounts = mounts
-	config.Labels = append(config.Labels, cgroupLabel+strconv.Itoa(taken.Flags))
-}
-
-// hasSetattr tells whether there is mount_setattr(2), the youngest of those used here.
-var hasSetattr = sync.OnceValue(func() bool {
-	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
-})
-
-// showCgroups mounts a container's cgroups. It has not become its program yet:
-// nothing that is in its root has been run, and sysfs is there.
-func showCgroups(state *libcontainer.State) error {
-	i := slices.IndexFunc(state.Config.Labels, func(l string) bool { return strings.HasPrefix(l, cgroupLabel) })
-	if i < 0 {
+	if taken == nil || !fresh {
 		return nil
 	}
-	flags, err := strconv.Atoi(strings.TrimPrefix(state.Config.Labels[i], cgroupLabel))
+	config.Mounts = mounts
+	return taken
+}
+
+// below tells whether a path is another one or lies below it.
+func below(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// showCgroups mounts the cgroups of a container's first process, which waits to
+// become its program: nothing has been run in the container.
+func showCgroups(pid int, config *configs.Config, m *configs.Mount) error {
+	all, err := hierarchies(pid)
 	if err != nil {
 		return err
 	}
-	all, err := hierarchies(state.CgroupPaths)
-	if err != nil {
-		return err
-	}
-	top, err := cgroupTop(&state.Config)
+	top, err := cgroupTop(config)
 	if err != nil {
 		return err
 	}
@@ -101,16 +91,21 @@ func showCgroups(state *libcontainer.State) error {
 		}
 	}
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
-	if flags&unix.MS_RDONLY != 0 {
+	if m.Flags&unix.MS_RDONLY != 0 {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
-	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", state.InitProcessPid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(ns)
 	return withMounts(ns, func() error {
-		if err := unix.MoveMount(top, "", unix.AT_FDCWD, cgroupPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		at, err := unix.Openat2(unix.AT_FDCWD, cgroupPath, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+		if err != nil {
+			return fmt.Errorf("cannot open %s: %w", cgroupPath, err)
+		}
+		defer unix.Close(at)
+		if err := unix.MoveMount(top, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 			return fmt.Errorf("cannot mount on %s: %w", cgroupPath, err)
 		}
 		for _, h := range all {
@@ -138,47 +133,24 @@ func cgroupTop(config *configs.Config) (int, error) {
 // hierarchy is one of cgroup version 1.
 type hierarchy struct {
 	name   string // of its directory
-	source string // what a container sees of it
+	source string // a process's cgroup in it
 	tree   int
 }
 
-// hierarchies are those of the machine, with a container's cgroups, or with ours
-// where libcontainer does not know the controller.
-func hierarchies(paths map[string]string) ([]hierarchy, error) {
-	machine, err := machineCgroups()
-	if err != nil {
-		return nil, err
-	}
-	all := make([]hierarchy, len(machine))
-	for i, m := range machine {
-		all[i] = m.hierarchy
-		for _, name := range m.controllers {
-			if p := paths[name]; p != "" {
-				all[i].source = p
-			}
-		}
-	}
-	return all, nil
-}
-
-type machineCgroup struct {
-	hierarchy
-	controllers []string // by libcontainer's names
-}
-
-// machineCgroups reads all mounts of the machine, which are more with every pod: once.
-var machineCgroups = sync.OnceValues(func() ([]machineCgroup, error) {
+// hierarchies are those of the machine with the cgroups of a process. The library
+// has read the mounts of the machine once.
+func hierarchies(pid int) ([]hierarchy, error) {
 	mounts, err := cgroups.GetCgroupMounts(false)
 	if err != nil {
 		return nil, err
 	}
-	ours, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	in, err := cgroups.ParseCgroupFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return nil, err
 	}
-	all := make([]machineCgroup, len(mounts))
+	all := make([]hierarchy, len(mounts))
 	for i, m := range mounts {
-		dir, err := m.GetOwnCgroup(ours)
+		dir, err := m.GetOwnCgroup(in)
 		if err != nil {
 			return nil, err
 		}
@@ -186,10 +158,7 @@ var machineCgroups = sync.OnceValues(func() ([]machineCgroup, error) {
 		if err != nil {
 			return nil, err
 		}
-		all[i].hierarchy = hierarchy{name: filepath.Base(m.Mountpoint), source: filepath.Join(m.Mountpoint, inner)}
-		for _, name := range m.Subsystems {
-			all[i].controllers = append(all[i].controllers, name, cgroups.CgroupNamePrefix+name)
-		}
+		all[i] = hierarchy{name: filepath.Base(m.Mountpoint), source: filepath.Join(m.Mountpoint, inner)}
 	}
 	return all, nil
-})
+}

@@ -46,16 +46,13 @@ type Engine struct {
 }
 
 // New makes one. Nothing of the directory is read or written yet.
-func New(dir string) *Engine {
+func New(dir string, log *slog.Logger) *Engine {
 	memlock() // before anything is run
 	root := filepath.Join(dir, "oci")
 	return &Engine{root: root, made: map[string]*libcontainer.Container{}, stage: sync.OnceValue(func() *stage {
-		if !hasSetattr() {
-			return nil
-		}
 		s, err := newStage(filepath.Join(dir, "stage"), root)
 		if err != nil {
-			slog.Warn("Containers start from all mounts of the machine", "err", err)
+			log.Warn("Containers start from all mounts of the machine", "err", err)
 			return nil
 		}
 		return s
@@ -77,7 +74,6 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 			config.Labels[i] = "bundle=" + bundle
 		}
 	}
-	takeCgroups(config)
 	joinCalls(config.Seccomp)
 	if err := os.MkdirAll(e.root, 0o700); err != nil {
 		return server.Created{}, err
@@ -91,8 +87,8 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 		created, err = run(c, spec.Process, stdio, true)
 		return err
 	}
-	if s := e.stage(); s != nil && !hooked(config) {
-		err = s.with(config, create)
+	if s := e.stage(); s != nil && fits(config) {
+		err = s.with(config, withCgroups(config, &created, create))
 	} else {
 		err = create()
 	}
@@ -100,6 +96,9 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 		err = errors.Join(err, e.Destroy(id, nil))
 	}
 	if err != nil {
+		if created.Console != nil {
+			created.Console.Close()
+		}
 		return server.Created{}, err
 	}
 	e.mu.Lock()
@@ -108,10 +107,22 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 	return created, nil
 }
 
-// hooked tells that programs of the machine are run while a container is made: they
-// need all of it.
-func hooked(config *configs.Config) bool {
-	return config.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer, configs.StartContainer)
+// withCgroups has a container created without its mount of cgroups, and gives it
+// then.
+func withCgroups(config *configs.Config, created *server.Created, create func() error) func() error {
+	m := takeCgroups(config)
+	if m == nil {
+		return create
+	}
+	return func() error {
+		if err := create(); err != nil {
+			return err
+		}
+		if err := showCgroups(created.PID, config, m); err != nil {
+			return fmt.Errorf("cannot give the container its cgroups: %w", err)
+		}
+		return nil
+	}
 }
 
 // run starts a process in a container: its first, which then waits for Start,
@@ -212,9 +223,6 @@ func (e *Engine) Start(id string) error {
 	state, err := c.State()
 	if err != nil {
 		return err
-	}
-	if err := showCgroups(state); err != nil {
-		return fmt.Errorf("cannot give the container its cgroups: %w", err)
 	}
 	return e.tell(id, state.InitProcessPid)
 }

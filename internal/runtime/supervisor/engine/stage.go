@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/cgroups"
+	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,7 @@ import (
 // A container's mount namespace begins as a copy of its parent's, and a machine has
 // some mounts more with every pod. So the parent of containers is a thread in a
 // namespace with few: what the kernel shows of itself, and what one container is made
-// of. No container's first process sees anything else of the machine.
+// of. Nothing else is mounted where a container is made.
 
 // stage is such a namespace, which each container gets a copy of.
 type stage struct {
@@ -48,10 +49,11 @@ func newStage(path, dir string) (*stage, error) {
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 			return err
 		}
+		unix.Umask(0) // of this thread, now: a user namespace's root passes
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return err
 		}
-		top, err := tmpfs(map[string]string{"mode": "711"}) // a user namespace's root passes
+		top, err := tmpfs(map[string]string{"mode": "711"})
 		if err != nil {
 			return err
 		}
@@ -94,6 +96,24 @@ func newStage(path, dir string) (*stage, error) {
 	return s, err
 }
 
+// fits tells that all that libcontainer looks for by a path while it makes a
+// container is on the stage: no hook's program, no socket that listens to seccomp's
+// notifications, no file system that is made of other paths.
+func fits(config *configs.Config) bool {
+	switch {
+	case config.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer, configs.StartContainer, configs.Poststart),
+		config.Seccomp != nil && config.Seccomp.ListenerPath != "",
+		config.IntelRdt != nil,
+		!config.Namespaces.IsPrivate(configs.NEWNS),
+		slices.ContainsFunc(config.Devices, func(d *devices.Device) bool { return !below(filepath.Clean(d.Path), "/dev") }):
+		return false
+	}
+	return !slices.ContainsFunc(config.Mounts, func(m *configs.Mount) bool {
+		plain := m.IsBind() || slices.Contains([]string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup"}, m.Device)
+		return !plain || m.Extensions&configs.EXT_COPYUP != 0 || m.IDMapping != nil && m.IDMapping.UserNSPath != ""
+	})
+}
+
 // with runs fn on a thread from where a container sees what config names, and
 // nothing else: the paths in config become those of the stage. What is mounted
 // there ends with the namespace, and nothing is unmounted: the machine may have the
@@ -103,7 +123,7 @@ func (s *stage) with(config *configs.Config, fn func() error) error {
 	targets := []*string{&config.Rootfs}
 	for _, m := range config.Mounts {
 		if m.IsBind() {
-			sources = append(sources, source{path: m.Source, all: m.Flags&unix.MS_REC != 0, peer: slices.ContainsFunc(m.PropagationFlags, func(f int) bool { return f&(unix.MS_SHARED|unix.MS_SLAVE) != 0 })})
+			sources = append(sources, source{path: m.Source, all: m.Flags&unix.MS_REC != 0, peer: !slices.ContainsFunc(m.PropagationFlags, func(f int) bool { return f&unix.MS_PRIVATE != 0 })})
 			targets = append(targets, &m.Source)
 		}
 	}
@@ -113,12 +133,13 @@ func (s *stage) with(config *configs.Config, fn func() error) error {
 		return err
 	}
 	// Namespaces are files that are mounted.
+	machine := fmt.Sprintf("/proc/%d/root", os.Getpid())
 	for i, n := range config.Namespaces {
 		if n.Path != "" && !strings.HasPrefix(n.Path, "/proc/") {
-			config.Namespaces[i].Path = fmt.Sprintf("/proc/%d/root%s", os.Getpid(), n.Path)
+			config.Namespaces[i].Path = machine + n.Path
 		}
 	}
-	var names []string
+	names := []string{machine, ""}
 	for i, t := range slices.Backward(targets) { // 10 before 1, which it begins with
 		here := filepath.Join(s.path, strconv.Itoa(i))
 		names = append(names, here, *t)
