@@ -205,8 +205,8 @@ func GetSyscallFromName(name string) (ScmpSyscall, error) {
 }
 
 // GetSyscallFromNameByArch finds a call of an architecture, or the one of a set
-// with the largest number there, negative if it has none of them. Architectures whose calls cannot arrive here have
-// none.
+// with the largest number there, negative if it has none of them. Architectures
+// whose calls cannot arrive here have none.
 func GetSyscallFromNameByArch(name string, arch ScmpArch) (ScmpSyscall, error) {
 	if arch == ArchNative {
 		native, err := GetNativeArch()

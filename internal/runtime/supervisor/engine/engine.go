@@ -42,14 +42,14 @@ type Engine struct {
 	stage func() *stage // nil if the machine can have none
 
 	mu   sync.Mutex
-	made map[string]*libcontainer.Container // created, not started
+	made map[string]int // first processes of what is created and not started
 }
 
 // New makes one. Nothing of the directory is read or written yet.
 func New(dir string, log *slog.Logger) *Engine {
 	memlock() // before anything is run
 	root := filepath.Join(dir, "oci")
-	return &Engine{root: root, made: map[string]*libcontainer.Container{}, stage: sync.OnceValue(func() *stage {
+	return &Engine{root: root, made: map[string]int{}, stage: sync.OnceValue(func() *stage {
 		s, err := newStage(filepath.Join(dir, "stage"), root)
 		if err != nil {
 			log.Warn("Containers start from all mounts of the machine", "err", err)
@@ -78,17 +78,29 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 	if err := os.MkdirAll(e.root, 0o700); err != nil {
 		return server.Created{}, err
 	}
+	s := e.stage()
+	var taken *configs.Mount
+	if s != nil && !fits(config) {
+		s = nil
+	} else if s != nil {
+		taken = takeCgroups(config)
+	}
 	var c *libcontainer.Container
 	var created server.Created
 	create := func() (err error) {
 		if c, err = libcontainer.Create(e.root, id, config); err != nil {
 			return err
 		}
-		created, err = run(c, spec.Process, stdio, true)
-		return err
+		if created, err = run(c, spec.Process, stdio, true); err != nil || taken == nil {
+			return err
+		}
+		if err := showCgroups(created.PID, config, taken); err != nil {
+			return fmt.Errorf("cannot give the container its cgroups: %w", err)
+		}
+		return nil
 	}
-	if s := e.stage(); s != nil && fits(config) {
-		err = s.with(config, withCgroups(config, &created, create))
+	if s != nil {
+		err = s.with(config, create)
 	} else {
 		err = create()
 	}
@@ -103,26 +115,8 @@ func (e *Engine) Create(id, bundle string, spec *specs.Spec, stdio server.Stdio)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.made[id] = c
+	e.made[id] = created.PID
 	return created, nil
-}
-
-// withCgroups has a container created without its mount of cgroups, and gives it
-// then.
-func withCgroups(config *configs.Config, created *server.Created, create func() error) func() error {
-	m := takeCgroups(config)
-	if m == nil {
-		return create
-	}
-	return func() error {
-		if err := create(); err != nil {
-			return err
-		}
-		if err := showCgroups(created.PID, config, m); err != nil {
-			return fmt.Errorf("cannot give the container its cgroups: %w", err)
-		}
-		return nil
-	}
 }
 
 // run starts a process in a container: its first, which then waits for Start,
@@ -208,23 +202,24 @@ func lockedMemory(p *libcontainer.Process) {
 // Start implements server.Engine.
 func (e *Engine) Start(id string) error {
 	e.mu.Lock()
-	c := e.made[id]
+	pid, made := e.made[id]
 	delete(e.made, id)
 	e.mu.Unlock()
-	if c == nil {
-		var err error
-		if c, err = libcontainer.Load(e.root, id); err != nil {
+	if !made {
+		c, err := libcontainer.Load(e.root, id)
+		if err != nil {
 			return err
 		}
 		if status, err := c.Status(); err != nil || status == libcontainer.Running {
 			return errors.Join(server.ErrStarted, err)
 		}
+		state, err := c.State()
+		if err != nil {
+			return err
+		}
+		pid = state.InitProcessPid
 	}
-	state, err := c.State()
-	if err != nil {
-		return err
-	}
-	return e.tell(id, state.InitProcessPid)
+	return e.tell(id, pid)
 }
 
 const (
