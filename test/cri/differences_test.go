@@ -40,6 +40,7 @@ var anyContainerd = map[string]difference{
 	"stream/exec to the end of its input over WebSocket, version 5": {reason: "the field's streaming server speaks version 4 over WebSocket", says: "403 Forbidden"},
 	"image/list filters":                                            {reason: "containerd ignores the filter: the kubelet has none", says: "list by an unknown name"},
 	"registry/registry token":                                       {reason: "containerd does not know registry_token", says: "401 Unauthorized"},
+	"resources/out of memory":                                       {reason: "containerd's shim hears of it by cgroup v1's eventfd, which it lets go when the cgroup is gone before it has looked", says: "the reason is OOMKilled", race: true},
 	"load/one container removed by many":                            {reason: "containerd refuses a removal while another is under way", says: "removing state", race: true},
 	"load/a sandbox stopped and removed by many":                    {reason: "containerd refuses a removal while another is under way", says: "failed to remove container", race: true},
 	"refusals/container of no image":                                {reason: "containerd takes no name as the beginning of one, and finds an image if there is but one", says: "no image was accepted", race: true},
