@@ -68,6 +68,15 @@ cri:
 	$(GO) test -tags $(TAGS) -count=1 ./test/cri
 	$(GO) test -tags $(TAGS) -count=1 -run TestField ./test/cri -field
 
+## vm: the same for the built-in runtime on Debian's kernel, with cgroup v2 and AppArmor;
+## critest calls sudo to load a profile
+vm: build
+	$(GO) test -tags $(TAGS) -c -o $(BIN)/vm/cri.test ./test/cri
+	GOFLAGS=-tags=$(TAGS) ./hack/vm.sh $(BIN)/vm sh -ec 'cd test/cri; \
+		$(BIN)/vm/cri.test -test.run "TestCRI/builtin|TestBuiltinKilled" -test.timeout 50m; \
+		printf "#!/bin/sh\nexec \"\$$@\"\n" >/usr/local/bin/sudo; chmod +x /usr/local/bin/sudo; \
+		$(BIN)/vm/cri.test -test.run TestField -test.timeout 50m -field'
+
 ## bench: the figures of docs/performance.md on this machine: make bench UPSTREAM=bin/upstream
 UPSTREAM ?=
 bench: testdeps build

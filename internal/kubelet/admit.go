@@ -112,13 +112,8 @@ func wantsAppArmor(p *corev1.AppArmorProfile) bool {
 
 func (k *Kubelet) cannotRun(pod *corev1.Pod, c *corev1.Container) string {
 	sc := c.SecurityContext
-	if sc != nil && wantsAppArmor(sc.AppArmorProfile) {
-		if !k.machine.apparmor {
-			return "Cannot enforce AppArmor: AppArmor is not enabled on the host"
-		}
-		if sc.AppArmorProfile.Type == corev1.AppArmorProfileTypeLocalhost {
-			return "this node has no local AppArmor profiles"
-		}
+	if sc != nil && !k.machine.apparmor && wantsAppArmor(sc.AppArmorProfile) {
+		return "Cannot enforce AppArmor: AppArmor is not enabled on the host"
 	}
 	for name := range c.Resources.Limits {
 		switch name {

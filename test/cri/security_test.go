@@ -3,6 +3,7 @@ package cri_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -379,10 +380,40 @@ var profileCases = []testCase{
 			return // the case before is about it
 		}
 		p := t.pod()
-		t.contains("of the runtime", p.sees("cat /proc/1/attr/current", apparmor(runtimeapi.SecurityProfile_RuntimeDefault, "")), "(enforce)")
+		for name, o := range map[string]func(*containerConfig){
+			"of the runtime": apparmor(runtimeapi.SecurityProfile_RuntimeDefault, ""),
+			"of the runtime, by its old name": security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+				s.Apparmor, s.ApparmorProfile = nil, "runtime/default"
+			}),
+			"of who asks for none": security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Apparmor = nil }),
+		} {
+			c := p.start(o)
+			t.contains(name, c.sh("cat /proc/1/attr/current"), "(enforce)")
+			t.contains(name+", of another command", c.sh("cat /proc/self/attr/current"), "(enforce)")
+		}
 		t.equal("none", p.sees("cat /proc/1/attr/current", apparmor(runtimeapi.SecurityProfile_Unconfined, "")), "unconfined")
-		p.fails("a profile that is not loaded", apparmor(runtimeapi.SecurityProfile_Localhost, "no-such-profile"))
+		_, err := p.tryCreate(apparmor(runtimeapi.SecurityProfile_Localhost, "no-such-profile"))
+		t.refused("a profile that is not loaded", err)
 		p.fails("no profile", apparmor(runtimeapi.SecurityProfile_Localhost, ""))
+
+		load := exec.Command("apparmor_parser", "-Kr")
+		load.Stdin = strings.NewReader("profile knarr-cri-test flags=(attach_disconnected) { file, capability, signal, deny /etc/hostname r, }")
+		if out, err := load.CombinedOutput(); err != nil {
+			t.fatalf("apparmor_parser: %v: %s", err, out)
+		}
+		local := apparmor(runtimeapi.SecurityProfile_Localhost, "knarr-cri-test")
+		t.equal("a profile of the machine", p.sees("cat /proc/1/attr/current", local), "knarr-cri-test (enforce)")
+		t.contains("what it denies", p.run("cat /etc/hostname", local).errs, "Permission denied")
+
+		// Mounts take more than a capability.
+		admin := security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}}
+		})
+		t.contains("a mount", p.run("mount -t tmpfs none /tmp", admin).errs, "ermission denied")
+
+		p = t.pod(privilegedPod)
+		t.equal("privileged", p.sees("cat /proc/1/attr/current", privileged), "unconfined")
+		t.equal("privileged, of the machine", p.sees("cat /proc/1/attr/current", privileged, local), "knarr-cri-test (enforce)")
 	}},
 	{"profiles/SELinux options", func(t *T) {
 		// Where the kernel has no SELinux they change nothing.

@@ -2,6 +2,7 @@ package prepare
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,7 @@ import (
 func PodCreate(pod *corev1.Pod) {
 	fresh(pod, true)
 	podResources(&pod.Spec)
+	oldAppArmor(pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qos.Of(pod)}
 	if len(pod.Spec.SchedulingGates) > 0 {
 		pod.Status.Conditions = []corev1.PodCondition{{
@@ -24,6 +26,41 @@ func PodCreate(pod *corev1.Pod) {
 		}}
 	}
 	mergeLabelKeys(pod)
+}
+
+// oldAppArmor: what an annotation says of a container's profile, as before 1.30, a
+// field says from here on, unless it did already.
+func oldAppArmor(pod *corev1.Pod) {
+	if len(pod.Annotations) == 0 {
+		return
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			p := appArmorOf(pod.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name])
+			if p == nil || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+				continue
+			}
+			if c.SecurityContext == nil {
+				c.SecurityContext = &corev1.SecurityContext{}
+			}
+			c.SecurityContext.AppArmorProfile = p
+		}
+	}
+}
+
+// appArmorOf is the profile that an annotation names; nil is none.
+func appArmorOf(annotation string) *corev1.AppArmorProfile {
+	name, local := strings.CutPrefix(annotation, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
+	switch {
+	case annotation == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+	case annotation == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	case local:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+	}
+	return nil
 }
 
 // PodUpdate keeps the status and counts changes of the spec.

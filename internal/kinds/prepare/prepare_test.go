@@ -34,6 +34,34 @@ func TestPodCreate(t *testing.T) {
 	}
 }
 
+func TestOldAppArmor(t *testing.T) {
+	unconfined := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	for said, want := range map[string]*corev1.AppArmorProfile{
+		"": nil, "else": nil, "unconfined": unconfined,
+		"runtime/default": {Type: corev1.AppArmorProfileTypeRuntimeDefault},
+		"localhost/mine":  {Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: ptr("mine")},
+	} {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
+				corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "a":     said,
+				corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "field": said,
+			}},
+			Spec: corev1.PodSpec{
+				InitContainers: []corev1.Container{{Name: "field", SecurityContext: &corev1.SecurityContext{AppArmorProfile: unconfined}}},
+				Containers:     []corev1.Container{{Name: "a"}, {Name: "b"}},
+			},
+		}
+		PodCreate(pod)
+		var got *corev1.AppArmorProfile
+		if sc := pod.Spec.Containers[0].SecurityContext; sc != nil {
+			got = sc.AppArmorProfile
+		}
+		if !reflect.DeepEqual(got, want) || pod.Spec.Containers[1].SecurityContext != nil || pod.Spec.InitContainers[0].SecurityContext.AppArmorProfile != unconfined {
+			t.Errorf("%q: %+v in %+v", said, got, pod.Spec)
+		}
+	}
+}
+
 func TestPodUpdates(t *testing.T) {
 	old := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 3, CreationTimestamp: metav1.Unix(1, 0), OwnerReferences: []metav1.OwnerReference{{Name: "rs"}}, Labels: map[string]string{"a": "b"}},

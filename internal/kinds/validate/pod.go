@@ -27,6 +27,8 @@ func Pod(pod *corev1.Pod) field.ErrorList {
 	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) > 0 {
 		s.forbid(specPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 	}
+	s.sameAppArmor("initContainers", pod.Spec.InitContainers, pod.Annotations)
+	s.sameAppArmor("containers", pod.Spec.Containers, pod.Annotations)
 	return s.list
 }
 

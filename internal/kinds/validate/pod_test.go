@@ -38,7 +38,20 @@ func TestPodMeta(t *testing.T) {
 		{"profile of an absent container", func(p *corev1.Pod) {
 			p.Annotations = map[string]string{corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "db": "runtime/default"}
 		}, []string{"metadata.annotations[container.apparmor.security.beta.kubernetes.io/db] Invalid: container not found"}},
+		{"profile of an annotation and a field", appArmor("unconfined", "Unconfined", nil), nil},
+		{"local profile of an annotation and a field", appArmor("localhost/a", "Localhost", ptr("a")), nil},
+		{"another profile in the field", appArmor("unconfined", "RuntimeDefault", nil), []string{"spec.containers[0].securityContext.appArmorProfile.type Forbidden: apparmor type in annotation and field must match"}},
+		{"a local profile in the annotation", appArmor("localhost/a", "RuntimeDefault", nil), []string{"spec.containers[0].securityContext.appArmorProfile.type Forbidden"}},
+		{"another local profile in the field", appArmor("localhost/a", "Localhost", ptr("b")), []string{"spec.containers[0].securityContext.appArmorProfile.localhostProfile Forbidden: apparmor profile in annotation and field must match"}},
 	})
+}
+
+// appArmor names the first container's profile twice.
+func appArmor(annotation string, kind corev1.AppArmorProfileType, local *string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Annotations = map[string]string{corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + first(p).Name: annotation}
+		first(p).SecurityContext = &corev1.SecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: kind, LocalhostProfile: local}}
+	}
 }
 
 func TestPodContainers(t *testing.T) {

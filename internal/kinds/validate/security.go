@@ -145,6 +145,30 @@ func (s *podScope) appArmor(p *field.Path, profile *corev1.AppArmorProfile) {
 	}
 }
 
+// sameAppArmor: an annotation and the field that it has become agree.
+func (s *podScope) sameAppArmor(name string, list []corev1.Container, annotations map[string]string) {
+	if len(annotations) == 0 {
+		return
+	}
+	for i := range list {
+		said, ok := annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+list[i].Name]
+		sc := list[i].SecurityContext
+		if !ok || sc == nil || sc.AppArmorProfile == nil {
+			continue
+		}
+		p := specPath.Child(name).Index(i).Child("securityContext", "appArmorProfile")
+		profile, local := strings.CutPrefix(said, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
+		has := sc.AppArmorProfile
+		switch {
+		case (has.Type == corev1.AppArmorProfileTypeLocalhost) != local,
+			(has.Type == corev1.AppArmorProfileTypeUnconfined) != (said == corev1.DeprecatedAppArmorBetaProfileNameUnconfined):
+			s.forbid(p.Child("type"), "apparmor type in annotation and field must match")
+		case local && has.LocalhostProfile != nil && *has.LocalhostProfile != profile:
+			s.forbid(p.Child("localhostProfile"), "apparmor profile in annotation and field must match")
+		}
+	}
+}
+
 // hostNamespaces: a user namespace of one's own and the host's other
 // namespaces exclude each other.
 func (s *podScope) hostNamespaces(p *field.Path) {

@@ -201,7 +201,7 @@ func selinux(o *corev1.SELinuxOptions) *runtimeapi.SELinuxOption {
 }
 
 // appArmor profile that the spec names; without one the runtime's default is
-// used where the kernel has AppArmor. Local profiles are refused at admission.
+// used where the kernel has AppArmor.
 func appArmor(pod *corev1.Pod, c *corev1.Container) *runtimeapi.SecurityProfile {
 	var p *corev1.AppArmorProfile
 	if pod.Spec.SecurityContext != nil {
@@ -215,6 +215,8 @@ func appArmor(pod *corev1.Pod, c *corev1.Container) *runtimeapi.SecurityProfile 
 		return nil
 	case p.Type == corev1.AppArmorProfileTypeUnconfined:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	case p.Type == corev1.AppArmorProfileTypeLocalhost:
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: *p.LocalhostProfile}
 	}
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 }

@@ -110,6 +110,29 @@ func TestNonRoot(t *testing.T) {
 	}
 }
 
+func TestAppArmor(t *testing.T) {
+	name := "mine"
+	unconfined := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	byDefault := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+	local := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+	for _, tc := range []struct {
+		pod, own *corev1.AppArmorProfile
+		want     string
+	}{
+		{nil, nil, ""}, {unconfined, nil, "Unconfined"}, {unconfined, byDefault, "RuntimeDefault"},
+		{local, nil, "Localhost mine"}, {byDefault, local, "Localhost mine"}, {nil, unconfined, "Unconfined"},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{AppArmorProfile: tc.pod}}}
+		got := ""
+		if p := appArmor(pod, &corev1.Container{SecurityContext: &corev1.SecurityContext{AppArmorProfile: tc.own}}); p != nil {
+			got = strings.TrimSpace(p.ProfileType.String() + " " + p.LocalhostRef)
+		}
+		if got != tc.want {
+			t.Errorf("%v, %v: %q, not %q", tc.pod, tc.own, got, tc.want)
+		}
+	}
+}
+
 func TestHostname(t *testing.T) {
 	long, override, yes := strings.Repeat("a", 62)+"-b", "over.ride", true
 	for _, tt := range []struct {

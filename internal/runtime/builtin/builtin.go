@@ -112,7 +112,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		}
 	}
 	var err error
-	if r.machine, err = machine(); err != nil {
+	if r.machine, err = machine(r.cfg.Log); err != nil {
 		return fmt.Errorf("runtime: %w", err)
 	}
 	r.can = features(ctx, r.cfg.Handlers)

@@ -261,6 +261,9 @@ func (r *Runtime) makeContainer(ctx context.Context, s *sandbox, c *container, i
 	if err != nil {
 		return err
 	}
+	if err := hasProfile(out.Process.ApparmorProfile); err != nil {
+		return err
+	}
 	devices, err := devicesOf(config)
 	if err != nil {
 		return err

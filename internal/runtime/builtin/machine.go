@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/moby/profiles/apparmor"
 	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,8 +23,11 @@ import (
 	"knarr.dev/knarr/internal/runtime/builtin/spec"
 )
 
-// machine looks at what there is.
-func machine() (spec.Machine, error) {
+// appArmorProfile is the name of the profile that containers have by default.
+const appArmorProfile = "knarr-default"
+
+// machine looks at what there is, and loads the AppArmor profile.
+func machine(log *slog.Logger) (spec.Machine, error) {
 	var m spec.Machine
 	var s unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &s); err != nil {
@@ -65,8 +70,37 @@ func machine() (spec.Machine, error) {
 		m.MinScore = -1000
 	}
 	m.AppArmor = readTrimmed("/sys/module/apparmor/parameters/enabled") == "Y"
+	if m.AppArmor {
+		if err := loadAppArmor(); err != nil {
+			log.Warn("containers have no AppArmor profile by default", "error", err)
+		} else {
+			m.AppArmorProfile = appArmorProfile
+		}
+	}
 	m.SELinux = exists("/sys/fs/selinux/enforce")
 	return m, nil
+}
+
+// loadAppArmor gives the profile to the kernel, which keeps it until it ends; that
+// takes apparmor_parser.
+func loadAppArmor() error {
+	loaded, err := apparmor.IsLoaded(appArmorProfile)
+	if err != nil || loaded {
+		return err
+	}
+	return apparmor.InstallDefault(appArmorProfile)
+}
+
+// hasProfile refuses an AppArmor profile that the kernel does not have. Where it
+// cannot be asked, the start of the container shows it.
+func hasProfile(name string) error {
+	if name == "" {
+		return nil
+	}
+	if loaded, err := apparmor.IsLoaded(name); err == nil && !loaded {
+		return fmt.Errorf("the AppArmor profile %q is not loaded on this machine", name)
+	}
+	return nil
 }
 
 func exists(path string) bool {

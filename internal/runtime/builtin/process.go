@@ -120,14 +120,9 @@ func (r *Runtime) take(ctx context.Context, s supervisor.Container) {
 		// What it held is not needed any more; its record tells how it ended.
 		go r.cfg.Supervisor.Delete(ctx, s.ID)
 	case c != nil:
-		r.mu.Lock()
-		known := !c.rec().Started.IsZero()
-		r.mu.Unlock()
-		if !known {
-			r.runs(c, s)
-		}
+		r.runs(c, s)
 	case box != nil && s.Exit != nil:
-		r.pauseEnded(box)
+		r.stopped(box)
 	}
 }
 
@@ -155,24 +150,6 @@ func (r *Runtime) strays(ctx context.Context, seen map[string]bool) {
 			}
 		}()
 	}
-}
-
-// pauseEnded notes that the process that held a sandbox's PID namespace is
-// gone: its containers are too.
-func (r *Runtime) pauseEnded(s *sandbox) {
-	r.mu.Lock()
-	rec := *s.rec()
-	was := rec.Ready
-	rec.Ready = false
-	s.record.Store(&rec)
-	r.mu.Unlock()
-	if !was {
-		return
-	}
-	if err := save(r.sandboxFile(rec.ID), rec); err != nil {
-		r.cfg.Log.Error("cannot keep the state of a sandbox", "sandbox", rec.ID, "error", err)
-	}
-	r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 }
 
 // live are the containers, and sandboxes with a process, that should run.
@@ -216,7 +193,7 @@ func (r *Runtime) missing(before, seen map[string]bool) {
 		r.exited(c, supervisor.Exit{At: time.Now().UTC()})
 	}
 	for _, s := range boxes {
-		r.pauseEnded(s)
+		r.stopped(s)
 	}
 }
 

@@ -27,7 +27,10 @@ import (
 // sandbox is a pod's surroundings.
 type sandbox struct {
 	// op is held by what changes the sandbox, so that two calls do not meet.
-	op     sync.Mutex
+	op sync.Mutex
+	// file is held from the end of the sandbox until it is written: it may be noticed
+	// twice, and a file must not be written after it was removed.
+	file   sync.Mutex
 	record atomic.Pointer[sandboxRecord] // replaced as a whole, under Runtime.mu
 }
 
@@ -373,19 +376,29 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 	if err := r.unmakeSandbox(ctx, s); err != nil {
 		return err
 	}
-	if !s.rec().Ready {
-		return nil
-	}
-	rec := *s.rec()
-	rec.Ready = false
-	if err := save(r.sandboxFile(rec.ID), rec); err != nil {
-		return err
-	}
+	r.stopped(s)
+	return nil
+}
+
+// stopped notes that a sandbox holds nothing any more, once: it was stopped, or the
+// process that held its PID namespace is gone.
+func (r *Runtime) stopped(s *sandbox) {
+	s.file.Lock()
+	defer s.file.Unlock()
 	r.mu.Lock()
+	rec := *s.rec()
+	was := rec.Ready
+	rec.Ready = false
 	s.record.Store(&rec)
 	r.mu.Unlock()
+	if !was {
+		return
+	}
+	if err := save(r.sandboxFile(rec.ID), rec); err != nil {
+		// recheck will see it.
+		r.cfg.Log.Error("cannot keep the state of a sandbox", "sandbox", rec.ID, "error", err)
+	}
 	r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
-	return nil
 }
 
 // unmakeSandbox takes back what makeSandbox made. It may be called again.

@@ -5,6 +5,7 @@ package spec
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -64,8 +65,11 @@ type Machine struct {
 	Capabilities []string
 	Devices      []specs.LinuxDevice // of the host, for privileged containers
 	AppArmor     bool
-	SELinux      bool
-	MinScore     int // the least OOM score that can be given
+	// AppArmorProfile is the runtime's, for those who ask for no other; "" where it
+	// could not be loaded.
+	AppArmorProfile string
+	SELinux         bool
+	MinScore        int // the least OOM score that can be given
 }
 
 // Container returns the specification.
@@ -163,21 +167,39 @@ func process(in Input, security *runtimeapi.LinuxContainerSecurityContext) (*spe
 	// Without the right to lower it a process keeps the score of its parent.
 	adj := max(int(in.Config.GetLinux().GetResources().GetOomScoreAdj()), in.Machine.MinScore)
 	p.OOMScoreAdj = &adj
-	switch profile := apparmor(security); {
-	case security.GetPrivileged():
-	case !in.Machine.AppArmor:
-		if profile != nil && profile.ProfileType != runtimeapi.SecurityProfile_Unconfined {
-			return nil, fmt.Errorf("apparmor is not supported by this machine: profile %s %q cannot be used", profile.ProfileType, profile.LocalhostRef)
-		}
-	case profile.GetProfileType() == runtimeapi.SecurityProfile_Localhost:
-		p.ApparmorProfile = strings.TrimPrefix(profile.LocalhostRef, "localhost/")
+	if p.ApparmorProfile, err = appArmor(security, in.Machine); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
-// apparmor is the profile that is asked for, in a field or by the name that
+// appArmor is the name of the profile to run under, "" for none. Who says nothing gets
+// the runtime's.
+func appArmor(sc *runtimeapi.LinuxContainerSecurityContext, m Machine) (string, error) {
+	asked := askedProfile(sc)
+	kind := asked.GetProfileType() // of none it is RuntimeDefault
+	switch {
+	case kind == runtimeapi.SecurityProfile_Unconfined,
+		kind == runtimeapi.SecurityProfile_RuntimeDefault && sc.GetPrivileged(),
+		asked == nil && m.AppArmorProfile == "":
+		return "", nil
+	case !m.AppArmor:
+		return "", fmt.Errorf("apparmor is not supported by this machine: profile %s %q cannot be used", kind, asked.LocalhostRef)
+	case kind == runtimeapi.SecurityProfile_Localhost:
+		name := strings.TrimPrefix(asked.LocalhostRef, "localhost/")
+		if name == "" {
+			return "", errors.New("the AppArmor profile of type Localhost has no name")
+		}
+		return name, nil
+	case m.AppArmorProfile == "":
+		return "", errors.New("the AppArmor profile of this runtime could not be loaded on this machine: its log says why")
+	}
+	return m.AppArmorProfile, nil
+}
+
+// askedProfile is the profile that is asked for, in a field or by the name that
 // older kubelets send; nil is none.
-func apparmor(sc *runtimeapi.LinuxContainerSecurityContext) *runtimeapi.SecurityProfile {
+func askedProfile(sc *runtimeapi.LinuxContainerSecurityContext) *runtimeapi.SecurityProfile {
 	name := sc.GetApparmorProfile()
 	switch {
 	case sc.GetApparmor() != nil || name == "":

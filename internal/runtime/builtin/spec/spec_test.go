@@ -87,6 +87,54 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
+func TestAppArmor(t *testing.T) {
+	with := Machine{AppArmor: true, AppArmorProfile: "ours"}
+	unloaded := Machine{AppArmor: true}
+	of := func(kind runtimeapi.SecurityProfile_ProfileType, name string) *runtimeapi.SecurityProfile {
+		return &runtimeapi.SecurityProfile{ProfileType: kind, LocalhostRef: name}
+	}
+	byDefault, unconfined := of(runtimeapi.SecurityProfile_RuntimeDefault, ""), of(runtimeapi.SecurityProfile_Unconfined, "")
+	local := of(runtimeapi.SecurityProfile_Localhost, "localhost/mine")
+	for name, tc := range map[string]struct {
+		machine    Machine
+		asked      *runtimeapi.SecurityProfile
+		old        string
+		privileged bool
+		want       string
+		refused    bool
+	}{
+		"nothing":                         {machine: with, want: "ours"},
+		"the runtime's":                   {machine: with, asked: byDefault, want: "ours"},
+		"the runtime's by its old name":   {machine: with, old: "runtime/default", want: "ours"},
+		"none":                            {machine: with, asked: unconfined},
+		"none by its old name":            {machine: with, old: "unconfined"},
+		"the machine's":                   {machine: with, asked: local, want: "mine"},
+		"the machine's by its old name":   {machine: with, old: "localhost/mine", want: "mine"},
+		"the field before the old name":   {machine: with, asked: unconfined, old: "localhost/mine"},
+		"of no name":                      {machine: with, asked: of(runtimeapi.SecurityProfile_Localhost, ""), refused: true},
+		"privileged":                      {machine: with, privileged: true},
+		"privileged, the runtime's":       {machine: with, asked: byDefault, privileged: true},
+		"privileged, the machine's":       {machine: with, asked: local, privileged: true, want: "mine"},
+		"not loaded":                      {machine: unloaded},
+		"not loaded, the runtime's":       {machine: unloaded, asked: byDefault, refused: true},
+		"not loaded, the machine's":       {machine: unloaded, asked: local, want: "mine"},
+		"no AppArmor":                     {},
+		"no AppArmor, none":               {asked: unconfined},
+		"no AppArmor, the runtime's":      {asked: byDefault, refused: true},
+		"no AppArmor, the machine's":      {asked: local, refused: true},
+		"no AppArmor, privileged, a name": {asked: local, privileged: true, refused: true},
+	} {
+		in := input()
+		in.Machine.AppArmor, in.Machine.AppArmorProfile = tc.machine.AppArmor, tc.machine.AppArmorProfile
+		sc := in.Config.Linux.SecurityContext
+		sc.Apparmor, sc.ApparmorProfile, sc.Privileged = tc.asked, tc.old, tc.privileged
+		p, err := process(in, sc)
+		if (err != nil) != tc.refused || err == nil && p.ApparmorProfile != tc.want {
+			t.Errorf("%s: %+v, %v; want %q", name, p, err, tc.want)
+		}
+	}
+}
+
 func TestMounts(t *testing.T) {
 	in := input()
 	in.Config.Mounts = []*runtimeapi.Mount{
