@@ -23,9 +23,11 @@ build: supervisor
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(KUBECTL_LDFLAGS)' -o $(BIN)/kubectl ./cmd/kubectl
 	$(GO) run -tags $(TAGS) ./images/build -out $(BIN)/images
 
-## supervisor: the parent of containers; a static executable with C in it, but no libseccomp
+## supervisor: the parent of containers; a static executable with C in it, but no libseccomp;
+## musl starts faster than glibc, which each container's first process does
+MUSL = CC=musl-gcc CGO_CFLAGS='-O2 -idirafter /usr/include -idirafter /usr/include/$(shell gcc -dumpmachine 2>/dev/null)'
 supervisor:
-	CGO_ENABLED=1 PKG_CONFIG=$(CURDIR)/hack/pkg-config $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -linkmode external -extldflags -static' -o $(BIN)/knarr-supervisor ./cmd/knarr-supervisor
+	CGO_ENABLED=1 PKG_CONFIG=$(CURDIR)/hack/pkg-config $(MUSL) $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -linkmode external -extldflags -static' -o $(BIN)/knarr-supervisor ./cmd/knarr-supervisor
 
 ## deps: what the build needs from the distribution (Debian and Ubuntu)
 deps:

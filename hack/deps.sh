@@ -1,12 +1,14 @@
 #!/bin/sh
 # Installs what the build needs and the distribution has: the supervisor of
-# containers has C in it, and busybox is the base of an image. With the argument
-# "test" also what the tests need, containerd and runc to compare with and tools
-# that make networks; with "cri" libseccomp too, to be compared with.
+# containers has C in it, which musl's libc and the kernel's headers are for, and
+# busybox is the base of an image. With the argument "test" also what the tests need,
+# containerd and runc to compare with and tools that make networks; with "cri"
+# libseccomp too, to be compared with.
 set -eu
 missing=""
 [ -x /bin/busybox ] || missing="$missing busybox-static"
 command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
+command -v musl-gcc >/dev/null || missing="$missing musl-tools linux-libc-dev"
 command -v objcopy >/dev/null || missing="$missing binutils"
 case "${1:-}" in test | cri)
 	command -v containerd >/dev/null || missing="$missing containerd"

@@ -61,6 +61,7 @@ func (s *Store) open() (unlock func(), err error) {
 	if err := errors.Join(os.Chmod(s.cfg.Root, 0o711), os.Chmod(s.path("containers"), 0o711), os.Chmod(s.path("empty/1"), 0o755), os.Chmod(s.path("empty/2"), 0o755)); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
+	spread(s.path("tmp"))
 	lock, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
@@ -208,6 +209,25 @@ func (s *Store) remove(path string) {
 		s.cfg.Log.Warn("cannot remove", "path", path, "error", err)
 	}
 }
+
+// spread tells ext4 (chattr +T) that what is in dir has nothing to do with each other.
+// It puts each directory that is made there, with what is in it, where there is room,
+// instead of all beside dir, where it would have to pass by the inodes of what was
+// deleted not long ago: 20 times as long for each. Other file systems need no telling.
+func spread(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return
+	}
+	_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|topDir))
+}
+
+const topDir = 0x20000 // FS_TOPDIR_FL of linux/fs.h
 
 // temp makes a directory of its own in tmp.
 func (s *Store) temp(kind string) (string, error) { return os.MkdirTemp(s.path("tmp"), kind+"-") }

@@ -407,3 +407,24 @@ func TestSameName(t *testing.T) {
 		t.Error(left)
 	}
 }
+
+// TestSpread: on ext4 root file systems are made where there is room for each.
+func TestSpread(t *testing.T) {
+	s, _ := open(t, Config{})
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.path("tmp"), &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type != unix.EXT4_SUPER_MAGIC {
+		t.Skip("temporary files are not on ext4 here")
+	}
+	f, err := os.Open(s.path("tmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil || flags&topDir == 0 {
+		t.Errorf("flags %#x, %v", flags, err)
+	}
+}
