@@ -399,6 +399,54 @@ func TestEndOfInput(t *testing.T) {
 	}
 }
 
+// TestUnreadInput: a command that ends its input early loses no word of its own.
+func TestUnreadInput(t *testing.T) {
+	w, n := newWorldWithNode(t)
+	const streams = 4 // input, output, errors and the result
+	unread, sent := make(chan struct{}), make(chan struct{})
+	n.says(func(w http.ResponseWriter, r *http.Request) {
+		opened := make(chan httpstream.Stream, streams)
+		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
+			opened <- s
+			return nil
+		})
+		defer conn.Close()
+		of := map[string]httpstream.Stream{}
+		for range streams {
+			s := <-opened
+			of[s.Headers().Get(corev1.StreamType)] = s
+		}
+		_ = of[corev1.StreamTypeStdin].Reset()
+		close(unread)
+		<-sent
+		fmt.Fprint(of[corev1.StreamTypeStdout], "no, thank you")
+		fmt.Fprint(of[corev1.StreamTypeError], `{"status":"Success"}`)
+	})
+	input, typing := io.Pipe()
+	go func() {
+		<-unread
+		for range 50 {
+			_, _ = fmt.Fprintln(typing, "more")
+			time.Sleep(time.Millisecond) // the word that nobody reads needs its time to arrive
+		}
+		_ = typing.Close()
+		close(sent)
+	}()
+	target := w.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name("a").SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"true"}, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	e, err := clientexec.NewWebSocketExecutor(&rest.Config{Host: w.http.URL}, "GET", target.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	err = e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: input, Stdout: &out, Stderr: io.Discard})
+	if err != nil || out.String() != "no, thank you" {
+		t.Errorf("%v %q", err, out.String())
+	}
+}
+
 // TestPortForward: SPDY within a WebSocket reaches the node as SPDY.
 func TestPortForward(t *testing.T) {
 	w, n := newWorldWithNode(t)

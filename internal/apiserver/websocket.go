@@ -210,7 +210,8 @@ func (m *messages) send(channel byte, s io.Reader) (int64, error) {
 	}
 }
 
-// dispatch hands what the client sends to the streams, until it leaves.
+// dispatch hands what the client sends to the streams, until it leaves. What a
+// command no longer reads is lost, as in a pipe; what it wrote is not.
 func (m *messages) dispatch(open [resize + 1]httpstream.Stream) error {
 	for {
 		_, r, err := m.NextReader()
@@ -228,17 +229,13 @@ func (m *messages) dispatch(open [resize + 1]httpstream.Stream) error {
 			if _, err := io.ReadFull(r, head[:]); err != nil || head[0] != stdin || open[stdin] == nil {
 				return errors.New("only the input can be ended")
 			}
-			if err := open[stdin].Close(); err != nil {
-				return err
-			}
+			_ = open[stdin].Close()
 			continue
 		}
 		if channel != stdin && channel != resize || open[channel] == nil {
 			return fmt.Errorf("channel %d is not one to write to", channel)
 		}
-		if _, err := io.Copy(open[channel], r); err != nil {
-			return err
-		}
+		_, _ = io.Copy(open[channel], r) // the next message tells if it was the client that failed
 	}
 }
 
