@@ -80,9 +80,14 @@ func TestServiceCIDRs(t *testing.T) {
 		n++
 		return w.must(t, code, "POST", services, fmt.Sprintf(`{"metadata":{"name":"s%d"},"spec":{"clusterIP":%q,"ports":[{"port":80}]}}`, n, ip))
 	}
+	change := func(code int, method, path, body string, headers ...string) {
+		t.Helper()
+		w.must(t, code, method, path, body, headers...)
+		w.must(t, 200, "GET", cidrs, "") // which waits for the cache, as addresses do not
+	}
 	status := func(name, value string) {
 		t.Helper()
-		w.must(t, 200, "PATCH", cidrs+"/"+name+"/status", `{"status":{"conditions":[{"type":"Ready","status":"`+value+`","reason":"R","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`, "Content-Type", mergeType)
+		change(200, "PATCH", cidrs+"/"+name+"/status", `{"status":{"conditions":[{"type":"Ready","status":"`+value+`","reason":"R","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`, "Content-Type", mergeType)
 	}
 	for range 30 {
 		create(201, "")
@@ -93,8 +98,8 @@ func TestServiceCIDRs(t *testing.T) {
 	if a := create(422, "203.0.113.10"); !strings.Contains(a.raw, "failed to allocate IP 203.0.113.10: the provided network does not match the current range") {
 		t.Errorf("%s", a.raw)
 	}
-	w.must(t, 201, "POST", cidrs, `{"metadata":{"name":"kubernetes"},"spec":{"cidrs":["10.96.0.0/27"]}}`)
-	w.must(t, 201, "POST", cidrs, `{"metadata":{"name":"more"},"spec":{"cidrs":["203.0.113.0/29","fd00::/112"]}}`)
+	change(201, "POST", cidrs, `{"metadata":{"name":"kubernetes"},"spec":{"cidrs":["10.96.0.0/27"]}}`)
+	change(201, "POST", cidrs, `{"metadata":{"name":"more"},"spec":{"cidrs":["203.0.113.0/29","fd00::/112"]}}`)
 	if a := create(201, "").at("spec.clusterIP"); !strings.HasPrefix(fmt.Sprint(a), "203.0.113.") {
 		t.Errorf("address %v", a)
 	}
@@ -109,7 +114,7 @@ func TestServiceCIDRs(t *testing.T) {
 	}
 	create(500, "")
 	// What holds a range is the controller's; here nothing does.
-	w.must(t, 201, "POST", cidrs, `{"metadata":{"name":"held","finalizers":["a/b"]},"spec":{"cidrs":["198.51.100.0/24"]}}`)
-	w.must(t, 200, "DELETE", cidrs+"/held", "")
+	change(201, "POST", cidrs, `{"metadata":{"name":"held","finalizers":["a/b"]},"spec":{"cidrs":["198.51.100.0/24"]}}`)
+	change(200, "DELETE", cidrs+"/held", "")
 	create(422, "198.51.100.5")
 }

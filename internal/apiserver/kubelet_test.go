@@ -403,7 +403,6 @@ func TestEndOfInput(t *testing.T) {
 func TestUnreadInput(t *testing.T) {
 	w, n := newWorldWithNode(t)
 	const streams = 4 // input, output, errors and the result
-	unread, sent := make(chan struct{}), make(chan struct{})
 	n.says(func(w http.ResponseWriter, r *http.Request) {
 		opened := make(chan httpstream.Stream, streams)
 		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
@@ -417,21 +416,19 @@ func TestUnreadInput(t *testing.T) {
 			of[s.Headers().Get(corev1.StreamType)] = s
 		}
 		_ = of[corev1.StreamTypeStdin].Reset()
-		close(unread)
-		<-sent
-		fmt.Fprint(of[corev1.StreamTypeStdout], "no, thank you")
+		fmt.Fprint(of[corev1.StreamTypeStdout], "no, ")
+		select { // the end of the input comes now
+		case <-conn.CloseChan():
+		case <-time.After(100 * time.Millisecond):
+		}
+		fmt.Fprint(of[corev1.StreamTypeStdout], "thank you")
 		fmt.Fprint(of[corev1.StreamTypeError], `{"status":"Success"}`)
 	})
 	input, typing := io.Pipe()
-	go func() {
-		<-unread
-		for range 50 {
-			_, _ = fmt.Fprintln(typing, "more")
-			time.Sleep(time.Millisecond) // the word that nobody reads needs its time to arrive
-		}
+	out := &answered{first: func() {
+		_, _ = fmt.Fprintln(typing, "more")
 		_ = typing.Close()
-		close(sent)
-	}()
+	}}
 	target := w.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name("a").SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"true"}, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
 	e, err := clientexec.NewWebSocketExecutor(&rest.Config{Host: w.http.URL}, "GET", target.String())
@@ -440,11 +437,24 @@ func TestUnreadInput(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var out bytes.Buffer
-	err = e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: input, Stdout: &out, Stderr: io.Discard})
-	if err != nil || out.String() != "no, thank you" {
-		t.Errorf("%v %q", err, out.String())
+	err = e.StreamWithContext(ctx, clientexec.StreamOptions{Stdin: input, Stdout: out, Stderr: io.Discard})
+	if err != nil || out.text != "no, thank you" {
+		t.Errorf("%v %q", err, out.text)
 	}
+}
+
+// answered calls first when it is written to for the first time.
+type answered struct {
+	text  string
+	first func()
+}
+
+func (a *answered) Write(p []byte) (int, error) {
+	if a.text == "" {
+		a.first()
+	}
+	a.text += string(p)
+	return len(p), nil
 }
 
 // TestPortForward: SPDY within a WebSocket reaches the node as SPDY.
