@@ -83,10 +83,11 @@ func (w *worker) prepareVolumes(ctx context.Context, pod *corev1.Pod) {
 // sandboxConfig is what a sandbox is made of; containers name it again.
 func (w *worker) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
 	k := w.k
-	security, err := spec.SandboxSecurity(pod, k.seccompDir())
+	users, err := k.users(pod)
 	if err != nil {
 		return nil, err
 	}
+	security := spec.SandboxSecurity(pod, users)
 	host := spec.Resolv{}
 	if data, err := k.files.Read("/etc/resolv.conf"); err == nil {
 		host = spec.ParseResolv(string(data))
@@ -163,6 +164,9 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32
 	handler, err := w.runtimeHandler(ctx, pod)
 	if err != nil {
 		return err
+	}
+	if !hostUsers(pod) && !w.k.able().users[handler] {
+		return fmt.Errorf("can't set `spec.hostUsers: false`, the runtime does not support user namespaces (handler %q)", handler)
 	}
 	_, err = w.k.cri.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	switch {

@@ -88,9 +88,6 @@ func (k *Kubelet) cannot(pod *corev1.Pod) string {
 	if s.SecurityContext != nil && !k.machine.apparmor && wantsAppArmor(s.SecurityContext.AppArmorProfile) {
 		return "Cannot enforce AppArmor: AppArmor is not enabled on the host"
 	}
-	if s.HostUsers != nil && !*s.HostUsers {
-		return "this node has no user namespaces for pods"
-	}
 	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
 		for i := range list {
 			if why := k.cannotRun(pod, &list[i]); why != "" {

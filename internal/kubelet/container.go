@@ -112,16 +112,11 @@ func (w *worker) setHook(id string, h plan.Hook) {
 func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1.Container, target string, attempt uint32, backoff time.Duration, in plan.Input) (*runtimeapi.ContainerConfig, func(), error) {
 	k := w.k
 	box := in.Sandboxes[0]
-	image := in.Images[c.Name]
-	res, err := k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image.ID}})
+	image, err := w.image(ctx, c.Name, in.Images[c.Name])
 	if err != nil {
 		return nil, nil, err
 	}
-	if res.Image == nil {
-		w.forgetImage(c.Name)
-		return nil, nil, fmt.Errorf("image %q has been removed", c.Image)
-	}
-	if err := spec.VerifyNonRoot(pod, c, res.Image); err != nil {
+	if err := spec.VerifyNonRoot(pod, c, image); err != nil {
 		return nil, nil, err
 	}
 	targetID := ""
@@ -132,7 +127,11 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 		}
 		targetID = cur.ID
 	}
-	security, err := spec.Security(pod, c, res.Image, k.seccompDir(), targetID)
+	users, err := k.users(pod)
+	if err != nil {
+		return nil, nil, err
+	}
+	security, err := spec.Security(pod, c, image, k.seccompDir(), targetID, users)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -145,13 +144,13 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, c *corev1
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, closeMounts, err := w.mounts(pod, c, box, env, attempt)
+	mounts, closeMounts, err := w.mounts(ctx, pod, c, env, attempt, users, in)
 	if err != nil {
 		return nil, nil, err
 	}
 	config := &runtimeapi.ContainerConfig{
 		Metadata:   &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
-		Image:      &runtimeapi.ImageSpec{Image: image.ID, UserSpecifiedImage: c.Image},
+		Image:      &runtimeapi.ImageSpec{Image: in.Images[c.Name].ID, UserSpecifiedImage: c.Image},
 		WorkingDir: c.WorkingDir, Mounts: mounts, Labels: k.labels(pod),
 		Annotations: map[string]string{
 			cri.AnnotationHash: plan.Hash(c), cri.AnnotationRestartCount: strconv.FormatUint(uint64(attempt), 10),
@@ -253,11 +252,12 @@ func (w *worker) lookup(ctx context.Context, pod *corev1.Pod) spec.Lookup {
 
 // mounts of a container: its volumes, /etc/hosts and the file for its last
 // words.
-func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, box plan.Sandbox, env [][2]string, attempt uint32) ([]*runtimeapi.Mount, func(), error) {
+func (w *worker) mounts(ctx context.Context, pod *corev1.Pod, c *corev1.Container, env [][2]string, attempt uint32, users *runtimeapi.UserNamespace, in plan.Input) ([]*runtimeapi.Mount, func(), error) {
 	known := map[string]string{}
 	for _, kv := range env {
 		known[kv[0]] = kv[1]
 	}
+	expand := func(s string) string { return spec.Expand(s, known) }
 	var sub []*os.File
 	closeAll := func() {
 		for _, f := range sub {
@@ -268,16 +268,30 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, box plan.Sandbox, 
 	hosts := true
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
-		path, file, err := w.k.volumes.Resolve(pod, m, func(s string) string { return spec.Expand(s, known) })
-		if err != nil {
-			closeAll()
-			return nil, nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
-		}
-		if file != nil {
-			sub = append(sub, file)
+		mount := &runtimeapi.Mount{ContainerPath: m.MountPath, Readonly: m.ReadOnly || volume.ReadOnly(pod, m.Name)}
+		key := plan.VolumeImage(c.Name, m.Name)
+		if im, ok := in.Images[key]; ok {
+			path, err := volume.SubPath(m, expand)
+			if err == nil {
+				_, err = w.image(ctx, key, im)
+			}
+			if err != nil {
+				closeAll()
+				return nil, nil, fmt.Errorf("volumeMount %q of container %q: %w", m.Name, c.Name, err)
+			}
+			mount.Image, mount.ImageSubPath = &runtimeapi.ImageSpec{Image: im.ID, UserSpecifiedImage: im.Spec}, path
+		} else {
+			path, file, err := w.k.volumes.Resolve(pod, m, expand)
+			if err != nil {
+				closeAll()
+				return nil, nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+			}
+			if file != nil {
+				sub = append(sub, file)
+			}
+			mount.HostPath = path
 		}
 		hosts = hosts && filepath.Clean(m.MountPath) != "/etc/hosts"
-		mount := &runtimeapi.Mount{ContainerPath: m.MountPath, HostPath: path, Readonly: m.ReadOnly || volume.ReadOnly(pod, m.Name)}
 		if r := m.RecursiveReadOnly; r != nil && *r != corev1.RecursiveReadOnlyDisabled && w.k.able().recursiveReadOnly {
 			mount.RecursiveReadOnly = mount.Readonly
 		}
@@ -295,7 +309,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, box plan.Sandbox, 
 		out = append(out, mount)
 	}
 	if hosts {
-		path, err := w.hostsFile(pod, box)
+		path, err := w.hostsFile(pod, in.Sandboxes[0])
 		if err != nil {
 			closeAll()
 			return nil, nil, err
@@ -309,6 +323,9 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, box plan.Sandbox, 
 			return nil, nil, err
 		}
 		out = append(out, &runtimeapi.Mount{ContainerPath: c.TerminationMessagePath, HostPath: path})
+	}
+	for _, m := range out { // what is root's on the node is the pod's root's in it
+		m.UidMappings, m.GidMappings = users.GetUids(), users.GetGids()
 	}
 	return out, closeAll, nil
 }

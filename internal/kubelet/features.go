@@ -11,6 +11,7 @@ import (
 // features are what a runtime can do that not every one can.
 type features struct {
 	recursiveReadOnly, groupsPolicy bool
+	users                           map[string]bool // namespaces of them, by runtime handler
 	// For the node's status; nil if the runtime does not tell.
 	handlers []corev1.NodeRuntimeHandler
 	node     *corev1.NodeFeatures
@@ -19,12 +20,12 @@ type features struct {
 // featuresOf reads a runtime's answer. Containers run under its default
 // handler, whose name is empty.
 func featuresOf(st *runtimeapi.StatusResponse) features {
-	var f features
+	f := features{users: map[string]bool{}}
 	for _, h := range st.GetRuntimeHandlers() {
 		own := corev1.NodeRuntimeHandler{Name: h.Name}
 		if h.Features != nil {
-			// This kubelet makes no user namespaces, whatever the runtime can.
-			own.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &h.Features.RecursiveReadOnlyMounts, UserNamespaces: new(bool)}
+			own.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &h.Features.RecursiveReadOnlyMounts, UserNamespaces: &h.Features.UserNamespaces}
+			f.users[h.Name] = h.Features.UserNamespaces
 			f.recursiveReadOnly = f.recursiveReadOnly || h.Name == "" && h.Features.RecursiveReadOnlyMounts
 		}
 		f.handlers = append(f.handlers, own)

@@ -18,8 +18,8 @@ func TestFeaturesOf(t *testing.T) {
 	if !f.recursiveReadOnly || !f.groupsPolicy || !*f.node.SupplementalGroupsPolicy || len(f.handlers) != 2 || f.handlers[0].Name != "" {
 		t.Errorf("%+v", f)
 	}
-	if h := f.handlers[1].Features; *h.UserNamespaces || !*h.RecursiveReadOnlyMounts {
-		t.Errorf("%+v", h)
+	if h := f.handlers[1].Features; !*h.UserNamespaces || !*h.RecursiveReadOnlyMounts || !f.users["runc"] || f.users["other"] {
+		t.Errorf("%+v, %v", h, f.users)
 	}
 	if f := featuresOf(&runtimeapi.StatusResponse{RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "other", Features: can}}}); f.recursiveReadOnly {
 		t.Error("what another handler can do")

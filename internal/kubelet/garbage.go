@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -168,6 +171,11 @@ func (k *Kubelet) collectImages(ctx context.Context, pods map[string]*cri.Pod, n
 			used[c.ImageRef], used[c.GetImage().GetImage()] = true, true
 		}
 	}
+	for _, w := range k.list() {
+		if err := w.mountedImages(ctx, pods[string(w.uid)], used); err != nil {
+			return err
+		}
+	}
 	var idle []*runtimeapi.Image
 	present := map[string]bool{}
 	for _, im := range list.Images {
@@ -204,6 +212,33 @@ func (k *Kubelet) collectImages(ctx context.Context, pods map[string]*cri.Pod, n
 		}
 		k.metrics.imagesRemoved.WithLabelValues("space").Inc()
 		k.cfg.Log.Info("removed an unused image", "id", im.Id, "bytes", im.Size)
+	}
+	return nil
+}
+
+// mountedImages adds the images that the pod's containers mount as volumes, or are
+// about to.
+func (w *worker) mountedImages(ctx context.Context, p *cri.Pod, used map[string]bool) error {
+	pod, _ := w.current()
+	if p == nil || !slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Image != nil }) {
+		return nil
+	}
+	w.mu.Lock()
+	for _, im := range w.images {
+		used[im.ID] = true
+	}
+	w.mu.Unlock()
+	for _, c := range p.Containers {
+		res, err := w.k.cri.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+		if status.Code(err) == codes.NotFound {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, m := range res.GetStatus().GetMounts() {
+			used[m.GetImage().GetImage()] = true
+		}
 	}
 	return nil
 }

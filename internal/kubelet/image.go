@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -109,112 +110,133 @@ func local(image string) bool {
 	return host == localRegistry
 }
 
-// ensureImage looks the image up and, if the policy says so, starts to pull it
-// beside the worker.
+// ensureImage looks one of a container's images up and, if the policy says so,
+// starts to pull it beside the worker.
 func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, a plan.Action) {
 	c, _ := specOf(pod, a.Container)
 	if c == nil {
 		return
 	}
-	w.mu.Lock()
-	last := w.images[c.Name]
-	w.mu.Unlock()
-	im := plan.Image{Attempt: a.Attempt, Spec: c.Image}
-	if last.Spec == c.Image {
-		im.Delay = last.Delay
-	}
-	named, err := reference.ParseNormalizedNamed(c.Image)
-	if err != nil {
-		w.imageFailed(pod, c, im, "InvalidImageName", fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %s", c.Image, c.Image, err))
+	needs := plan.Needs(pod, c)
+	at := slices.IndexFunc(needs, func(n plan.Need) bool { return n.Key == a.Image })
+	if at < 0 {
 		return
 	}
-	policy := c.ImagePullPolicy
+	f := fetch{Need: needs[at], pod: pod, container: c.Name}
+	w.mu.Lock()
+	last := w.images[f.Key]
+	w.mu.Unlock()
+	im := plan.Image{Attempt: a.Attempt, Spec: f.Image}
+	if last.Spec == f.Image {
+		im.Delay = last.Delay
+	}
+	named, err := reference.ParseNormalizedNamed(f.Image)
+	if err != nil {
+		w.imageFailed(f, im, "InvalidImageName", fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %s", f.Image, f.Image, err))
+		return
+	}
 	id := ""
-	res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: c.Image}})
+	res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: f.Image}})
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			w.imageFailed(pod, c, im, "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %s", c.Image, clean(err)))
+			w.imageFailed(f, im, "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %s", f.Image, clean(err)))
 		}
 		return
 	case res.Image != nil:
 		id = res.Image.Id
 	}
-	mine := id != "" && w.k.pulls.records.allows(c.Image, id, named.Name(), func() []*runtimeapi.AuthConfig { return w.credentials(ctx, pod, named) })
+	mine := id != "" && w.k.pulls.records.allows(f.Image, id, named.Name(), func() []*runtimeapi.AuthConfig { return w.credentials(ctx, pod, named) })
 	switch {
-	case mine && (policy != corev1.PullAlways || local(c.Image)):
-		w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
+	case mine && (f.Policy != corev1.PullAlways || local(f.Image)):
+		w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", f.Image))
 		im.Ready, im.ID, im.Delay = true, id, 0
-		w.setImage(c.Name, im)
+		w.setImage(f.Key, im)
 		return
-	case policy == corev1.PullNever && id != "":
-		w.imageFailed(pod, c, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is present with pull policy of Never but does not have the proper credentials to access the image", c.Image))
+	case f.Policy == corev1.PullNever && id != "":
+		w.imageFailed(f, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is present with pull policy of Never but does not have the proper credentials to access the image", f.Image))
 		return
-	case policy == corev1.PullNever:
-		w.imageFailed(pod, c, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
+	case f.Policy == corev1.PullNever:
+		w.imageFailed(f, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", f.Image))
 		return
 	}
 	im.Pulling = true
-	w.setImage(c.Name, im)
+	w.setImage(f.Key, im)
 	w.k.group.Add(1)
 	go func() {
 		defer w.k.group.Done()
-		w.pull(ctx, pod, c, im, named)
+		w.pull(ctx, f, im, named)
 		kick(w.wake)
 	}()
 }
 
-func (w *worker) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, im plan.Image, named reference.Named) {
+// fetch is an image on its way to a container.
+type fetch struct {
+	plan.Need
+	pod       *corev1.Pod
+	container string
+}
+
+func (w *worker) pull(ctx context.Context, f fetch, im plan.Image, named reference.Named) {
 	im.Pulling = false
-	box, err := w.sandboxConfig(pod, 0)
+	box, err := w.sandboxConfig(f.pod, 0)
 	if err != nil {
-		w.imageFailed(pod, c, im, "ErrImagePull", err.Error())
+		w.imageFailed(f, im, "ErrImagePull", err.Error())
 		return
 	}
-	w.emit(pod, c.Name, false, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	w.emit(f.pod, f.container, false, "Pulling", fmt.Sprintf("Pulling image %q", f.Image))
 	began := time.Now()
 	w.startup.pull(true, w.k.cfg.Now())
-	id, err := w.k.pulls.get(ctx, c.Image, named.Name(), w.credentials(ctx, pod, named), box)
+	id, err := w.k.pulls.get(ctx, f.Image, named.Name(), w.credentials(ctx, f.pod, named), box)
 	w.startup.pull(false, w.k.cfg.Now())
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil {
-		w.imageFailed(pod, c, im, "ErrImagePull", err.Error())
+		w.imageFailed(f, im, "ErrImagePull", err.Error())
 		return
 	}
-	w.emit(pod, c.Name, false, "Pulled", fmt.Sprintf("Successfully pulled image %q in %s", c.Image, time.Since(began).Round(time.Millisecond)))
+	w.emit(f.pod, f.container, false, "Pulled", fmt.Sprintf("Successfully pulled image %q in %s", f.Image, time.Since(began).Round(time.Millisecond)))
 	took := since(began)
 	im.Ready, im.ID, im.Delay = true, id, 0
-	w.setImage(c.Name, im)
+	w.setImage(f.Key, im)
 	kick(w.wake)
 	if res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: id}}); err == nil && res.Image != nil {
 		w.k.metrics.pulls.WithLabelValues(sizeName(res.Image.Size)).Observe(took)
 	}
 }
 
-func (w *worker) setImage(name string, im plan.Image) {
+// image that a plan found, which may have been removed since.
+func (w *worker) image(ctx context.Context, key string, im plan.Image) (*runtimeapi.Image, error) {
+	res, err := w.k.cri.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: im.ID}})
+	if err != nil {
+		return nil, err
+	}
+	if res.Image == nil {
+		w.mu.Lock()
+		delete(w.images, key)
+		w.mu.Unlock()
+		return nil, fmt.Errorf("image %q has been removed", im.Spec)
+	}
+	return res.Image, nil
+}
+
+func (w *worker) setImage(key string, im plan.Image) {
 	w.mu.Lock()
-	w.images[name] = im
+	w.images[key] = im
 	w.mu.Unlock()
 }
 
-func (w *worker) forgetImage(name string) {
-	w.mu.Lock()
-	delete(w.images, name)
-	w.mu.Unlock()
-}
-
-func (w *worker) imageFailed(pod *corev1.Pod, c *corev1.Container, im plan.Image, reason, message string) {
+func (w *worker) imageFailed(f fetch, im plan.Image, reason, message string) {
 	im.Pulling, im.Ready = false, false
 	im.Reason, im.Message, im.At, im.Delay = reason, message, w.k.cfg.Now(), plan.NextPull(im.Delay)
-	w.setImage(c.Name, im)
+	w.setImage(f.Key, im)
 	if reason == "ErrImagePull" {
-		w.emit(pod, c.Name, true, "Failed", fmt.Sprintf("Failed to pull image %q: %s", c.Image, message))
+		w.emit(f.pod, f.container, true, "Failed", fmt.Sprintf("Failed to pull image %q: %s", f.Image, message))
 	} else {
-		w.emit(pod, c.Name, true, reason, message)
+		w.emit(f.pod, f.container, true, reason, message)
 	}
-	w.emit(pod, c.Name, true, "Failed", "Error: "+reason)
+	w.emit(f.pod, f.container, true, "Failed", "Error: "+reason)
 }
 
 // credentials of the pod's pull secrets that are for the image's registry. A

@@ -60,6 +60,7 @@ type Kubelet struct {
 	group   sync.WaitGroup // workers and what they started
 
 	admitting sync.Mutex // held while a pod is judged; before mu
+	ids       sync.Mutex // held while a pod gets IDs of its own; after all others
 
 	relistNow  chan struct{}          // capacity 1
 	told       atomic.Bool            // the runtime says by itself what happens

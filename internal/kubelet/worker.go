@@ -43,8 +43,8 @@ type worker struct {
 	pod     *corev1.Pod
 	absent  bool // from the API
 	print   string
-	images  map[string]plan.Image
-	kills   map[string]*killing // by container ID
+	images  map[string]plan.Image // by plan.Need.Key
+	kills   map[string]*killing   // by container ID
 	hooks   map[string]plan.Hook
 	watched map[string]func() // secrets and config maps: how to stop
 	evicted string            // why the pod must end for good
@@ -316,8 +316,8 @@ func (w *worker) input(pod *corev1.Pod, absent bool, print string, boxes []plan.
 			w.k.metrics.end(pod, c)
 		}
 	}
-	for name, im := range w.images {
-		in.Images[name] = im
+	for key, im := range w.images {
+		in.Images[key] = im
 	}
 	in.Evicted = w.evicted
 	w.containers, w.sandboxes, w.looked = containers, boxes, true

@@ -222,7 +222,7 @@ func TestRegistries(t *testing.T) {
 	h := l.newHost(t)
 	s := newRegistry(t)
 	digests := map[string]string{}
-	for _, repo := range []string{"plain", "digest", "never", "private/pod", "private/account", "private/late", "private/digest", "broken/layer", "mirrored", "secure"} {
+	for _, repo := range []string{"plain", "digest", "never", "private/pod", "private/account", "private/late", "private/digest", "private/volume", "broken/layer", "mirrored", "secure"} {
 		digests[repo] = s.push(t, repo)
 	}
 	serve := func(l net.Listener) {
@@ -298,6 +298,11 @@ func TestRegistries(t *testing.T) {
 	if n := s.count("plain:1"); n != plain {
 		t.Errorf("an image that is present was asked for %d times", n-plain)
 	}
+	h.apply(t, mountsImage("volume-thief", local+"private/pod:1", "")+mountsImage("volume-friend", local+"private/pod:1", "imagePullSecrets: [{name: good}]")+
+		mountsImage("volume-puller", local+"private/volume:1", "serviceAccountName: puller"))
+	h.awaitState(t, "volume-friend", "running")
+	h.awaitState(t, "volume-puller", "running")
+	h.awaitState(t, "volume-thief", "ImagePull.*private/pod:1.*401 Unauthorized")
 	h.awaitState(t, "thief", "ImagePull.*401 Unauthorized")
 	h.awaitState(t, "quiet-thief", "ImagePull.*401 Unauthorized")
 	h.awaitState(t, "sitting-thief", "ErrImageNeverPull.*does not have the proper credentials")
@@ -327,6 +332,12 @@ func TestRegistries(t *testing.T) {
 func podOf(name, image, policy, more string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n"+
 		"  - {name: main, image: %q, imagePullPolicy: %s, command: [sleep, \"3600\"]}\n  %s\n---\n", name, image, policy, more)
+}
+
+// mountsImage is a pod that mounts an image as a volume.
+func mountsImage(name, image, more string) string {
+	return podOf(name, "registry.knarr.dev/busybox:1", "IfNotPresent, volumeMounts: [{name: image, mountPath: /image}]",
+		fmt.Sprintf("volumes: [{name: image, image: {reference: %q}}]\n  %s", image, more))
 }
 
 // awaitState waits until what the pod's container is doing matches.

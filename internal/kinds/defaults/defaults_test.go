@@ -103,8 +103,11 @@ func TestPullPolicy(t *testing.T) {
 		"web@sha256:00": corev1.PullIfNotPresent, "web:latest@sha256:00": corev1.PullIfNotPresent,
 	} {
 		c := corev1.Container{Image: image}
-		if container(&c); c.ImagePullPolicy != want {
-			t.Errorf("%s: %s, want %s", image, c.ImagePullPolicy, want)
+		v := corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: image}}
+		container(&c)
+		volume(&v)
+		if c.ImagePullPolicy != want || v.Image.PullPolicy != want {
+			t.Errorf("%s: %s and %s, want %s", image, c.ImagePullPolicy, v.Image.PullPolicy, want)
 		}
 	}
 }

@@ -63,12 +63,7 @@ func PodSpec(spec *corev1.PodSpec) {
 }
 
 func container(c *corev1.Container) {
-	if c.ImagePullPolicy == "" {
-		c.ImagePullPolicy = corev1.PullIfNotPresent
-		if latest(c.Image) {
-			c.ImagePullPolicy = corev1.PullAlways
-		}
-	}
+	or(&c.ImagePullPolicy, pullPolicy(c.Image))
 	or(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
 	or(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
 	resourceList(c.Resources.Limits)
@@ -94,6 +89,13 @@ func container(c *corev1.Container) {
 			}
 		}
 	}
+}
+
+func pullPolicy(image string) corev1.PullPolicy {
+	if latest(image) {
+		return corev1.PullAlways
+	}
+	return corev1.PullIfNotPresent
 }
 
 // latest tells whether an image reference means the tag "latest": it says so,
@@ -167,6 +169,8 @@ func volume(v *corev1.VolumeSource) {
 		downwardFiles(v.DownwardAPI.Items)
 	case v.Projected != nil:
 		projected(v.Projected)
+	case v.Image != nil:
+		or(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
 	case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
 		claimSpec(&v.Ephemeral.VolumeClaimTemplate.Spec)
 	}

@@ -153,11 +153,15 @@ func (s *podScope) container(p *field.Path, c *corev1.Container) {
 	s.envFrom(p.Child("envFrom"), c.EnvFrom)
 	s.mounts(p.Child("volumeMounts"), c)
 	s.devices(p.Child("volumeDevices"), c)
-	in(s.errors, p.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+	s.pullPolicy(p.Child("imagePullPolicy"), c.ImagePullPolicy)
 	s.containerResources(p.Child("resources"), &c.Resources)
 	s.usedClaims(p.Child("resources", "claims"), c.Resources.Claims)
 	s.resizePolicy(p.Child("resizePolicy"), c.ResizePolicy)
 	s.containerSecurity(p.Child("securityContext"), c.SecurityContext)
+}
+
+func (s *podScope) pullPolicy(p *field.Path, policy corev1.PullPolicy) {
+	in(s.errors, p, policy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 }
 
 func (s *podScope) ports(p *field.Path, ports []corev1.ContainerPort) {

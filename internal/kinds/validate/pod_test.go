@@ -227,7 +227,13 @@ func TestPodVolumes(t *testing.T) {
 			p.Name = strings.Repeat("a", 253)
 		}, []string{at + ".name Invalid: PVC name"}},
 		{"csi", vol(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}), []string{at + ".csi Forbidden: not supported by this version"}},
-		{"image", vol(corev1.VolumeSource{Image: &corev1.ImageVolumeSource{}}), []string{at + ".image Forbidden"}},
+		{"image", vol(corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "i", PullPolicy: "Never"}}), nil},
+		{"no image", vol(corev1.VolumeSource{Image: &corev1.ImageVolumeSource{PullPolicy: "Maybe"}}),
+			[]string{at + ".image.reference Required", at + `.image.pullPolicy NotSupported: supported values: "Always", "IfNotPresent", "Never"`}},
+		{"image with propagation", func(p *corev1.Pod) {
+			vol(corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "i", PullPolicy: "Never"}})(p)
+			first(p).VolumeMounts = []corev1.VolumeMount{{Name: p.Spec.Volumes[0].Name, MountPath: "/m", MountPropagation: ptr(corev1.MountPropagationHostToContainer)}}
+		}, []string{"spec.containers[0].volumeMounts[0].mountPropagation Forbidden"}},
 		{"secret mode", vol(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultMode: ptr(int32(0o1000))}}),
 			[]string{at + ".secret.defaultMode Invalid: must be a number between 0 and 0777 (octal), both inclusive"}},
 		{"items leave", vol(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c"}, Items: []corev1.KeyToPath{{Key: "k", Path: "../x"}, {Key: "k", Path: "..x"}, {Path: "/x"}}}}),

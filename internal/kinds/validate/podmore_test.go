@@ -41,7 +41,8 @@ func TestPodSecurity(t *testing.T) {
 		{"host pid and shared pid", func(p *corev1.Pod) { p.Spec.HostPID, p.Spec.ShareProcessNamespace = true, ptr(true) },
 			[]string{p0 + ".shareProcessNamespace Invalid: ShareProcessNamespace and HostPID cannot both be enabled"}},
 		{"user namespace", func(p *corev1.Pod) { p.Spec.HostUsers, p.Spec.HostIPC = ptr(false), true },
-			[]string{"spec.hostIPC Forbidden: when `hostUsers` is false", "spec.hostUsers Forbidden: not supported by this version"}},
+			[]string{"spec.hostIPC Forbidden: when `hostUsers` is false"}},
+		{"root of its own", func(p *corev1.Pod) { p.Spec.HostUsers = ptr(false) }, nil},
 	})
 }
 

@@ -16,7 +16,6 @@ var podUnsupported = []struct {
 	set  func(*corev1.PodSpec) bool
 	why  string
 }{
-	{[]string{"hostUsers"}, func(s *corev1.PodSpec) bool { return s.HostUsers != nil && !*s.HostUsers }, "user namespaces are " + notYet},
 	{[]string{"schedulingGroup"}, func(s *corev1.PodSpec) bool { return s.SchedulingGroup != nil }, "scheduling of groups is " + notYet},
 	{[]string{"evictionResponders"}, func(s *corev1.PodSpec) bool { return len(s.EvictionResponders) > 0 }, notYet},
 	{[]string{"os", "name"}, func(s *corev1.PodSpec) bool { return s.OS != nil && s.OS.Name == corev1.Windows }, "Windows pods are " + notYet},
@@ -49,7 +48,6 @@ var otherVolumes = []struct {
 	set  func(*corev1.VolumeSource) bool
 }{
 	{"gitRepo", func(v *corev1.VolumeSource) bool { return v.GitRepo != nil }},
-	{"image", func(v *corev1.VolumeSource) bool { return v.Image != nil }},
 	{"csi", func(v *corev1.VolumeSource) bool { return v.CSI != nil }},
 	{"nfs", func(v *corev1.VolumeSource) bool { return v.NFS != nil }},
 	{"iscsi", func(v *corev1.VolumeSource) bool { return v.ISCSI != nil }},
@@ -117,8 +115,12 @@ func (s *podScope) unsupported(p *field.Path) {
 			}
 		}
 		for i := range c.VolumeMounts {
-			if len(c.VolumeMounts[i].BindMountOptions) > 0 {
-				s.forbid(at.Child("volumeMounts").Index(i).Child("bindMountOptions"), notYet)
+			m, p := &c.VolumeMounts[i], at.Child("volumeMounts").Index(i)
+			if len(m.BindMountOptions) > 0 {
+				s.forbid(p.Child("bindMountOptions"), notYet)
+			}
+			if v := s.volumes[m.Name]; v != nil && v.Image != nil && m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
+				s.forbid(p.Child("mountPropagation"), "propagation of mounts in images is "+notYet)
 			}
 		}
 	}

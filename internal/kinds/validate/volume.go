@@ -48,6 +48,12 @@ var volumeSources = []struct {
 			s.required(p.Child("claimName"))
 		}
 	}},
+	{"image", func(v *corev1.VolumeSource) bool { return v.Image != nil }, func(s *podScope, p *field.Path, v *corev1.VolumeSource) {
+		if v.Image.Reference == "" && s.isPod { // a template may leave it to others
+			s.required(p.Child("reference"))
+		}
+		s.pullPolicy(p.Child("pullPolicy"), v.Image.PullPolicy)
+	}},
 	{"ephemeral", func(v *corev1.VolumeSource) bool { return v.Ephemeral != nil }, func(s *podScope, p *field.Path, v *corev1.VolumeSource) {
 		s.claimTemplate(p.Child("volumeClaimTemplate"), v.Ephemeral.VolumeClaimTemplate)
 	}},

@@ -59,8 +59,10 @@ func (p *pass) prefetch() {
 	for _, list := range [][]corev1.Container{p.pod.Spec.InitContainers, p.pod.Spec.Containers} {
 		for i := range list {
 			spec := &list[i]
-			if im, ok := p.in.Images[spec.Name]; (!ok || im.Spec != spec.Image) && p.newest(spec.Name) == nil {
-				p.act(Action{Op: EnsureImage, Container: spec.Name, Attempt: p.nextAttempt(spec.Name)})
+			for _, n := range Needs(p.pod, spec) {
+				if im, ok := p.in.Images[n.Key]; (!ok || im.Spec != n.Image) && p.newest(spec.Name) == nil {
+					p.ensure(spec, n, p.nextAttempt(spec.Name))
+				}
 			}
 		}
 	}
@@ -327,8 +329,10 @@ func (p *pass) start(spec *corev1.Container) {
 			return
 		}
 	}
-	if !p.image(spec, attempt) {
-		return
+	for _, n := range Needs(p.pod, spec) {
+		if !p.image(spec, n, attempt) {
+			return
+		}
 	}
 	for _, a := range p.out.Actions {
 		if a.Op == StartContainer { // one at a time, so that the second sees the first's hook
@@ -390,30 +394,29 @@ func (p *pass) nextBackoff(name string) time.Duration {
 	return min(2*last.Backoff, backoffMax)
 }
 
-// image reports whether the image is there; if not, it says what to do or why
+// image reports whether an image is there; if not, it says what to do or why
 // nothing is done.
-func (p *pass) image(spec *corev1.Container, attempt uint32) bool {
-	im := p.in.Images[spec.Name]
-	if im.Spec == spec.Image && im.Attempt == attempt && im.Ready {
+func (p *pass) image(spec *corev1.Container, n Need, attempt uint32) bool {
+	im := p.in.Images[n.Key]
+	if im.Spec == n.Image && im.Attempt == attempt && im.Ready {
 		return true
 	}
 	if im.Pulling {
 		return false
 	}
-	if im.Reason == "" || im.Spec != spec.Image {
-		p.act(Action{Op: EnsureImage, Container: spec.Name, Attempt: attempt})
+	if im.Reason == "" || im.Spec != n.Image {
+		p.ensure(spec, n, attempt)
 		return false
 	}
 	shown, again := im.At.Add(errorShown), im.At.Add(im.Delay)
 	switch {
 	case !p.in.Now.Before(again):
-		p.wait[spec.Name] = backedOff(spec, im)
-		p.act(Action{Op: EnsureImage, Container: spec.Name, Attempt: attempt})
+		p.wait[spec.Name] = backedOff(im)
+		p.ensure(spec, n, attempt)
 		return false
 	case im.Reason == "ErrImagePull" && !p.in.Now.Before(shown):
-		w := backedOff(spec, im)
-		p.wait[spec.Name] = w
-		p.out.Events = append(p.out.Events, Event{Container: spec.Name, Reason: "BackOff", Message: fmt.Sprintf("Back-off pulling image %q", spec.Image)},
+		p.wait[spec.Name] = backedOff(im)
+		p.out.Events = append(p.out.Events, Event{Container: spec.Name, Reason: "BackOff", Message: fmt.Sprintf("Back-off pulling image %q", n.Image)},
 			Event{Container: spec.Name, Warning: true, Reason: "Failed", Message: "Error: ImagePullBackOff"})
 	default:
 		p.wait[spec.Name] = waiting{im.Reason, im.Message}
@@ -425,11 +428,15 @@ func (p *pass) image(spec *corev1.Container, attempt uint32) bool {
 	return false
 }
 
-func backedOff(spec *corev1.Container, im Image) waiting {
+func (p *pass) ensure(spec *corev1.Container, n Need, attempt uint32) {
+	p.act(Action{Op: EnsureImage, Container: spec.Name, Image: n.Key, Attempt: attempt})
+}
+
+func backedOff(im Image) waiting {
 	if im.Reason != "ErrImagePull" {
 		return waiting{im.Reason, im.Message}
 	}
-	return waiting{"ImagePullBackOff", fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %s", spec.Image, im.Message)}
+	return waiting{"ImagePullBackOff", fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %s", im.Spec, im.Message)}
 }
 
 // NextPull is the pause after another failed pull.

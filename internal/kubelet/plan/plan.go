@@ -6,6 +6,7 @@ package plan
 
 import (
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"time"
 
@@ -162,7 +163,7 @@ type Input struct {
 	Sandboxes  []Sandbox // newest first
 	Containers []Container
 	Probes     map[string]Probes // by container ID
-	Images     map[string]Image  // by container name
+	Images     map[string]Image  // by Need.Key
 	Failures   map[string]Failed // by container name; "" is the sandbox
 	Volumes    Volumes
 	Devices    Devices
@@ -208,6 +209,7 @@ const (
 type Action struct {
 	Op        Op
 	Container string // name
+	Image     string // EnsureImage: Need.Key
 	ID        string // container or sandbox
 	Attempt   uint32
 	Backoff   time.Duration // StartContainer: to be kept with the container
@@ -256,6 +258,29 @@ type Result struct {
 	Resizing    bool   // something that runs has not got what is allocated
 	ResizeError string // what prevents it
 }
+
+// Need is an image that a container cannot start without.
+type Need struct {
+	Key    string // of the container and what the image is for
+	Image  string // reference
+	Policy corev1.PullPolicy
+}
+
+// Needs of a container: its own image, and those that it mounts as volumes.
+func Needs(pod *corev1.Pod, c *corev1.Container) []Need {
+	out := []Need{{c.Name, c.Image, c.ImagePullPolicy}}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		mounts := func(m corev1.VolumeMount) bool { return m.Name == v.Name }
+		if v.Image != nil && slices.ContainsFunc(c.VolumeMounts, mounts) {
+			out = append(out, Need{VolumeImage(c.Name, v.Name), v.Image.Reference, v.Image.PullPolicy})
+		}
+	}
+	return out
+}
+
+// VolumeImage is the key of the image that a container mounts as a volume.
+func VolumeImage(container, volume string) string { return container + "/" + volume }
 
 // Hash identifies what a container was made of. Only the image may change in
 // the life of a pod.

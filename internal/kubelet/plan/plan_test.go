@@ -1,9 +1,11 @@
 package plan
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -334,6 +336,48 @@ func TestOtherRuntime(t *testing.T) {
 	}
 }
 
+// TestVolumeImages: a container waits for the images that it mounts, one that
+// mounts none of them does not, and a new attempt asks for each anew.
+func TestVolumeImages(t *testing.T) {
+	in := base(newPod(func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "data", PullPolicy: corev1.PullNever}}}}
+		mounts := container("m")
+		mounts.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}, {Name: "v", MountPath: "/again", SubPath: "x"}}
+		p.Spec.Containers = append(p.Spec.Containers, mounts)
+	}))
+	asked := func(r Result) (out []string) {
+		for _, a := range r.Actions {
+			out = append(out, strings.TrimSpace(string(a.Op)+" "+cmp.Or(a.Image, a.Container)))
+		}
+		return out
+	}
+	check := func(when string, want ...string) Result {
+		t.Helper()
+		r := Pod(in)
+		if got := asked(r); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+		return r
+	}
+	in.Sandboxes, in.Volumes = nil, Volumes{}
+	in.Images = map[string]Image{}
+	check("at first", "ensure image a", "ensure image m", "ensure image m/v", "prepare volumes")
+
+	in = base(in.Pod)
+	in.Containers = []Container{running("a")}
+	check("a runs", "ensure image m/v")
+	in.Images["m/v"] = Image{Spec: "data", Reason: "ErrImageNeverPull", Message: "no", At: now, Delay: time.Minute}
+	if w := check("it is not there").Status.ContainerStatuses[1].State.Waiting; w == nil || w.Reason != "ErrImageNeverPull" || w.Message != "no" {
+		t.Errorf("%+v", w)
+	}
+	in.Images["m/v"] = Image{Spec: "data", Ready: true, ID: "sha"}
+	check("it is there", "start container m")
+	end := exited("m", 1)
+	in.Containers = append(in.Containers, end)
+	in.Images["m"] = Image{Spec: "i", Ready: true, Attempt: 1}
+	check("again", "ensure image m/v")
+}
+
 func TestImageErrors(t *testing.T) {
 	in := base(newPod(nil))
 	in.Images["a"] = Image{Spec: "i", Reason: "ErrImagePull", Message: "no", At: now, Delay: 10 * time.Second}
@@ -373,9 +417,9 @@ func (w *world) apply(a Action) {
 		w.next++
 		w.in.Sandboxes = append([]Sandbox{{ID: fmt.Sprint("s", w.next), Ready: true, Attempt: a.Attempt}}, w.in.Sandboxes...)
 	case EnsureImage:
-		c := w.in.Images[a.Container]
+		c := w.in.Images[a.Image]
 		c.Spec, c.Attempt, c.Ready = "i", a.Attempt, true
-		w.in.Images[a.Container] = c
+		w.in.Images[a.Image] = c
 	case StartContainer:
 		w.next++
 		c := container(a.Container)

@@ -181,10 +181,10 @@ func LogDir(root string, pod *corev1.Pod) string {
 	return filepath.Join(root, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
 }
 
-// SandboxSecurity of a pod.
-func SandboxSecurity(pod *corev1.Pod, seccompRoot string) (*runtimeapi.LinuxSandboxSecurityContext, error) {
+// SandboxSecurity of a pod; users is its user namespace, if it has one of its own.
+func SandboxSecurity(pod *corev1.Pod, users *runtimeapi.UserNamespace) *runtimeapi.LinuxSandboxSecurityContext {
 	s := &runtimeapi.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaces(pod, ""), SupplementalGroups: groups(pod), SupplementalGroupsPolicy: groupsPolicy(pod),
+		NamespaceOptions: namespaces(pod, "", users), SupplementalGroups: groups(pod), SupplementalGroupsPolicy: groupsPolicy(pod),
 		// The sandbox's own process needs nothing that the default forbids.
 		Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 	}
@@ -202,7 +202,7 @@ func SandboxSecurity(pod *corev1.Pod, seccompRoot string) (*runtimeapi.LinuxSand
 			s.Privileged = s.Privileged || Privileged(&list[i])
 		}
 	}
-	return s, nil
+	return s
 }
 
 // Ports that the runtime's network maps from the node.

@@ -99,8 +99,8 @@ func seccomp(pod, own *corev1.SeccompProfile, root string) (*runtimeapi.Security
 	return nil, fmt.Errorf("unknown seccomp profile type %q", p.Type)
 }
 
-func namespaces(pod *corev1.Pod, target string) *runtimeapi.NamespaceOption {
-	o := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+func namespaces(pod *corev1.Pod, target string, users *runtimeapi.UserNamespace) *runtimeapi.NamespaceOption {
+	o := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER, UsernsOptions: users}
 	if pod.Spec.HostNetwork {
 		o.Network = runtimeapi.NamespaceMode_NODE
 	}
@@ -139,10 +139,10 @@ func groupsPolicy(pod *corev1.Pod) runtimeapi.SupplementalGroupsPolicy {
 }
 
 // Security of a container. target is the container whose processes an
-// ephemeral container sees.
-func Security(pod *corev1.Pod, c *corev1.Container, image *runtimeapi.Image, seccompRoot, target string) (*runtimeapi.LinuxContainerSecurityContext, error) {
+// ephemeral container sees, users the pod's user namespace.
+func Security(pod *corev1.Pod, c *corev1.Container, image *runtimeapi.Image, seccompRoot, target string, users *runtimeapi.UserNamespace) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	s := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: namespaces(pod, target), SupplementalGroups: groups(pod), SupplementalGroupsPolicy: groupsPolicy(pod),
+		NamespaceOptions: namespaces(pod, target, users), SupplementalGroups: groups(pod), SupplementalGroupsPolicy: groupsPolicy(pod),
 		Privileged: Privileged(c), Apparmor: appArmor(pod, c),
 	}
 	if u := RunAsUser(pod, c); u != nil {

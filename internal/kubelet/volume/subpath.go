@@ -12,12 +12,12 @@ import (
 )
 
 // ReadOnly reports whether a volume's source cannot be written through its
-// mount: what shows API objects never can, a claim's only if the pod wants that.
+// mount: what shows API objects or an image never can, a claim's only if the pod wants that.
 func ReadOnly(pod *corev1.Pod, name string) bool {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.Name == name {
-			return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
+			return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil || v.Image != nil || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 		}
 	}
 	return false
@@ -41,18 +41,12 @@ func (p *Pods) Resolve(pod *corev1.Pod, m *corev1.VolumeMount, expand func(strin
 	if root == "" {
 		return "", nil, fmt.Errorf("volume %q: %w", m.Name, errNotPrepared)
 	}
-	sub := m.SubPath
-	if m.SubPathExpr != "" {
-		sub = expand(m.SubPathExpr)
-		if strings.Contains(sub, "$(") {
-			return "", nil, fmt.Errorf("missing value for %q", m.SubPathExpr)
-		}
+	sub, err := SubPath(m, expand)
+	if err != nil {
+		return "", nil, err
 	}
 	if sub == "" {
 		return root, nil, nil
-	}
-	if !filepath.IsLocal(sub) {
-		return "", nil, fmt.Errorf("subPath %q must stay in its volume", sub)
 	}
 	f, err := beneath(root, sub, fsGroup(pod))
 	if err != nil {
@@ -60,6 +54,21 @@ func (p *Pods) Resolve(pod *corev1.Pod, m *corev1.VolumeMount, expand func(strin
 	}
 	path, err := p.bind(pod, m, f)
 	return path, f, err
+}
+
+// SubPath of a volume that is mounted; empty: the whole.
+func SubPath(m *corev1.VolumeMount, expand func(string) string) (string, error) {
+	sub := m.SubPath
+	if m.SubPathExpr != "" {
+		sub = expand(m.SubPathExpr)
+		if strings.Contains(sub, "$(") {
+			return "", fmt.Errorf("missing value for %q", m.SubPathExpr)
+		}
+	}
+	if sub != "" && !filepath.IsLocal(sub) {
+		return "", fmt.Errorf("subPath %q must stay in its volume", sub)
+	}
+	return sub, nil
 }
 
 // beneath opens sub under root, making directories that are missing.

@@ -1,5 +1,6 @@
 // Package volume lays out a pod's directory on the node: emptyDir, configMap,
-// secret, projected, downwardAPI and hostPath volumes, and those behind claims. Files that come from
+// secret, projected, downwardAPI and hostPath volumes, and those behind claims; image
+// volumes are the runtime's. Files that come from
 // the API are replaced all at once through a ..data link, so that a container
 // never sees half of an update.
 package volume
@@ -96,6 +97,9 @@ func (p *Pods) Setup(ctx context.Context, pod *corev1.Pod) error {
 	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
+		if v.Image != nil { // the runtime mounts it
+			continue
+		}
 		if isClaim(v) {
 			if err := p.claim(ctx, pod, v); err != nil {
 				return err
@@ -127,7 +131,7 @@ func (p *Pods) Refresh(ctx context.Context, pod *corev1.Pod) error {
 func (p *Pods) Check(ctx context.Context, pod *corev1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if v.HostPath != nil || v.EmptyDir != nil {
+		if v.HostPath != nil || v.EmptyDir != nil || v.Image != nil {
 			continue
 		}
 		if isClaim(v) {
