@@ -126,9 +126,22 @@ func (t truth) held(o kinds.Object) bool {
 			return slices.ContainsFunc(c.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == o.GetUID() }) && t.held(c)
 		})
 	}
-	return slices.ContainsFunc(all[*corev1.Pod](t, kinds.Pod), func(p *corev1.Pod) bool {
-		return p.Namespace == c.Namespace && p.Spec.NodeName != "" && slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return view.ClaimOf(p, &v) == c.Name })
-	})
+	return slices.ContainsFunc(t.usersOf(c.Namespace, c.Name), func(p *corev1.Pod) bool { return p.Spec.NodeName != "" })
+}
+
+// usersOf a claim, or of one of that name.
+func (t truth) usersOf(namespace, name string) (out []*corev1.Pod) {
+	for _, p := range all[*corev1.Pod](t, kinds.Pod) {
+		if p.Namespace == namespace && slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return view.ClaimOf(p, &v) == name }) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// inUse reports whether pods that have not ended use a claim of that name.
+func (t truth) inUse(namespace, name string) bool {
+	return slices.ContainsFunc(t.usersOf(namespace, name), func(p *corev1.Pod) bool { return !finished(p) })
 }
 
 // robbed: it waits for a claim that a user has deleted, and has no set any more
@@ -176,6 +189,8 @@ func (w *world) checkVolumes(t truth) error {
 			switch {
 			case uids[ref.UID] == nil && v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRetain:
 				want = []corev1.PersistentVolumePhase{corev1.VolumeReleased, corev1.VolumeFailed} // the policy may have changed
+			case uids[ref.UID] == nil && v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle && !there[ref.Namespace+"/"+ref.Name] && t.inUse(ref.Namespace, ref.Name):
+				want = []corev1.PersistentVolumePhase{corev1.VolumeReleased, corev1.VolumeFailed} // pods may still be writing to it
 			case uids[ref.UID] == nil:
 				want = []corev1.PersistentVolumePhase{corev1.VolumeFailed} // nobody can recycle or delete it
 			case uids[ref.UID].Spec.VolumeName != v.Name:

@@ -65,7 +65,7 @@ and listens on loopback alone; what it wrote is removed at its end. With
 	f.StringVar(&o.access.kubeContext, "context", "", "the kubeconfig's context")
 	f.StringVar(&o.kubeconfig, "kubeconfig-out", "", "link the administrator's kubeconfig from this path")
 	f.StringVar(&o.dataDir, "data-dir", "", "where the control plane keeps everything: a path that is not there yet (default: a temporary one)")
-	f.IntVar(&o.port, "api-port", 0, "port on 127.0.0.1 (default: one that is free)")
+	f.Var(positive{&o.port}, "api-port", "port on 127.0.0.1 (default: one that is free)")
 	f.StringVar(&o.logLevel, "log-level", "error", "debug, info, warn or error")
 	return cmd
 }
@@ -75,7 +75,7 @@ func (o *simOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.port < 0 || o.port > 65535 {
+	if o.port > 65535 {
 		return fmt.Errorf("--api-port %d is not a port: give one from 1 to 65535", o.port)
 	}
 	if o.access.kubeconfig != "" {

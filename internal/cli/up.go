@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -98,9 +99,9 @@ func (o *startOptions) commonFlags(cmd *cobra.Command) {
 
 func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.IntVar(&o.cfg.APIPort, "api-port", 0, "port of the API server (default 6443)")
+	f.Var(positive{&o.cfg.APIPort}, "api-port", "port of the API server (default 6443)")
 	f.StringVar(&o.cfg.ClusterCIDR, "cluster-cidr", "", "addresses of pods (default 10.244.0.0/16)")
-	f.IntVar(&o.cfg.NodeCIDRMaskSize, "node-cidr-mask-size", 0, "bits of a node's part of --cluster-cidr (default 24: 253 pods)")
+	f.Var(positive{&o.cfg.NodeCIDRMaskSize}, "node-cidr-mask-size", "bits of a node's part of --cluster-cidr (default 24: 253 pods)")
 	f.StringVar(&o.cfg.ServiceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16)")
 	f.StringVar(&o.cfg.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
 	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "domain of the cluster's DNS names (default cluster.local)")
@@ -117,7 +118,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f.StringSliceVar(&a.FrontNames, "requestheader-allowed-names", nil, "common names of such proxies (default: any of those authorities)")
 	o.auditFlags(cmd)
 	f.StringSliceVar(&o.cfg.TLSSANs, "tls-san", nil, "further names and addresses that clients use for the API server")
-	f.IntVar(&o.cfg.MaxRequestsInFlight, "max-requests-inflight", 0, "with the next one, the requests that are answered at once, shared by priority and fairness (default 400)")
+	f.Var(positive{&o.cfg.MaxRequestsInFlight}, "max-requests-inflight", "with the next one, the requests that are answered at once, shared by priority and fairness (default 400)")
 	f.StringVar(&o.cfg.AdmissionConfig, "admission-control-config-file", "", "file of an AdmissionConfiguration: defaults and exemptions of PodSecurity")
 	f.StringVar(&o.cfg.SchedulerConfig, "scheduler-config", "", "file of a KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders (default: upstream's default profile)")
 	f.StringVar(&o.cfg.EncryptionConfig, "encryption-provider-config", "", "EncryptionConfiguration file (default: Secrets are encrypted with a generated key)")
@@ -128,19 +129,41 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 	f.StringVar(&e.Key, "etcd-key-file", "", "its key, PEM")
 	f.StringVar(&e.Prefix, "etcd-prefix", "", "what the keys of the cluster's objects begin with there (default /registry)")
 	f.StringVar(&o.clusterKeyFile, "cluster-key-file", "", "file of the key that the servers over one etcd share, or KNARR_CLUSTER_KEY in the environment (default: that of the last start; the first server makes one)")
-	f.IntVar(&o.cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", 0, "see --max-requests-inflight (default 200)")
+	f.Var(positive{&o.cfg.MaxMutatingRequestsInFlight}, "max-mutating-requests-inflight", "see --max-requests-inflight (default 200)")
 }
 
 func (o *startOptions) nodeFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.IntVar(&o.cfg.KubeletPort, "kubelet-port", 0, "port of the kubelet's HTTPS API (default 10250)")
-	f.IntVar(&o.cfg.MaxPods, "max-pods", 0, "pods that the node takes (default 110)")
+	f.Var(positive{&o.cfg.KubeletPort}, "kubelet-port", "port of the kubelet's HTTPS API (default 10250)")
+	f.Var(positive{&o.cfg.MaxPods}, "max-pods", "pods that the node takes (default 110)")
 	f.StringVar(&o.cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "container runtime: builtin (knarr's own, the default), containerd (an instance of the machine's that knarr runs), or the CRI socket of another one")
 	f.StringArrayVar(&o.cfg.RuntimeHandlers, "runtime-handler", nil, handlerUsage)
 	f.StringSliceVar(&o.mirrors, "registry-mirror", nil, "REGISTRY=URL: ask URL first for images of REGISTRY; repeatable")
 	f.StringSliceVar(&o.cfg.Registries.Insecure, "insecure-registry", nil, "HOST:PORT of a registry without TLS; localhost always may")
 	f.StringSliceVar(&o.cas, "registry-ca", nil, "HOST:PORT=FILE: verify the registry's or mirror's certificate with these authorities; repeatable")
 	f.StringVar(&o.cfg.ImagesDir, "images", "", "directory of OCI archives to load at start (default: images beside the binary)")
+}
+
+// positive is a flag's number. 0 means that the flag was not given, so that nobody
+// can give it.
+type positive struct{ n *int }
+
+func (p positive) String() string {
+	if p.n == nil { // the flag library asks one that it has made
+		return ""
+	}
+	return strconv.Itoa(*p.n)
+}
+
+func (p positive) Type() string { return "int" }
+
+func (p positive) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return errors.New("not a number above 0")
+	}
+	*p.n = n
+	return nil
 }
 
 // run starts in the foreground, or in the background with --detach.

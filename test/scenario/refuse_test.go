@@ -36,6 +36,7 @@ func TestRefused(t *testing.T) {
 	refused(other, "--server", agent("http://"+server.ip+":6443", token, other.netns)...)
 	refused(other, "is there and ready: choose another name with --node-name", agent(url, token, server.netns)...)
 	refused(other, "no interface of this machine", "up", "--data-dir", fresh, "--images", images, "--node-ip", server.ip)
+	refused(other, "\"0\" for \"--api-port\" flag: not a number above 0", "up", "--data-dir", fresh, "--api-port", "0")
 	refused(other, "--api-port 70000", "up", "--data-dir", fresh, "--api-port", "70000")
 	if left, err := os.ReadDir(filepath.Dir(fresh)); err != nil || len(left) != 1 { // the wrappers
 		t.Errorf("refused starts leave %v %v", left, err)
