@@ -10,7 +10,7 @@ KUBECTL_LDFLAGS := -s -w -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2 -X k
 SECCOMP := github.com/seccomp/libseccomp-golang/...
 export CGO_ENABLED = 0
 
-.PHONY: run build supervisor images deps testdeps check test scenario conformance cri bench upstream sim fuzz generate clean
+.PHONY: run build supervisor images deps testdeps check test scenario conformance ecosystem cri vm bench upstream sim fuzz generate clean
 
 ## run: install what is missing, build, start a one-node cluster with the demo
 run: deps build
@@ -24,8 +24,8 @@ build: supervisor
 	$(GO) run -tags $(TAGS) ./images/build -out $(BIN)/images
 
 ## supervisor: the parent of containers; a static executable with C in it, but no libseccomp;
-## musl starts faster than glibc, which each container's first process does
-MUSL = CC=musl-gcc CGO_CFLAGS='-O2 -idirafter /usr/include -idirafter /usr/include/$(shell gcc -dumpmachine 2>/dev/null)'
+## where there is musl-gcc with musl, as each container's first process starts faster with it
+MUSL = $(if $(shell command -v musl-gcc),CC=musl-gcc CGO_CFLAGS='-O2 -idirafter /usr/include -idirafter /usr/include/$(shell gcc -dumpmachine)')
 supervisor:
 	CGO_ENABLED=1 PKG_CONFIG=$(CURDIR)/hack/pkg-config $(MUSL) $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -linkmode external -extldflags -static' -o $(BIN)/knarr-supervisor ./cmd/knarr-supervisor
 

@@ -15,6 +15,9 @@ case "${1:-}" in test | cri)
 	command -v runc >/dev/null || missing="$missing runc"
 	command -v ip >/dev/null || missing="$missing iproute2"
 	command -v nft >/dev/null || missing="$missing nftables"
+	if grep -qs Y /sys/module/apparmor/parameters/enabled; then
+		command -v apparmor_parser >/dev/null || missing="$missing apparmor"
+	fi
 	;;
 esac
 if [ "${1:-}" = cri ]; then

@@ -25,9 +25,11 @@ fi
 if ! ls kernel/boot/vmlinuz-* >/dev/null 2>&1; then
 	apt-get update -qq
 	package=$(apt-cache depends linux-image-amd64 | sed -n 's/ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-	apt-get download -qq "$package" 2>/dev/null
-	dpkg -x "$package"_*.deb kernel
+	apt-get download -qq "$package"
+	rm -rf kernel unpacked
+	dpkg -x "$package"_*.deb unpacked
 	rm "$package"_*.deb
+	mv unpacked kernel
 fi
 version=$(cd kernel/boot && echo vmlinuz-*)
 version=${version#vmlinuz-}
@@ -66,7 +68,7 @@ chmod +x first/init
 	done
 	cat <<'END'
 
-mkdir -p /lib/modules && mount --bind $kernel /lib/modules
+mkdir -p /lib/modules && mount --bind "$kernel" /lib/modules
 modprobe -a virtio_blk ext4 tun veth bridge nf_tables nft_chain_nat nft_ct nft_masq vxlan
 mount -t tmpfs tmpfs /run && mount /dev/vda /tmp && chmod 1777 /tmp
 mkdir -p /tmp/lib /var/lib/knarr && mount --bind /tmp/lib /var/lib/knarr
@@ -77,8 +79,9 @@ mkdir /sys/fs/cgroup/init && echo $$ >/sys/fs/cgroup/init/cgroup.procs
 for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c >/sys/fs/cgroup/cgroup.subtree_control; done
 mount --make-rshared / && ip link set lo up && ulimit -n 65536
 echo "vm: Linux $(uname -r), $(cat /sys/kernel/security/lsm)"
-cd $here && command
-echo "vm: exit $?"
+cd "$here" && command
+code=$?
+echo; echo "vm: exit $code" # on a line of its own
 echo o >/proc/sysrq-trigger
 sleep 60
 END
@@ -87,8 +90,9 @@ END
 
 rm -f disk && truncate -s 16G disk && mkfs.ext4 -q -O ^has_journal disk
 trap 'rm -f disk out' EXIT
-timeout "${VM_TIMEOUT:-3600}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,la57=off -smp "$(nproc)" -m 12G \
+timeout --foreground "${VM_TIMEOUT:-3600}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,la57=off -smp "$(nproc)" -m 12G \
 	-nographic -no-reboot -nic none -kernel "kernel/boot/vmlinuz-$version" -initrd first.gz -append "console=ttyS0 quiet panic=-1" \
 	-virtfs local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap \
 	-drive file=disk,if=virtio,format=raw,cache=unsafe </dev/null | sed -u 's/\r//g' | tee out
-exit "$(sed -n 's/^vm: exit //p' out | grep . || echo 1)"
+code=$(sed -n 's/^vm: exit //p' out | tail -1)
+exit "${code:-1}"

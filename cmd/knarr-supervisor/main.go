@@ -37,11 +37,19 @@ import (
 // name is what ps shows, in the 15 characters that it has.
 const name = "knarr-superviso"
 
-func main() {
-	// The first thread runs no goroutine but this. libcontainer enters a container's
-	// mount namespace on threads that it leaves to Go to end, and the first one
-	// cannot end: it would hold that container's mounts for as long as we run.
+// The first thread runs no goroutine but main's. libcontainer enters a container's
+// mount namespace on threads that it leaves to Go to end, and the first one cannot
+// end: it would hold that container's mounts for as long as we run. And the first
+// process of a container changes its user: musl would do so for all threads, but knows
+// the first one by a number that it had before that process was cloned; it does not
+// look for the others if the first one asks. While packages are initialized main's
+// goroutine is there; when main has begun it may have moved.
+var _ = func() bool {
 	runtime.LockOSThread()
+	return true
+}()
+
+func main() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		runtime.GOMAXPROCS(1)
 		engine.Init()

@@ -41,7 +41,8 @@ func readMachine() (machine, error) {
 	m.info.SystemUUID = firstLine("/sys/class/dmi/id/product_uuid")
 	m.info.BootID = firstLine("/proc/sys/kernel/random/boot_id")
 	m.info.OSImage = osImage()
-	m.apparmor = firstLine("/sys/module/apparmor/parameters/enabled") == "Y"
+	_, err := os.Stat("/sys/kernel/security/apparmor")
+	m.apparmor = err == nil && firstLine("/sys/module/apparmor/parameters/enabled") == "Y"
 	m.oomFloor = !capResource()
 	m.oomScore, _ = strconv.ParseInt(firstLine("/proc/self/oom_score_adj"), 10, 64)
 	return m, nil

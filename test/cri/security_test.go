@@ -396,11 +396,15 @@ var profileCases = []testCase{
 		t.refused("a profile that is not loaded", err)
 		p.fails("no profile", apparmor(runtimeapi.SecurityProfile_Localhost, ""))
 
-		load := exec.Command("apparmor_parser", "-Kr")
-		load.Stdin = strings.NewReader("profile knarr-cri-test flags=(attach_disconnected) { file, capability, signal, deny /etc/hostname r, }")
-		if out, err := load.CombinedOutput(); err != nil {
-			t.fatalf("apparmor_parser: %v: %s", err, out)
+		parser := func(how string) {
+			cmd := exec.Command("apparmor_parser", how)
+			cmd.Stdin = strings.NewReader("profile knarr-cri-test flags=(attach_disconnected) { file, capability, signal, deny /etc/hostname r, }")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.fatalf("apparmor_parser %s: %v: %s", how, err, out)
+			}
 		}
+		parser("-Kr")
+		t.cleanup(func() { parser("-R") })
 		local := apparmor(runtimeapi.SecurityProfile_Localhost, "knarr-cri-test")
 		t.equal("a profile of the machine", p.sees("cat /proc/1/attr/current", local), "knarr-cri-test (enforce)")
 		t.contains("what it denies", p.run("cat /etc/hostname", local).errs, "Permission denied")

@@ -1,6 +1,7 @@
 package prepare
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 
@@ -34,11 +35,15 @@ func oldAppArmor(pod *corev1.Pod) {
 	if len(pod.Annotations) == 0 {
 		return
 	}
+	var all *corev1.AppArmorProfile
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		all = sc.AppArmorProfile
+	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			c := &list[i]
 			p := appArmorOf(pod.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name])
-			if p == nil || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+			if p == nil || reflect.DeepEqual(p, all) || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 				continue
 			}
 			if c.SecurityContext == nil {
@@ -49,7 +54,7 @@ func oldAppArmor(pod *corev1.Pod) {
 	}
 }
 
-// appArmorOf is the profile that an annotation names; nil is none.
+// appArmorOf is the profile that an annotation names; nil is none that can be.
 func appArmorOf(annotation string) *corev1.AppArmorProfile {
 	name, local := strings.CutPrefix(annotation, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
 	switch {
@@ -57,7 +62,7 @@ func appArmorOf(annotation string) *corev1.AppArmorProfile {
 		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
 	case annotation == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
 		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
-	case local:
+	case local && name != "" && name == strings.TrimSpace(name):
 		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
 	}
 	return nil

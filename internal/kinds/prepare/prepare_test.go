@@ -36,19 +36,26 @@ func TestPodCreate(t *testing.T) {
 
 func TestOldAppArmor(t *testing.T) {
 	unconfined := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
-	for said, want := range map[string]*corev1.AppArmorProfile{
-		"": nil, "else": nil, "unconfined": unconfined,
-		"runtime/default": {Type: corev1.AppArmorProfileTypeRuntimeDefault},
-		"localhost/mine":  {Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: ptr("mine")},
+	byDefault := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+	for _, tt := range []struct {
+		said      string
+		all, want *corev1.AppArmorProfile
+	}{
+		{"", nil, nil}, {"else", nil, nil}, {"localhost/", nil, nil}, {"localhost/ mine", nil, nil},
+		{"unconfined", nil, unconfined}, {"runtime/default", nil, byDefault},
+		{"localhost/mine", nil, &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: ptr("mine")}},
+		{"runtime/default", byDefault, nil}, {"unconfined", byDefault, unconfined},
 	} {
+		said, want := tt.said, tt.want
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 				corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "a":     said,
 				corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "field": said,
 			}},
 			Spec: corev1.PodSpec{
-				InitContainers: []corev1.Container{{Name: "field", SecurityContext: &corev1.SecurityContext{AppArmorProfile: unconfined}}},
-				Containers:     []corev1.Container{{Name: "a"}, {Name: "b"}},
+				SecurityContext: &corev1.PodSecurityContext{AppArmorProfile: tt.all},
+				InitContainers:  []corev1.Container{{Name: "field", SecurityContext: &corev1.SecurityContext{AppArmorProfile: unconfined}}},
+				Containers:      []corev1.Container{{Name: "a"}, {Name: "b"}},
 			},
 		}
 		PodCreate(pod)

@@ -47,6 +47,11 @@ func TestDeployment(t *testing.T) {
 			d.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Like"}}
 		},
 			[]string{"spec.selector.matchExpressions[0].operator Invalid: not a valid selector operator", "spec.selector Invalid: invalid label selector"}},
+		{"two profiles", func(d *deployment) {
+			p := &corev1.Pod{ObjectMeta: d.Spec.Template.ObjectMeta, Spec: d.Spec.Template.Spec}
+			appArmor("unconfined", "RuntimeDefault", nil)(p)
+			d.Spec.Template.Annotations = p.Annotations
+		}, []string{"spec.template.spec.containers[0].securityContext.appArmorProfile.type Forbidden"}},
 		{"template", func(d *deployment) { d.Spec.Template.Spec.Containers[0].Image = "" }, []string{"spec.template.spec.containers[0].image Required"}},
 		{"restarts", func(d *deployment) { d.Spec.Template.Spec.RestartPolicy = "Never" }, []string{`spec.template.spec.restartPolicy NotSupported: supported values: "Always"`}},
 		{"deadline of pods", func(d *deployment) { d.Spec.Template.Spec.ActiveDeadlineSeconds = ptr(int64(1)) }, []string{"spec.template.spec.activeDeadlineSeconds Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported"}},

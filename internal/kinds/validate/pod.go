@@ -27,8 +27,7 @@ func Pod(pod *corev1.Pod) field.ErrorList {
 	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) > 0 {
 		s.forbid(specPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 	}
-	s.sameAppArmor("initContainers", pod.Spec.InitContainers, pod.Annotations)
-	s.sameAppArmor("containers", pod.Spec.Containers, pod.Annotations)
+	s.sameAppArmor(specPath, pod.Annotations)
 	return s.list
 }
 
@@ -241,6 +240,7 @@ func (e *errors) template(p *field.Path, t *corev1.PodTemplateSpec) {
 	s := &podScope{errors: e, spec: &t.Spec}
 	s.podAnnotations(p.Child("annotations"), &t.ObjectMeta)
 	s.podSpec(p.Child("spec"))
+	s.sameAppArmor(p.Child("spec"), t.Annotations)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		e.forbid(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}

@@ -42,6 +42,12 @@ func TestPodMeta(t *testing.T) {
 		{"local profile of an annotation and a field", appArmor("localhost/a", "Localhost", ptr("a")), nil},
 		{"another profile in the field", appArmor("unconfined", "RuntimeDefault", nil), []string{"spec.containers[0].securityContext.appArmorProfile.type Forbidden: apparmor type in annotation and field must match"}},
 		{"a local profile in the annotation", appArmor("localhost/a", "RuntimeDefault", nil), []string{"spec.containers[0].securityContext.appArmorProfile.type Forbidden"}},
+		{"no profile in the annotation", appArmor("", "RuntimeDefault", nil), []string{"spec.containers[0].securityContext.appArmorProfile.type Forbidden"}},
+		{"another profile for the pod", func(p *corev1.Pod) {
+			appArmor("unconfined", "", nil)(p)
+			first(p).SecurityContext = nil
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: "RuntimeDefault"}}
+		}, []string{"spec.containers[0].securityContext.appArmorProfile.type Forbidden"}},
 		{"another local profile in the field", appArmor("localhost/a", "Localhost", ptr("b")), []string{"spec.containers[0].securityContext.appArmorProfile.localhostProfile Forbidden: apparmor profile in annotation and field must match"}},
 	})
 }

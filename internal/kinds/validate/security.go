@@ -145,27 +145,47 @@ func (s *podScope) appArmor(p *field.Path, profile *corev1.AppArmorProfile) {
 	}
 }
 
-// sameAppArmor: an annotation and the field that it has become agree.
-func (s *podScope) sameAppArmor(name string, list []corev1.Container, annotations map[string]string) {
+// sameAppArmor: what annotations say of containers' profiles, as before 1.30, is what
+// their fields say, or the pod's for all.
+func (s *podScope) sameAppArmor(p *field.Path, annotations map[string]string) {
 	if len(annotations) == 0 {
 		return
 	}
-	for i := range list {
-		said, ok := annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+list[i].Name]
-		sc := list[i].SecurityContext
-		if !ok || sc == nil || sc.AppArmorProfile == nil {
-			continue
+	var all *corev1.AppArmorProfile
+	if sc := s.spec.SecurityContext; sc != nil {
+		all = sc.AppArmorProfile
+	}
+	each := func(at *field.Path, c *corev1.Container) {
+		said, ok := annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
+		has := all
+		if sc := c.SecurityContext; sc != nil && sc.AppArmorProfile != nil {
+			has = sc.AppArmorProfile
 		}
-		p := specPath.Child(name).Index(i).Child("securityContext", "appArmorProfile")
+		if !ok || has == nil {
+			return
+		}
 		profile, local := strings.CutPrefix(said, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
-		has := sc.AppArmorProfile
-		switch {
-		case (has.Type == corev1.AppArmorProfileTypeLocalhost) != local,
-			(has.Type == corev1.AppArmorProfileTypeUnconfined) != (said == corev1.DeprecatedAppArmorBetaProfileNameUnconfined):
-			s.forbid(p.Child("type"), "apparmor type in annotation and field must match")
-		case local && has.LocalhostProfile != nil && *has.LocalhostProfile != profile:
-			s.forbid(p.Child("localhostProfile"), "apparmor profile in annotation and field must match")
+		same := true // of an unknown type more is said elsewhere
+		switch has.Type {
+		case corev1.AppArmorProfileTypeUnconfined:
+			same = said == corev1.DeprecatedAppArmorBetaProfileNameUnconfined
+		case corev1.AppArmorProfileTypeRuntimeDefault:
+			same = said == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault
+		case corev1.AppArmorProfileTypeLocalhost:
+			same = local
+			if local && (has.LocalhostProfile == nil || *has.LocalhostProfile != profile) {
+				s.forbid(at.Child("securityContext", "appArmorProfile", "localhostProfile"), "apparmor profile in annotation and field must match")
+			}
 		}
+		if !same {
+			s.forbid(at.Child("securityContext", "appArmorProfile", "type"), "apparmor type in annotation and field must match")
+		}
+	}
+	for i := range s.spec.InitContainers {
+		each(p.Child("initContainers").Index(i), &s.spec.InitContainers[i])
+	}
+	for i := range s.spec.Containers {
+		each(p.Child("containers").Index(i), &s.spec.Containers[i])
 	}
 }
 

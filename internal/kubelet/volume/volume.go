@@ -247,9 +247,10 @@ func tmpfs(path string, size int64) error {
 	if size > 0 {
 		options += fmt.Sprintf(",size=%d", size)
 	}
-	if knowsNoSwap() {
-		options += ",noswap"
+	if knowsNoSwap() && unix.Mount("tmpfs", path, "tmpfs", 0, options+",noswap") == nil {
+		return nil
 	}
+	// In a user namespace the kernel refuses that word.
 	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
 		return fmt.Errorf("cannot mount a tmpfs: %w", err)
 	}

@@ -281,6 +281,9 @@ func (r *Runtime) pause(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return err
 	}
+	if err := hasProfile(os.Process.ApparmorProfile); err != nil {
+		return err
+	}
 	// It reads nothing: it has no /etc to mount on.
 	os.Mounts = slices.DeleteFunc(os.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/etc/") })
 	return r.runBundle(ctx, s, os)
@@ -395,7 +398,8 @@ func (r *Runtime) stopped(s *sandbox) {
 		return
 	}
 	if err := save(r.sandboxFile(rec.ID), rec); err != nil {
-		// recheck will see it.
+		// On a full disk it has to go on. After a restart it is taken for ready until
+		// somebody stops it once more.
 		r.cfg.Log.Error("cannot keep the state of a sandbox", "sandbox", rec.ID, "error", err)
 	}
 	r.tellSandbox(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
