@@ -169,6 +169,10 @@ func TestScrapedNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	until(t, func() bool {
+		snap := v.Snapshot()
+		return view.Get[*corev1.Node](snap, kinds.Node, "", "n1") != nil && view.Get[*corev1.Pod](snap, kinds.Pod, "default", "a") != nil
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -14,6 +14,7 @@ import (
 func TestParameters(t *testing.T) {
 	w := newWorld(t)
 	w.must(t, 201, "POST", cmURL, `{"metadata":{"name":"c"}}`)
+	w.must(t, 200, "GET", cmURL, "") // which waits for the cache: one of resourceVersion 1 need not
 	const (
 		deletes = `DeleteOptions.meta.k8s.io "" is invalid: `
 		lists   = `ListOptions.meta.k8s.io "" is invalid: `
