@@ -43,7 +43,8 @@ const name = "knarr-superviso"
 // process of a container changes its user: musl would do so for all threads, but knows
 // the first one by a number that it had before that process was cloned; it does not
 // look for the others if the first one asks. While packages are initialized main's
-// goroutine is there; when main has begun it may have moved.
+// goroutine is there; when main has begun it may have moved. So this runs before main,
+// for once.
 var _ = func() bool {
 	runtime.LockOSThread()
 	return true

@@ -66,6 +66,7 @@ type layer struct {
 var layers = []layer{
 	{"internal/version", nil},
 	{"internal/rmtree", nil},
+	{"internal/kernel", nil},
 	{"internal/filewatch", nil},
 	{"internal/webhook", nil},
 	{"internal/kinds", nil},
@@ -92,7 +93,7 @@ var layers = []layer{
 	{"internal/tracing", nil},
 	{"internal/custom", []string{"internal/kinds", "internal/view", "internal/client", "internal/webhook"}},
 	{"internal/apiserver", []string{"internal/kinds", "internal/store", "internal/codec", "internal/view", "internal/client", "internal/admission", "internal/auth", "internal/version", "internal/plan", "internal/webhook", "internal/security", "internal/tracing"}},
-	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version", "internal/rmtree", "internal/filewatch"}},
+	{"internal/kubelet", []string{"internal/kinds", "internal/view", "internal/client", "internal/plan", "internal/event", "internal/security", "internal/codec", "internal/version", "internal/rmtree", "internal/filewatch", "internal/kernel"}},
 	{"internal/hollow", []string{"internal/kubelet", "internal/kinds", "internal/view", "internal/client", "internal/event"}},
 	{"internal/runtime/userns", nil},
 	{"internal/runtime/imagestore", []string{"internal/runtime/userns", "internal/runtime/registry", "internal/runtime/ociarchive", "internal/rmtree"}},

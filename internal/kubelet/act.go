@@ -134,6 +134,9 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 		return
 	}
 	w.k.metrics.pods.Inc()
+	if !hostUsers(pod) {
+		w.k.metrics.userPods.Inc()
+	}
 	err := w.runSandbox(ctx, pod, attempt)
 	if err == nil {
 		delete(w.failures, "")
@@ -143,6 +146,9 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 		return
 	}
 	w.k.metrics.podErrors.Inc()
+	if !hostUsers(pod) {
+		w.k.metrics.userPodErrors.Inc()
+	}
 	w.fail("", "FailedCreatePodSandBox", err.Error())
 	w.emit(pod, "", true, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
 }

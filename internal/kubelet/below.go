@@ -135,7 +135,7 @@ func (k *Kubelet) podsDir() string { return filepath.Join(k.cfg.RootDir, "pods")
 func (k *Kubelet) readBelow() (err error) {
 	records := filepath.Join(k.cfg.RootDir, "image-pulls.json")
 	if m := k.cfg.Below.Machine; m != nil {
-		k.machine = machine{cpus: m.CPUs, memory: m.Memory, info: m.Info, claimed: m.Disk}
+		k.machine = machine{cpus: m.CPUs, memory: m.Memory, info: m.Info, claimed: m.Disk, mapped: true}
 		records = "" // images come with the machine: nobody has to be remembered
 	} else if k.machine, err = readMachine(); err != nil {
 		return fmt.Errorf("kubelet: %w", err)

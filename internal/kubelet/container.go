@@ -70,11 +70,15 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a plan.Act
 	}
 	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
 	defer cancel()
+	images := imageMounts(config)
+	w.k.metrics.imageVolumes.Add(images)
 	res, err := w.k.cri.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: box.ID, Config: config, SandboxConfig: sandbox})
 	if err != nil {
+		w.k.metrics.imageVolumeErrors.Add(images)
 		w.refuse(pod, c.Name, "CreateContainerError", clean(err))
 		return
 	}
+	w.k.metrics.imageVolumesMounted.Add(images)
 	w.emit(pod, c.Name, false, "Created", "Container created")
 	id := res.ContainerId
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
@@ -93,6 +97,16 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a plan.Act
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
 		w.postStart(pod, c, id, in)
 	}
+}
+
+// imageMounts counts a container's mounts of image volumes.
+func imageMounts(c *runtimeapi.ContainerConfig) (n float64) {
+	for _, m := range c.Mounts {
+		if m.Image != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (w *worker) refuse(pod *corev1.Pod, name, reason string, err error) {

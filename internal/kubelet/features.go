@@ -18,14 +18,16 @@ type features struct {
 }
 
 // featuresOf reads a runtime's answer. Containers run under its default
-// handler, whose name is empty.
-func featuresOf(st *runtimeapi.StatusResponse) features {
+// handler, whose name is empty. User namespaces take a machine that can map the IDs of
+// volumes.
+func featuresOf(st *runtimeapi.StatusResponse, mapped bool) features {
 	f := features{users: map[string]bool{}}
 	for _, h := range st.GetRuntimeHandlers() {
 		own := corev1.NodeRuntimeHandler{Name: h.Name}
 		if h.Features != nil {
-			own.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &h.Features.RecursiveReadOnlyMounts, UserNamespaces: &h.Features.UserNamespaces}
-			f.users[h.Name] = h.Features.UserNamespaces
+			users := mapped && h.Features.UserNamespaces
+			own.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &h.Features.RecursiveReadOnlyMounts, UserNamespaces: &users}
+			f.users[h.Name] = users
 			f.recursiveReadOnly = f.recursiveReadOnly || h.Name == "" && h.Features.RecursiveReadOnlyMounts
 		}
 		f.handlers = append(f.handlers, own)

@@ -160,12 +160,17 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, a plan.Action
 		w.imageFailed(f, im, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", f.Image))
 		return
 	}
+	box, err := w.sandboxConfig(pod, 0)
+	if err != nil {
+		w.imageFailed(f, im, "ErrImagePull", err.Error())
+		return
+	}
 	im.Pulling = true
 	w.setImage(f.Key, im)
 	w.k.group.Add(1)
 	go func() {
 		defer w.k.group.Done()
-		w.pull(ctx, f, im, named)
+		w.pull(ctx, f, im, named, box)
 		kick(w.wake)
 	}()
 }
@@ -177,13 +182,8 @@ type fetch struct {
 	container string
 }
 
-func (w *worker) pull(ctx context.Context, f fetch, im plan.Image, named reference.Named) {
+func (w *worker) pull(ctx context.Context, f fetch, im plan.Image, named reference.Named, box *runtimeapi.PodSandboxConfig) {
 	im.Pulling = false
-	box, err := w.sandboxConfig(f.pod, 0)
-	if err != nil {
-		w.imageFailed(f, im, "ErrImagePull", err.Error())
-		return
-	}
 	w.emit(f.pod, f.container, false, "Pulling", fmt.Sprintf("Pulling image %q", f.Image))
 	began := time.Now()
 	w.startup.pull(true, w.k.cfg.Now())

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/internal/kernel"
 )
 
 // machine is what the node is made of.
@@ -18,6 +20,7 @@ type machine struct {
 	memory   int64
 	info     corev1.NodeSystemInfo
 	apparmor bool
+	mapped   bool // mounts of all that volumes are made of can have other IDs
 	// oomFloor: without CAP_SYS_RESOURCE no score may be lower than our own.
 	oomFloor bool
 	oomScore int64
@@ -43,6 +46,7 @@ func readMachine() (machine, error) {
 	m.info.OSImage = osImage()
 	_, err := os.Stat("/sys/kernel/security/apparmor")
 	m.apparmor = err == nil && firstLine("/sys/module/apparmor/parameters/enabled") == "Y"
+	m.mapped = kernel.AtLeast(6, 3) // the last of them was tmpfs
 	m.oomFloor = !capResource()
 	m.oomScore, _ = strconv.ParseInt(firstLine("/proc/self/oom_score_adj"), 10, 64)
 	return m, nil

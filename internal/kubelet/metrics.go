@@ -37,6 +37,9 @@ type metrics struct {
 	cgroups                              *prometheus.HistogramVec
 	pulls                                *prometheus.HistogramVec
 	pods, podErrors                      prometheus.Counter
+	userPods, userPodErrors              prometheus.Counter // with user namespaces
+	imageVolumes, imageVolumesMounted    prometheus.Counter
+	imageVolumeErrors                    prometheus.Counter
 	containers, containerErrors          *prometheus.CounterVec
 	ended                                *prometheus.CounterVec
 	evictions, rejections, imagesRemoved *prometheus.CounterVec
@@ -99,29 +102,34 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	}
 	request := []string{"method", "path", "server_type", "long_running"}
 	m := &metrics{
-		seenToWorker:     histogram("pod_worker_start_duration_seconds", "Time from a pod's being seen until its worker starts.", prometheus.DefBuckets),
-		started:          histogram("pod_start_duration_seconds", "Time from a pod's being seen until it runs.", startBuckets),
-		startedSLI:       histogram("pod_start_sli_duration_seconds", "Time from a pod's creation until its containers are seen to have started, without pulls and init containers; pods with state are left out.", startBuckets),
-		startedAll:       histogram("pod_start_total_duration_seconds", "The same with everything.", startBuckets),
-		containersPerPod: histogram("containers_per_pod_count", "Containers of a pod.", prometheus.ExponentialBuckets(1, 2, 5)),
-		statusWritten:    histogram("pod_status_sync_duration_seconds", "Time from a change of a pod's status until the API server has it.", statusBuckets),
-		relists:          histogram("pleg_relist_duration_seconds", "Time that listing what the runtime has took.", prometheus.DefBuckets),
-		relistPauses:     histogram("pleg_relist_interval_seconds", "Time between two such lists: a second with pods, ten without.", prometheus.DefBuckets),
-		relistAt:         gauges("pleg_last_seen_seconds", "When the runtime was last asked for a list.").WithLabelValues(),
-		cgroups:          histograms("cgroup_manager_duration_seconds", "Time that work on the cgroups of pods took.", prometheus.DefBuckets, "operation_type"),
-		pulls:            histograms("image_pull_duration_seconds", "Time until an image was there, by its size.", pullBuckets, "image_size_in_bytes"),
-		pods:             counter("started_pods_total", "Sandboxes that were to be made."),
-		podErrors:        counter("started_pods_errors_total", "Those that could not be."),
-		containers:       counters("started_containers_total", "Containers that were to be started.", "container_type"),
-		containerErrors:  counters("started_containers_errors_total", "Those that could not be, by reason.", "container_type", "code"),
-		ended:            counters("terminated_containers_total", "Containers that ended.", "container_type", "exit_code", "reason"),
-		evictions:        counters("evictions", "Pods evicted by the kubelet, by what was short.", "eviction_signal"),
-		rejections:       counters("admission_rejections_total", "Pods that the node did not take.", "reason"),
-		imagesRemoved:    counters("image_garbage_collected_total", "Images that were removed to make room.", "reason"),
-		orphans:          counter("orphaned_runtime_pods_total", "Pods that only the runtime knew of."),
-		requests:         counters("http_requests_total", "Requests to this server.", request...),
-		requestSeconds:   histograms("http_requests_duration_seconds", "Time until they were answered.", prometheus.DefBuckets, request...),
-		requestsOpen:     gauges("http_inflight_requests", "Requests that are being answered.", request...),
+		seenToWorker:        histogram("pod_worker_start_duration_seconds", "Time from a pod's being seen until its worker starts.", prometheus.DefBuckets),
+		started:             histogram("pod_start_duration_seconds", "Time from a pod's being seen until it runs.", startBuckets),
+		startedSLI:          histogram("pod_start_sli_duration_seconds", "Time from a pod's creation until its containers are seen to have started, without pulls and init containers; pods with state are left out.", startBuckets),
+		startedAll:          histogram("pod_start_total_duration_seconds", "The same with everything.", startBuckets),
+		containersPerPod:    histogram("containers_per_pod_count", "Containers of a pod.", prometheus.ExponentialBuckets(1, 2, 5)),
+		statusWritten:       histogram("pod_status_sync_duration_seconds", "Time from a change of a pod's status until the API server has it.", statusBuckets),
+		relists:             histogram("pleg_relist_duration_seconds", "Time that listing what the runtime has took.", prometheus.DefBuckets),
+		relistPauses:        histogram("pleg_relist_interval_seconds", "Time between two such lists: a second with pods, ten without.", prometheus.DefBuckets),
+		relistAt:            gauges("pleg_last_seen_seconds", "When the runtime was last asked for a list.").WithLabelValues(),
+		cgroups:             histograms("cgroup_manager_duration_seconds", "Time that work on the cgroups of pods took.", prometheus.DefBuckets, "operation_type"),
+		pulls:               histograms("image_pull_duration_seconds", "Time until an image was there, by its size.", pullBuckets, "image_size_in_bytes"),
+		pods:                counter("started_pods_total", "Sandboxes that were to be made."),
+		podErrors:           counter("started_pods_errors_total", "Those that could not be."),
+		userPods:            counter("started_user_namespaced_pods_total", "Sandboxes with a user namespace that were to be made."),
+		userPodErrors:       counter("started_user_namespaced_pods_errors_total", "Those that could not be."),
+		imageVolumes:        counter("image_volume_requested_total", "Mounts of image volumes in containers that were to be made."),
+		imageVolumeErrors:   counter("image_volume_mounted_errors_total", "Those in containers that could not be made."),
+		imageVolumesMounted: counter("image_volume_mounted_succeed_total", "Those in containers that were made."),
+		containers:          counters("started_containers_total", "Containers that were to be started.", "container_type"),
+		containerErrors:     counters("started_containers_errors_total", "Those that could not be, by reason.", "container_type", "code"),
+		ended:               counters("terminated_containers_total", "Containers that ended.", "container_type", "exit_code", "reason"),
+		evictions:           counters("evictions", "Pods evicted by the kubelet, by what was short.", "eviction_signal"),
+		rejections:          counters("admission_rejections_total", "Pods that the node did not take.", "reason"),
+		imagesRemoved:       counters("image_garbage_collected_total", "Images that were removed to make room.", "reason"),
+		orphans:             counter("orphaned_runtime_pods_total", "Pods that only the runtime knew of."),
+		requests:            counters("http_requests_total", "Requests to this server.", request...),
+		requestSeconds:      histograms("http_requests_duration_seconds", "Time until they were answered.", prometheus.DefBuckets, request...),
+		requestsOpen:        gauges("http_inflight_requests", "Requests that are being answered.", request...),
 	}
 	passes := histograms("pod_worker_duration_seconds", "Time of one look at a pod and what it led to.", prometheus.DefBuckets, "operation_type")
 	m.passes = map[operation]prometheus.Observer{}

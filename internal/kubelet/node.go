@@ -301,7 +301,7 @@ func (k *Kubelet) readyCondition(ctx context.Context) corev1.NodeCondition {
 		c.Message = "container runtime is down: " + clean(err).Error()
 		return c
 	}
-	can := featuresOf(st)
+	can := featuresOf(st, k.machine.mapped)
 	k.features.Store(&can)
 	for _, r := range st.GetStatus().GetConditions() {
 		if !r.Status {

@@ -14,8 +14,7 @@ import (
 )
 
 // A pod whose hostUsers is false has a user namespace: its user and group IDs are a
-// range of the node's that no other pod has, and none of them is a user of the node.
-// Its directory tells which, so that it keeps them for as long as it is there.
+// range of the node's that no other pod has. Its directory tells which, so that it keeps them for as long as it is there.
 
 const (
 	// idsPerPod and the file's name and form are upstream's.
@@ -114,32 +113,54 @@ func (k *Kubelet) takeIDs(uid string) (uint32, error) {
 }
 
 // subordinate IDs that pods may have (subuid(5), subgid(5)): the first, and how many
-// ranges. If none are set aside for them they follow those that users have.
+// ranges. If none are set aside for them they are those after everybody else's, for
+// twice the pods that run, as some that have ended may not be gone yet.
 func (k *Kubelet) subordinate() (first uint32, ranges int, err error) {
-	var found [2][]string
+	var found [2][]idRange
+	end := uint64(idsPerPod)
 	for i, path := range []string{"/etc/subuid", "/etc/subgid"} {
 		data, err := k.files.Read(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return 0, 0, err
 		}
 		for line := range strings.Lines(string(data)) {
-			if rest, ok := strings.CutPrefix(strings.TrimSpace(line), idsUser+":"); ok {
-				found[i] = append(found[i], rest)
+			user, r, ok := parseIDs(line)
+			switch {
+			case user == idsUser && !ok:
+				return 0, 0, fmt.Errorf("%s: %q is not a range of IDs", path, strings.TrimSpace(line))
+			case user == idsUser:
+				found[i] = append(found[i], r)
+			case ok:
+				end = max(end, r.first+r.count)
 			}
 		}
 	}
 	if len(found[0])+len(found[1]) == 0 {
-		return idsPerPod, k.cfg.MaxPods, nil
+		first, count := (end+idsPerPod-1)/idsPerPod*idsPerPod, uint64(2*k.cfg.MaxPods)
+		if first+count*idsPerPod > 1<<32 {
+			return 0, 0, fmt.Errorf("no IDs are left after those that /etc/subuid and /etc/subgid give to users: give the user %s some there", idsUser)
+		}
+		return uint32(first), int(count), nil
 	}
-	bad := fmt.Errorf("/etc/subuid and /etc/subgid must give the user %s one range, the same in both, which begins at a multiple of %d and has that many IDs for each of %d pods", idsUser, idsPerPod, k.cfg.MaxPods)
-	if len(found[0]) != 1 || len(found[1]) != 1 || found[0][0] != found[1][0] {
-		return 0, 0, bad
+	if len(found[0]) != 1 || len(found[1]) != 1 || found[0][0] != found[1][0] || !found[0][0].fits(k.cfg.MaxPods) {
+		return 0, 0, fmt.Errorf("/etc/subuid and /etc/subgid must give the user %s one range, the same in both, which begins at a multiple of %d and has that many IDs for each of %d pods", idsUser, idsPerPod, k.cfg.MaxPods)
 	}
-	from, count, _ := strings.Cut(found[0][0], ":")
-	f, err := strconv.ParseUint(from, 10, 32)
-	n, err2 := strconv.ParseUint(count, 10, 32)
-	if err != nil || err2 != nil || f == 0 || f%idsPerPod != 0 || n/idsPerPod < uint64(k.cfg.MaxPods) || f+n > 1<<32 {
-		return 0, 0, bad
+	return uint32(found[0][0].first), int(found[0][0].count / idsPerPod), nil
+}
+
+type idRange struct{ first, count uint64 }
+
+func (r idRange) fits(pods int) bool {
+	return r.first > 0 && r.first%idsPerPod == 0 && r.count/idsPerPod >= uint64(pods) && r.first+r.count <= 1<<32
+}
+
+// parseIDs reads a line of subuid(5).
+func parseIDs(line string) (user string, r idRange, ok bool) {
+	fields := strings.Split(strings.TrimSpace(line), ":")
+	if len(fields) != 3 {
+		return fields[0], r, false
 	}
-	return uint32(f), int(n / idsPerPod), nil
+	first, err := strconv.ParseUint(fields[1], 10, 32)
+	count, err2 := strconv.ParseUint(fields[2], 10, 32)
+	return fields[0], idRange{first, count}, err == nil && err2 == nil
 }

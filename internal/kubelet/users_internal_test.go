@@ -42,7 +42,7 @@ func podWithUsers(uid string) *corev1.Pod {
 func TestUsers(t *testing.T) {
 	root := t.TempDir()
 	start := func() *Kubelet {
-		return &Kubelet{cfg: Config{MaxPods: 3}, files: etcFiles{}, volumes: &volume.Pods{Root: root}}
+		return &Kubelet{cfg: Config{MaxPods: 3}, files: etcFiles{etc: map[string]string{"subuid": "kubelet:655360:196608", "subgid": "kubelet:655360:196608"}}, volumes: &volume.Pods{Root: root}}
 	}
 	k := start()
 	if u, err := k.users(&corev1.Pod{}); u != nil || err != nil {
@@ -106,8 +106,9 @@ func TestSubordinateIDs(t *testing.T) {
 		first    uint32
 		ranges   int
 	}{
-		{"", "", 65536, 2},
-		{"me:100000:65536\n", "me:100000:65536\n", 65536, 2},
+		{"", "", 65536, 4},
+		{"me:100000:65536\n", "me:100000:65536\nyou:165536:65536\n# a word\nme:x:y\n", 262144, 4},
+		{"me:4294900000:65536\n", "", 0, 0},
 		{"me:100000:65536\nkubelet:655360:196608\n", "kubelet:655360:196608\n", 655360, 3},
 		{"kubelet:655360:196608\n", "", 0, 0},
 		{"kubelet:655360:196608\n", "kubelet:720896:196608\n", 0, 0},
@@ -116,6 +117,7 @@ func TestSubordinateIDs(t *testing.T) {
 		{"kubelet:655360:65536\n", "kubelet:655360:65536\n", 0, 0},
 		{"kubelet:4294901760:196608\n", "kubelet:4294901760:196608\n", 0, 0},
 		{"kubelet:x:196608\n", "kubelet:x:196608\n", 0, 0},
+		{"kubelet:\n", "", 0, 0},
 		{"kubelet:655360:196608\nkubelet:65536:196608\n", "kubelet:655360:196608\nkubelet:65536:196608\n", 0, 0},
 	} {
 		k := &Kubelet{cfg: Config{MaxPods: 2}, files: etcFiles{etc: map[string]string{"subuid": tt.uid, "subgid": tt.gid}}, volumes: &volume.Pods{Root: filepath.Join(t.TempDir(), "pods")}}

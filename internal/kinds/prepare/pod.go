@@ -54,6 +54,9 @@ func oldAppArmor(pod *corev1.Pod) {
 	}
 }
 
+// maxProfileName is the longest that validation takes.
+const maxProfileName = 4095
+
 // appArmorOf is the profile that an annotation names; nil is none that can be.
 func appArmorOf(annotation string) *corev1.AppArmorProfile {
 	name, local := strings.CutPrefix(annotation, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
@@ -62,7 +65,7 @@ func appArmorOf(annotation string) *corev1.AppArmorProfile {
 		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
 	case annotation == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
 		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
-	case local && name != "" && name == strings.TrimSpace(name):
+	case local && name != "" && name == strings.TrimSpace(name) && len(name) <= maxProfileName:
 		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
 	}
 	return nil

@@ -49,7 +49,7 @@ var volumeSources = []struct {
 		}
 	}},
 	{"image", func(v *corev1.VolumeSource) bool { return v.Image != nil }, func(s *podScope, p *field.Path, v *corev1.VolumeSource) {
-		if v.Image.Reference == "" && s.isPod { // a template may leave it to others
+		if v.Image.Reference == "" {
 			s.required(p.Child("reference"))
 		}
 		s.pullPolicy(p.Child("pullPolicy"), v.Image.PullPolicy)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 
+	"knarr.dev/knarr/internal/kernel"
 	"knarr.dev/knarr/internal/rmtree"
 )
 
@@ -247,26 +248,17 @@ func tmpfs(path string, size int64) error {
 	if size > 0 {
 		options += fmt.Sprintf(",size=%d", size)
 	}
-	if knowsNoSwap() && unix.Mount("tmpfs", path, "tmpfs", 0, options+",noswap") == nil {
-		return nil
+	if kernel.AtLeast(6, 4) { // one before writes to its log that it does not know the word
+		err := unix.Mount("tmpfs", path, "tmpfs", 0, options+",noswap")
+		if !errors.Is(err, unix.EINVAL) { // as a kernel refuses it in a user namespace
+			return os.NewSyscallError("cannot mount a tmpfs", err)
+		}
 	}
-	// In a user namespace the kernel refuses that word.
 	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
 		return fmt.Errorf("cannot mount a tmpfs: %w", err)
 	}
 	return nil
 }
-
-// knowsNoSwap: Linux 6.4 does; one before writes to its log that it does not.
-var knowsNoSwap = sync.OnceValue(func() bool {
-	var u unix.Utsname
-	var major, minor int
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
-	return n == 2 && (major > 6 || major == 6 && minor >= 4)
-})
 
 // mounted reports whether path is a mount point, by its device; bind mounts of
 // the same device are none of ours here.

@@ -95,16 +95,16 @@ func loadAppArmor() error {
 // gives back to a kernel that somebody has told to drop it. Where the kernel cannot be
 // asked, the start of the container shows it.
 func hasProfile(name string) error {
-	switch {
-	case name == "", strings.Contains(name, " "): // lists of profiles end a name there
+	if name == "" || strings.Contains(name, " ") { // lists of profiles end a name there
 		return nil
-	case name == appArmorProfile:
-		return loadAppArmor()
 	}
-	if loaded, err := apparmor.IsLoaded(name); err == nil && !loaded {
+	if loaded, err := apparmor.IsLoaded(name); err != nil || loaded {
+		return nil
+	}
+	if name != appArmorProfile {
 		return fmt.Errorf("the AppArmor profile %q is not loaded on this machine", name)
 	}
-	return nil
+	return apparmor.InstallDefault(name)
 }
 
 func exists(path string) bool {
